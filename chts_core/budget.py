@@ -204,7 +204,7 @@ class Budget:
         return self._shared[sparsity].copy()
 
     def exchanged(self, step: int, before: Mapping[str, int] | None = None) -> dict[str, int]:
-        """Number of links of each layer that an update at this step exchanges: it removes them and regrows as many.
+        """Number of links of each layer that an update at this step exchanges, that is, removes and regrows.
 
         Pruned links are not included. The number is a share of the links that a layer has both before and after the
         update. It is 0 for a full layer, because removed links could only return to their places, without their

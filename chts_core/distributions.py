@@ -94,8 +94,8 @@ def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]],
     for name, shape in shapes.items():
         if not isinstance(links[name], int) or not 0 <= links[name] <= math.prod(shape):
             raise ValueError(
-                f"{distribution!r} gave {links[name]!r} links to layer {name!r} of shape {shape}; expected a whole number "
-                f"in [0, {math.prod(shape)}]."
+                f"{distribution!r} gave {links[name]!r} links to layer {name!r} of shape {shape}; expected a whole "
+                f"number in [0, {math.prod(shape)}]."
             )
 
 

@@ -60,7 +60,7 @@ def ch2_l3n(mask: Tensor) -> Tensor:
 def ch3_l3n(mask: Tensor) -> Tensor:
     """CH3-L3n, node-based: the sum of 1 / (1 + e_z) over nodes z of the local community.
 
-    It costs as much as CH2-L3n.
+    The computation costs as much as for CH2-L3n.
     """
     return _node_based(mask, inside=False)
 
@@ -83,7 +83,7 @@ def ch2_l3p(mask: Tensor) -> Tensor:
 def ch3_l3p(mask: Tensor) -> Tensor:
     """CH3-L3p, path-based, the score of CHT: the sum of 1 / √((1 + e_z1)(1 + e_z2)) over paths.
 
-    It costs as much as CH2-L3p.
+    The computation costs as much as for CH2-L3p.
     """
     return _path_based(mask, inside=False)
 

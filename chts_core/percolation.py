@@ -39,11 +39,11 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """How sparse layers feed each other.
+    """A graph that says which sparse layers feed each other.
 
     chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The
-        neurons of a convolution are its channels. A linear layer may read them flattened, with all positions of a
-        channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the
+        neurons of a convolution are its channels. A linear layer may read the channels flattened, with all positions of
+        a channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the
         outputs of `gate` and `up` are multiplied.
     pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons of a pair must be active.
     attentions: the attention blocks. In each head, keys and queries form pairs, and values and output form chains.
@@ -204,7 +204,8 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two others. A neuron is needed if one of them needs it; chains cannot express this."""
+    """Refuse a layer that feeds two others. A neuron is needed if one of the two needs it; chains cannot express this.
+    """
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:

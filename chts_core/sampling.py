@@ -65,8 +65,8 @@ def draw(
     The work is done on the generator's device. So a CPU generator gives the same links for weights on any device.
 
     Args:
-        scores: non-negative and finite, shape (out_features, in_features), any float dtype.
-        candidates: Boolean, same shape; True where a link may be drawn.
+        scores: non-negative and finite scores of any float dtype, of shape (out_features, in_features).
+        candidates: Boolean, of the same shape; True where a link may be drawn.
         num: how many links to draw, 0 <= num <= candidates.sum().
         temperature: the exponent T >= 0 of a soft draw; math.inf makes it hard.
         soft: False for the hard rule.
@@ -232,7 +232,7 @@ def _check_num(num: int, candidates: int) -> None:
 
 
 def _race_keys(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Random keys: the k highest are k successive draws without replacement, with p ∝ score^temperature."""
+    """Random keys. The k highest keys are k successive draws without replacement, with p ∝ score^temperature."""
     noise = gumbel(scores.shape, generator=generator)
     if temperature == 0 or scores.numel() == 0:
         return noise

@@ -265,11 +265,11 @@ def _barabasi_albert(
 class Correlation:
     """Pearson correlation of the features of a data set, in one pass over its batches.
 
-    It keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products of
-    deviations from the mean). The co-moments are features² float64 numbers, 75 MB for the 3072 features of CIFAR10, on
-    the device of the first batch. The class computes deviations within each batch and merges the batches (Chan, Golub
-    and LeVeque 1979), so a large mean costs no precision. The class subtracts the first sample, so a constant feature
-    has a variance of exactly 0.
+    The class keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products
+    of deviations from the mean). The co-moments are features² float64 numbers, 75 MB for the 3072 features of CIFAR10,
+    on the device of the first batch. The class computes deviations within each batch and merges the batches (Chan,
+    Golub and LeVeque 1979), so a large mean costs no precision. The class subtracts the first sample, so a constant
+    feature has a variance of exactly 0.
 
         correlation = Correlation()
         for images, _ in loader:

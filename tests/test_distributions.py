@@ -270,7 +270,7 @@ def test_a_distribution_of_ones_own_gives_the_links() -> None:
     [
         (Half("a list"), "set", TypeError, r"returned \[26, 26\]; expected the number of links by layer name"),
         (Half("another layer"), "set", ValueError, r"links of 0.weight, 2.weight, c; expected exactly the layers"),
-        (Half("too many"), "set", ValueError, r"1000000 links to layer '0.weight' of shape \(20, 16\); expected a whole"),
+        (Half("too many"), "set", ValueError, r"1000000 links to layer '0.weight' of shape \(20, 16\); expected"),
         (Half("no whole number"), "set", ValueError, r"2\.5 links to layer .*; expected a whole number in \[0, 320\]"),
         (Half("gains"), "granet", ValueError, r"layer '0.weight' would gain links"),
         ({"2.*": 0.3}, "granet", ValueError, r"fall from 0\.5 at step 0 to 0\.3 at step 24, and layer '2.weight'"),

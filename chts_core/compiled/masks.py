@@ -23,7 +23,7 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def mask_of(links: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mask that is True at these positions."""
+    """The mask that is True at the given positions."""
     mask = torch.zeros(shape, dtype=torch.bool, device=links.device)
     mask.view(-1)[links] = True
     return mask

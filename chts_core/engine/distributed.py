@@ -133,7 +133,7 @@ class Ranks:
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     """The ranks that train a model together.
 
-    If a group is given, they are the ranks of this group. Without a group, a model with `DistributedDataParallel` or
+    If a group is given, these are all ranks of this group. Without a group, a model with `DistributedDataParallel` or
     `fully_shard` has the ranks of its own group, and any other model has all ranks.
     """
     weight = next(model.parameters())

@@ -41,7 +41,7 @@ class _Proxy(fx.Proxy):
     tracer: "Tracer"
 
     def __len__(self) -> int:
-        """The length that the tracer assumes; if it has none, the trace fails."""
+        """The length that the tracer assumes. If the tracer has no length, the trace fails."""
         return super().__len__() if self.tracer.length is None else self.tracer.length
 
     @property

@@ -32,8 +32,8 @@ class Gradients:
         guard: knows whether another Sparsifier now controls the weights.
 
     Attributes:
-        dense: by weight, the gradient of all links, float32, summed over the backward passes of the step. It has an
-            entry only if an update that needs the gradient is due.
+        dense: by weight, the gradient of all links, float32, summed over the backward passes of the step. The
+            dictionary has an entry only if an update that needs the gradient is due.
     """
 
     def __init__(self, weights: Mapping[str, Weight], collects: bool, guard: Guard) -> None:

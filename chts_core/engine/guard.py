@@ -100,10 +100,10 @@ class Guard:
             )
 
     def calls_to_take_back(self, steps: int, updated_at: int) -> int:
-        """How many calls of `Sparsifier.step()` were counted by mistake; known at the optimizer's first step.
+        """How many calls of `Sparsifier.step()` were counted by mistake.
 
-        Calls before that step were made during gradient accumulation. They do not count, unless one of them has already
-        updated the topology.
+        This number is known at the optimizer's first step. Calls before that step were made during gradient
+        accumulation. They do not count, unless one of them has already updated the topology.
         """
         if self._counted or not self._watch.steps:
             return 0
@@ -195,7 +195,7 @@ class Guard:
             raise RuntimeError(
                 f"before the update of step {step}, links of {few(diverged)} have infinite or NaN weights: the run has "
                 "diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
-                "chts_core.tools.numerics.find_nonfinite shows where it begins."
+                "chts_core.tools.numerics.find_nonfinite shows where these values begin."
             )
 
     def check_gradients(self, method: Method, dense: Mapping[str, Tensor]) -> None:

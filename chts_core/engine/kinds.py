@@ -139,9 +139,9 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 def convertible(model: nn.Module, parameter: str) -> bool:
     """Whether the layer that has this weight can become a :class:`chts_core.engine.linear.SparseLinear`.
 
-    Layers inside `nn.MultiheadAttention` cannot, because this module reads the weights of its parts itself. Layers that
-    are more than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own
-    `forward` or with state-dict hooks (such hooks expect a dense weight).
+    Layers inside `nn.MultiheadAttention` cannot be converted, because this module reads the weights of its parts
+    itself. Layers that are more than an `nn.Linear` cannot be converted either: a subclass, a parametrised or pruned
+    layer, or one with its own `forward` or with state-dict hooks (such hooks expect a dense weight).
     """
     path, _, name = parameter.rpartition(".")
     if name != "weight" or not path:

@@ -121,7 +121,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
 
 
 def _dense_by_default(model: nn.Module, found: list[Candidate], others: list[Candidate]) -> dict[str, str]:
-    """For each layer that stays dense unless the user chooses otherwise, by name: the reason."""
+    """The layers that stay dense by default, by name, with the reason for each."""
     outputs = output_layers(model)
     routers = {entry.layer.name: "chooses the experts" for entry in others if _is_router(model, entry.path)}
     dense: dict[str, str] = {}

@@ -188,7 +188,7 @@ class SparseNetwork:
         """Which output neurons are active, by layer (:func:`chts_core.percolation.active_neurons`).
 
         Args:
-            links: gives the links of each part, as :meth:`positions` does.
+            links: a function that gives the links of each part, as :meth:`positions` does.
         """
         left = self._percolated_layers(links)
         neurons = {}

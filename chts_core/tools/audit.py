@@ -209,8 +209,8 @@ def _balance(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "balance",
                 name,
                 f"blocks have {int(links.min())} to {int(links.max())} links after step {sparsifier.steps}; expected "
-                f"the same number in each block, or one more in some blocks, because the method has {method.regrowth}. Do "
-                "not change the masks by hand.",
+                f"the same number in each block, or one more in some blocks, because the method has {method.regrowth}. "
+                "Do not change the masks by hand.",
             )
 
 
@@ -250,8 +250,8 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
                 REGROWN,
                 name,
                 f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
-                f"{past} from before. Zero this for every link that an update removes or regrows, also for a link that "
-                "comes back at once.",
+                f"{past} from before. Set old values to zero for every link that an update removes or regrows, even if "
+                "the link comes back at once.",
             )
 
 

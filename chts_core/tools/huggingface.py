@@ -22,7 +22,7 @@ _PLACE = "chts"
 
 
 class SparsifierCallback(TrainerCallback):
-    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
     Every checkpoint of the Trainer contains the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint`
     continues from this state with the same masks. If the Trainer has more steps than the run that saved the checkpoint,
@@ -150,7 +150,8 @@ class SparsifierCallback(TrainerCallback):
         callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """The Sparsifier's file in the checkpoint that training resumes from. The Trainer does not provide its path."""
+        """Find the Sparsifier's file in the checkpoint that training resumes from. The Trainer does not give its path.
+        """
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:

@@ -16,7 +16,7 @@ from chts_core.tools import callbacks
 
 
 class SparsifierCallback(Callback):  # type: ignore[misc]
-    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
     Every checkpoint contains the Sparsifier's state. `fit(..., ckpt_path=...)` continues from this state with the same
     masks. If the Trainer has more steps than the run that saved the checkpoint, the run follows the schedule for the

@@ -30,8 +30,8 @@ class LinkWarmup:
         steps: the number of steps after which a new link takes full steps; with 0 and 1, it takes full steps at once.
 
     Raises:
-        ValueError: for steps below 0 or more than the fewest steps between two updates, or for weights that
-            `fully_shard` has sharded.
+        ValueError: if `steps` is below 0 or above the fewest steps between two updates, or if `fully_shard` has sharded
+            the weights.
     """
 
     def __init__(self, sparsifier: Sparsifier, steps: int) -> None:
@@ -74,8 +74,8 @@ class LinkWarmup:
         """
         if state["steps"] != self.steps:
             raise ValueError(
-                f"the saved state has a link_warmup of {state['steps']} steps but this one has {self.steps}; build it "
-                "with the saved number."
+                f"the saved state has a link_warmup of {state['steps']} steps but this LinkWarmup has {self.steps}; "
+                "build it with the saved number."
             )
         masks = self._sparsifier.masks
         links = {name: positions.to(masks[name].device) for name, positions in state["links"].items() if name in masks}

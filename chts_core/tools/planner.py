@@ -204,7 +204,7 @@ def plan(
     without memory.
 
     Args:
-        execution: as in the Sparsifier; "auto" counts the memory of "csr".
+        execution: as in the Sparsifier; with "auto", the plan counts the memory of "csr".
         moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
     """
     method = method_from(start, method)
