@@ -327,12 +327,11 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if a run fails",
+        help="kill training runs, remove their disk, change their clock, give them wrong files; exit with 1 if a run "
+        "fails",
         description="A hundred kills take about an hour on two cores.",
     )
-    command.add_argument(
-        "--kills", type=int, default=100, metavar="N", help="total number of kills (default: 100)"
-    )
+    command.add_argument("--kills", type=int, default=100, metavar="N", help="total number of kills (default: 100)")
     command.add_argument("--seed", type=int, default=0, help="seed for the times and signals of the kills (default: 0)")
     command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
     command.add_argument("--out", type=Path, metavar="FILE", help="also write one line of JSON per fault to FILE")

@@ -132,8 +132,7 @@ _CHTS = Method(
 
 
 def _with_decay(chts: Method) -> Method:
-    """Make CHTss from CHTs: the density decays, and relative importance decides which links are pruned (Section 3.3).
-    """
+    """Make CHTss from CHTs: the density decays, and relative importance decides the pruned links (Section 3.3)."""
     return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
 
 

@@ -204,8 +204,7 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two others. A neuron is needed if one of the two needs it; chains cannot express this.
-    """
+    """Refuse a layer that feeds two layers. A neuron is needed if one of them needs it. Chains cannot express this."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:

@@ -248,8 +248,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether rotary positions mix neurons j and j + head_dim/2 of an attention block; None if they mix other neurons.
-    """
+    """Whether rotary positions of attention mix neurons j and j + head_dim/2; None if they mix other neurons."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):

@@ -222,8 +222,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
 
 
 def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[str]], seen: _Seen) -> dict[str, Tensor]:
-    """For each layer that other layers feed: which inputs do not depend on the model's input; Boolean (in_features,).
-    """
+    """For each layer that other layers feed: which inputs do not depend on the model's input; Boolean, 1-D."""
     constant: dict[str, Tensor] = {}
 
     def outputs_of(layer: str) -> Tensor:

@@ -150,8 +150,7 @@ class SparsifierCallback(TrainerCallback):
         callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """Find the Sparsifier's file in the checkpoint that training resumes from. The Trainer does not give its path.
-        """
+        """Find the Sparsifier's file in the checkpoint of the resumed training. The Trainer does not give its path."""
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:
