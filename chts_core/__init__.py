@@ -56,7 +56,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """A module that has moved, by its old name."""
+    """Return a module that has moved, given its old name."""
     if f"{__name__}.{name}" in _moved.MOVED:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

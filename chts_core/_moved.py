@@ -1,4 +1,4 @@
-"""Old names of modules that have moved. They work for one release, with a warning."""
+"""Old names of modules that have moved. Each old name works for one more release and gives a warning."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,7 @@ from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-# Old names, by the package that has the modules now.
+# The old names of the modules, grouped by the package that contains the modules now.
 _BEFORE = {
     "": "lab.cli",
     "engine": "compaction coverage distributed forward layers linear sharding tracing warm_start watch weights",
@@ -33,14 +33,14 @@ MOVED = {f"chts_core.{before}": _now(package, before) for package, names in _BEF
 
 
 class MovedModules(MetaPathFinder, Loader):
-    """Finds a module by its old name. It returns the module itself, not a copy."""
+    """Finds a module by its old name and returns the module itself, not a copy."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
         return ModuleSpec(fullname, self) if fullname in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """The module by its current name."""
+        """Import the module under its current name."""
         now = MOVED[spec.name]
         _warn(spec.name, now)
         module = importlib.import_module(now)
@@ -48,7 +48,7 @@ class MovedModules(MetaPathFinder, Loader):
         return module
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """The code of the module by its current name, for `python -m` and torchrun."""
+        """Return the code of the module under its current name, for `python -m` and torchrun."""
         now = MOVED[fullname]
         spec = importlib.util.find_spec(now)
         assert spec is not None
@@ -57,13 +57,13 @@ class MovedModules(MetaPathFinder, Loader):
         return spec.loader.get_code(now)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing remains to be executed."""
+        """Execute nothing, because `create_module` has already imported the module under its current name."""
         assert module.__spec__ is not None
         module.__spec__ = module.__spec__.loader_state
 
 
 def _warn(before: str, now: str) -> None:
-    """Warn at the import statement. Python skips the frames of its import system."""
+    """Warn at the import statement. The stack level does not count the frames of Python's import system."""
     warnings.warn(
         f"{before} is now {now}; the old name works until the next release.", DeprecationWarning, stacklevel=3
     )

@@ -1,7 +1,7 @@
 """Choices that give all blocks of a layer the same number of links: constant fan-in, and N:M masks.
 
 A block is a row of the mask (all inputs of one neuron), or a given number of consecutive inputs of a neuron. If the
-links of a layer cannot be shared out equally, some blocks have one link more than the others.
+links of a layer cannot be divided equally among the blocks, some blocks have one link more than the others.
 
     block=None, any sparsity: constant fan-in (SRigL; RigL with balanced output groups).
     block=4, sparsity 0.5: 2:4 masks. An N:M mask has block=M and sparsity 1 - N/M.
@@ -22,7 +22,7 @@ from chts_core.topology import link_count
 
 
 def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> None:
-    """Raise a ValueError unless the inputs of all layers, or inputs × kernel positions, can be divided into blocks."""
+    """Raise a ValueError unless the inputs of each layer (or inputs × kernel positions) can be divided into blocks."""
     for name, shape in shapes.items():
         inputs = math.prod(shape[1:])
         if block is not None and (block < 1 or inputs % block):
@@ -36,8 +36,8 @@ def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> No
 def quotas(links: int, shape: tuple[int, int], block: int | None) -> Tensor:
     """The number of links in each block, int64 (blocks,). Some blocks may have one link more than the others.
 
-    If `links` rises, no block loses links. The order in which blocks get one more link is fixed. It spreads these
-    blocks over the layer.
+    If `links` rises, no block loses links. The order in which blocks receive one more link is fixed, and it spreads
+    these blocks over the layer.
     """
     blocks = shape[0] * shape[1] // (block or shape[1])
     spread = torch.arange(blocks, dtype=torch.float64) * ((3 - 5**0.5) / 2) % 1
@@ -46,7 +46,7 @@ def quotas(links: int, shape: tuple[int, int], block: int | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Balanced:
-    """Links drawn uniformly at random, with the same number in each block."""
+    """Makes initial masks with links drawn uniformly at random, the same number in each block."""
 
     block: int | None = None
 
@@ -68,7 +68,7 @@ class Balanced:
         if int(links.max() - links.min()) > 1:
             raise ValueError(
                 f"{source} has blocks with {int(links.min())} to {int(links.max())} links; expected the same number in "
-                f"each block of {self}, or one more in some. Give balanced masks, or start dense with "
+                f"each block of {self}, or one more in some blocks. Give balanced masks, or start dense with "
                 "sparsity=Cubic(initial=0)."
             )
 
@@ -136,7 +136,7 @@ class BalancedRegrowth(Regrowth):
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Exactly `num` links that do not exist yet; see :class:`chts_core.choices.Regrowth`."""
+        """Choose exactly `num` links that do not exist yet; see :class:`chts_core.choices.Regrowth`."""
         size, mask = self.block or shape[1], mask_of(links, shape)
         missing = positions(~mask)
         if num in (0, len(missing)):

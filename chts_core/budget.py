@@ -18,21 +18,22 @@ class Budget:
     """The exact number of links of every layer at every step, and the number of links that an update exchanges.
 
     Args:
-        method: gives the sparsity and the turnover. A layer gains links only if the sparsity has a true attribute
-            `gains`.
+        method: the method, with its sparsity schedule and its turnover. A layer may gain links only if the attribute
+            `gains` of the schedule is true.
         sparsity: the final sparsity, in [0, 1).
         timeline: the updates of the run.
         shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
         distribution: how the layers share the links. It is a name in `DISTRIBUTIONS`, final sparsities by patterns of
             layer names (:func:`chts_core.distributions.sparsities_by_layer`), or your own
             :class:`chts_core.distributions.Distribution`. With patterns, each layer follows the schedule of the method
-            to its own final sparsity. Your own distribution gets the sparsity of each step.
-        least: the lowest sparsity of the schedule. If this run continues another run, the links that the other run has
-            lost do not come back.
+            to its own final sparsity. Your own distribution is called with the sparsity at each step.
+        least: a lower bound of the sparsity at each step. If this run continues another run, the links that the other
+            run has lost do not come back.
 
     Raises:
-        ValueError, TypeError: for a run that would gain links, empty a layer, never update, or not reach its sparsity;
-            for a schedule that leaves its range at an update, or does not give a number; for a wrong distribution.
+        ValueError, TypeError: for a run in which a layer would gain links or have no link, that would never change its
+            topology, or that would not reach its sparsity; for a schedule that leaves its range at an update, or does
+            not give a number; for a wrong distribution.
     """
 
     method: Method
@@ -43,7 +44,8 @@ class Budget:
     least: float = 0.0
     # The final sparsity of each layer, if the distribution gives sparsities by layer.
     _finals: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
-    # The links at the last sparsity, kept because sharing them out among many layers takes time.
+    # The number of links of each layer at the latest sparsity, kept because dividing the links among many layers takes
+    # time.
     _shared: dict[float, dict[str, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -104,8 +106,9 @@ class Budget:
             self._check_rise(before, after)
 
     def _check_rise(self, before: int, after: int) -> None:
-        """Raise an error if a layer would gain links between two steps, unless the schedule says that it may."""
-        # Sharing out the links takes time. With a distribution by name, no layer gains links as the sparsity rises.
+        """Raise an error if a layer would gain links between two steps, unless the schedule allows it."""
+        # Dividing the links among the layers takes time. With a named distribution, no layer gains links as the
+        # sparsity rises.
         rises = isinstance(self.distribution, str) and self.at(after) >= self.at(before)
         if self.gains or rises:
             return
@@ -123,11 +126,11 @@ class Budget:
 
     @property
     def gains(self) -> bool:
-        """Whether the schedule says that layers may gain links."""
+        """Whether the schedule allows layers to gain links."""
         return bool(getattr(self.method.sparsity, "gains", False))
 
     def _stages(self) -> Sequence[int]:
-        """Some steps of the run, among which each layer has its fewest and its most links."""
+        """Steps that include, for each layer, a step with its fewest links and a step with its most links."""
         ends = (0, self.timeline.total_steps)
         return (*ends, *self.updates()) if self.gains else ends
 
@@ -149,10 +152,10 @@ class Budget:
         return found
 
     def at(self, step: int, final: float | None = None) -> float:
-        """Scheduled sparsity at a step. Raises a ValueError or TypeError unless it is a number in [0, 1).
+        """Scheduled sparsity at a step. Raises a ValueError or TypeError if the sparsity is not a number in [0, 1).
 
         Args:
-            final: the sparsity at the end; None for the sparsity of the network.
+            final: the sparsity at the end of the run; None for the final sparsity of the whole network.
         """
         sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity if final is None else final)
         check_sparsity(sparsity, f"scheduled sparsity at step {step}")
@@ -169,7 +172,7 @@ class Budget:
     def zeta(self, step: int) -> float:
         """Share of the links that an update at this step exchanges.
 
-        Raises a ValueError or TypeError if it is not a number in [0, 1].
+        Raises a ValueError or TypeError if the share is not a number in [0, 1].
         """
         if self.method.turnover.zeta == "excess":
             links, final = (sum(self.links(at).values()) for at in (step, self.timeline.total_steps))
@@ -182,7 +185,7 @@ class Budget:
         return zeta
 
     def links(self, step: int) -> dict[str, int]:
-        """Number of links by layer after an update at this step. Raises an error as :func:`check_links` does."""
+        """Number of links of each layer after an update at this step. Raises the errors of :func:`check_links`."""
         if isinstance(self.distribution, Mapping):
             scheduled = {final: self.at(step, final) for final in set(self._finals.values())}
             return {
@@ -201,10 +204,11 @@ class Budget:
         return self._shared[sparsity].copy()
 
     def exchanged(self, step: int, before: Mapping[str, int] | None = None) -> dict[str, int]:
-        """Number of links by layer that an update at this step removes and regrows, in addition to those it prunes.
+        """Number of links of each layer that an update at this step exchanges, that is, removes and regrows.
 
-        This number is a share of the links that a layer has both before and after the update. It is 0 for a full layer,
-        because removed links could only return to their places, without their weights.
+        Pruned links are not included. The number is a share of the links that a layer has both before and after the
+        update. It is 0 for a full layer, because removed links could only return to their places, without their
+        weights.
 
         Args:
             before: the number of links before the update; None for the number in the schedule.
@@ -227,7 +231,7 @@ class Budget:
         return fewest, most
 
     def is_final(self, step: int) -> bool:
-        """Whether layers have their final number of links after an update at this step, and keep it."""
+        """Whether all layers have their final numbers of links from an update at this step to the end of the run."""
         later = [at for at in self.updates() if at > step] if self.gains else []
         final = self.links(self.timeline.total_steps)
         return all(self.links(at) == final for at in (step, *later))
@@ -242,6 +246,6 @@ class Budget:
         return self.timeline.updates
 
     def sparse_parts(self) -> list[str]:
-        """The names of the layers that are not dense throughout the run."""
+        """The names of the layers that are sparse at some step of the run."""
         fewest, _ = self.bounds()
         return [name for name, shape in self.shapes.items() if fewest[name] < math.prod(shape)]

@@ -1,4 +1,4 @@
-"""Argument checks that the core shares. Each message says what was given, what was expected and what to do."""
+"""Checks of arguments for the whole core. A message says what was given, what was expected and what to do."""
 
 import math
 import sys
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def check_mask(mask: object, name: str = "mask", dimensions: int = 2) -> None:
-    """Raise an error unless `mask` is a Boolean tensor of this many dimensions.
+    """Raise an error unless `mask` is a Boolean tensor with this number of dimensions.
 
-    A mask of a linear layer has two, as its weight.
+    The mask of a linear layer has two dimensions, like its weight.
     """
     if not isinstance(mask, Tensor):
         raise TypeError(
@@ -83,7 +83,7 @@ def check_features(out_features: int, in_features: int) -> None:
 
 
 def check_repr(value: object, name: str) -> None:
-    """Raise unless the repr of a user's own choice is the same in each process."""
+    """Raise an error unless the repr of a user's own choice is the same in every process."""
     if " at 0x" in repr(value):
         raise ValueError(
             f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. Make "
@@ -100,7 +100,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def is_called_by(function: str) -> bool:
-    """Whether a function of this name is running: the caller's caller, or one further up."""
+    """Whether the function that asks was called by a function of this name, directly or through other functions."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != function:
         frame = frame.f_back

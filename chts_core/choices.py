@@ -1,9 +1,9 @@
 """The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
-Each choice is a frozen dataclass that ties a function of the core to its settings. Write your own choices in the same
-way, because a saved run identifies its method by the repr. A topology, removal or regrowth that does not work with all
-layers may have a method `check_shapes(shapes)`, which raises an error. A topology may also have
-`check_mask(mask, source)`, for masks that do not come from it.
+Each choice is a frozen dataclass that combines a function of the core with its settings. Write your own choices in the
+same way, because a saved run identifies its method by the repr. A topology, removal or regrowth that does not work with
+all layers may have a method `check_shapes(shapes)`, which raises an error. A topology may also have a method
+`check_mask(mask, source)`, which checks masks that the topology did not make.
 """
 
 from bisect import bisect_right
@@ -42,7 +42,7 @@ class FullyConnected:
 
 @dataclass(frozen=True)
 class ErdosRenyi:
-    """Links drawn uniformly at random (:func:`chts_core.topology.erdos_renyi`)."""
+    """Makes masks with links drawn uniformly at random (:func:`chts_core.topology.erdos_renyi`)."""
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
         return topology.erdos_renyi(out_features, in_features, density, generator=generator)
@@ -90,7 +90,7 @@ class ScaleFree:
         return topology.scale_free(out_features, in_features, density, generator=generator)
 
     def placed(self, mask: Tensor, before: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        """Fit the mask of a layer to `before`, the sparse layer that feeds it, if any."""
+        """Fit a layer's mask to `before`, the mask of the sparse layer that feeds this layer, if there is one."""
         if before is None:
             return topology.equal_partition(mask, generator=generator) if self.equal_partition else mask
         if self.resort is None:
@@ -100,9 +100,9 @@ class ScaleFree:
 
 @dataclass(frozen=True)
 class Correlated:
-    """The links between the most correlated inputs, CSTI (:func:`chts_core.topology.correlated`).
+    """Makes masks with the links between the most correlated inputs, CSTI (:func:`chts_core.topology.correlated`).
 
-    The Sparsifier takes the correlations of the inputs as `correlation`.
+    Pass the correlations of the inputs to the Sparsifier, as its argument `correlation`.
     """
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
@@ -156,15 +156,15 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes links with low scores. `temperature` decides how they are drawn; None takes the lowest scores.
+    """Removes links with low scores: it draws them if there is a `temperature`, and takes the lowest scores otherwise.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).
     percolate: whether to also remove the links that become incomplete.
     prune: the score for pruning as the density decays; the links with the lowest scores are always pruned. None: the
         same as `score`.
-    returning: whether removed links compete with the existing links by the weight that they had, and return if this
-        weight is larger. This is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    returning: whether removed links compete with the existing links by the last weight that they had, and return if
+        this weight is larger. True is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -190,14 +190,14 @@ class Removal:
     ) -> Tensor:
         """Indices of the links that an update keeps.
 
-        The update prunes to `target` links, then removes `exchanged` of them.
+        The update prunes to `target` links, then removes `exchanged` of the links that are left.
 
         Args:
             links: the links of a layer.
-            target: number of links after the update. If there are fewer now, the layer gains links.
+            target: number of links after the update. If the layer has fewer links now, it gains links.
             exchanged: number of links to remove, at most `target` and the number of links.
             temperature: the temperature at this step; None for the hard rule.
-            past: the weights that missing links had, of shape (missing links,), if these links compete.
+            past: the last weights of the missing links, of shape (missing links,), if `returning` is true.
         """
         if past is not None:
             score = torch.cat([scores_of(links, self.score), past.abs()])
@@ -218,10 +218,10 @@ class Removal:
 class MissingLinkScore(Protocol):
     """A user's own score of missing links, for regrowth.
 
-    It gets the mask of a layer, Boolean (out_features, in_features), and the gradient with respect to all its weights,
-    of the same shape. It returns finite scores >= 0 of that shape; the scores of existing links do not count. The
-    gradient is None unless the score's attribute `needs_gradient` is true. Make the score a frozen dataclass, because a
-    saved run identifies its method by the repr.
+    It is called with the mask of a layer, Boolean (out_features, in_features), and with the gradient with respect to
+    all weights of the layer, which has the same shape. It returns finite scores >= 0 of this shape. The scores of
+    existing links are ignored. The gradient is None unless the score's attribute `needs_gradient` is true. Make the
+    score a frozen dataclass, because a saved run identifies its method by the repr.
     """
 
     def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor: ...
@@ -234,7 +234,7 @@ class Regrowth:
     score: "random", "gradient" (the size of the gradient), "magnitude" (of the weight that a removed link had), the
         name of a link predictor, or your own score (:class:`MissingLinkScore`).
     soft: whether to draw links by their scores. Otherwise, the links with the highest scores regrow.
-    history: whether a link that had a weight before gets it back. Otherwise, every regrown link starts from zero.
+    history: whether a regrown link starts with the last weight that it had. Otherwise, it starts from zero.
     """
 
     score: str | MissingLinkScore
@@ -243,7 +243,7 @@ class Regrowth:
 
     @property
     def needs_gradient(self) -> bool:
-        """Whether its score uses the gradient of all weights."""
+        """Whether the score uses the gradient with respect to all weights."""
         return _wants_gradient(self.score, "gradient")
 
     def __call__(
@@ -256,9 +256,9 @@ class Regrowth:
         *,
         generator: torch.Generator,
     ) -> Tensor:
-        """Exactly `num` links that do not exist yet.
+        """Choose exactly `num` links that do not exist yet.
 
-        Links are positions in the flattened mask, int64 in ascending order.
+        Links are given as positions in the flattened mask, int64 in ascending order.
 
         Args:
             links: the existing links.
@@ -279,7 +279,7 @@ class Regrowth:
         return positions(draw(self.scores(mask, gradient, past), ~mask, num, soft=self.soft, generator=generator))
 
     def scores(self, mask: Tensor, gradient: Tensor | None, past: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The scores of all links, shaped like the mask. The scores of existing links do not count."""
+        """The scores of all links, shaped like the mask. The scores of existing links are not used."""
         if self.score == "random":
             return torch.ones_like(mask, dtype=torch.float32)
         if self.score == "gradient":
@@ -295,7 +295,7 @@ class Regrowth:
 
 
 def _wants_gradient(score: object, *names: str) -> bool:
-    """Whether a score is one of these names, or has a true attribute `needs_gradient`."""
+    """Whether a score is one of these names, or an object whose attribute `needs_gradient` is true."""
     return score in names if isinstance(score, str) else bool(getattr(score, "needs_gradient", False))
 
 
@@ -303,10 +303,11 @@ def _wants_gradient(score: object, *names: str) -> bool:
 
 
 class Sparsity(Protocol):
-    """How many links there are: the sparsity at a step, on the way to the final sparsity.
+    """A schedule of the sparsity: `at` gives the sparsity at a step, and `final` is the sparsity at the end of the run.
 
-    If it may fall, so that layers gain links, it needs an attribute `gains = True`. Otherwise a run refuses to gain
-    links. An update regrows the links that a layer gains together with the links that it exchanges.
+    If the sparsity may fall, so that layers gain links, the schedule needs an attribute `gains = True`. Otherwise, a
+    run in which a layer would gain links is refused. An update regrows the gained links and the exchanged links in one
+    draw.
     """
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
@@ -332,7 +333,8 @@ class Constant:
 class Sigmoid:
     """Sigmoid decay of the density in a window given as fractions of the run.
 
-    The default window is half as long as the window of :class:`Cubic`. Both cost the same training FLOPs.
+    The default window is half as long as the window of :class:`Cubic`. With their default values, both schedules cost
+    the same training FLOPs.
     """
 
     initial: float = 0.5
@@ -374,9 +376,9 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Cycling:
-    """Takes the next of the given sparsities after each update, and the first one again after the last one.
+    """Goes through the given sparsities, one per update, and starts again after the last one.
 
-    The last update brings the final sparsity.
+    The last update sets the final sparsity.
     """
 
     values: tuple[float, ...]
@@ -396,8 +398,8 @@ class Cycling:
 class DenseEnd:
     """Follows another schedule until the last update, and then has all links.
 
-    The turnover's `stop` says when the last update comes. The run's sparsity is the final sparsity of the other
-    schedule.
+    The turnover's `stop` says when the last update comes. The sparsity given for the run is the final sparsity of the
+    other schedule.
     """
 
     before: Sparsity = Constant()
@@ -409,7 +411,7 @@ class DenseEnd:
 
 @dataclass(frozen=True)
 class Staged:
-    """Has more links than the target in two stages, and the target from the last update on (MEST's soft bound).
+    """Keeps more links than the target in two stages, and the target from the last update on (MEST's soft bound).
 
     excess: how much the density exceeds the target in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.
@@ -429,12 +431,12 @@ class Staged:
 
 @dataclass(frozen=True)
 class Turnover:
-    """Share of the links that each update exchanges. No update comes after the fraction `stop` of the run.
+    """Share of the links that each update exchanges. There is no update after the fraction `stop` of the run.
 
     zeta: the share. With "excess", an update keeps only the final number of links and exchanges all others.
     early_stop: the overlap of removed and regrown links above which a layer stops changing, once it has its final
         density.
-    together: whether layers stop early only once the overlap of every layer has exceeded `early_stop`.
+    together: whether a layer stops early only when every layer has been above `early_stop`.
     skip_optimizer: whether the optimizer skips its step before an update.
     """
 

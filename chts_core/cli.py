@@ -20,7 +20,7 @@ from chts_core.methods import get_method
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0 if it worked, 1 if something failed on the way, 2 for an invalid request."""
+    """Run the command. Return 0 if it worked, 1 if something failed, and 2 if the request was invalid."""
     _replace_what_cannot_be_shown()
     options = _parser().parse_args(arguments)
     try:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _replace_what_cannot_be_shown() -> None:
-    """If a console lacks a character, show another one, so that the command does not fail."""
+    """If the console cannot show a character, print a replacement, so that the command does not fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -230,7 +230,7 @@ def _train(options: argparse.Namespace) -> int:
             log_to=options.tensorboard,
             parallel=options.parallel,
         )
-        if found is not None:  # of the first process
+        if found is not None:  # only the first process has a result
             print(
                 f"perplexity {found['validation'][-1]['perplexity']} after {found['tokens']:,} tokens, "
                 f"{found['tokens_per_second']:,} per second\nrecord: {options.out / 'run.json'}"
@@ -306,7 +306,7 @@ def _lab(options: argparse.Namespace) -> int:
     command += ["--ServerApp.ip=localhost", *(["--no-browser"] if options.no_browser else [])]
     try:
         return subprocess.call(command)
-    except KeyboardInterrupt:  # the usual way to end it
+    except KeyboardInterrupt:  # the usual way to end JupyterLab
         return 0
 
 
@@ -327,15 +327,14 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill training runs, remove their disk, change their clock, give wrong files; exit with 1 if a run fails",
+        help="kill training runs, remove their disk, change their clock, give them wrong files; exit with 1 if a run "
+        "fails",
         description="A hundred kills take about an hour on two cores.",
     )
-    command.add_argument(
-        "--kills", type=int, default=100, metavar="N", help="kills in all scenarios together (default: 100)"
-    )
+    command.add_argument("--kills", type=int, default=100, metavar="N", help="total number of kills (default: 100)")
     command.add_argument("--seed", type=int, default=0, help="seed for the times and signals of the kills (default: 0)")
     command.add_argument("--work", type=Path, default=Path("runs/drill"), metavar="DIR", help="default: runs/drill")
-    command.add_argument("--out", type=Path, metavar="FILE", help="also write a line of JSON per fault")
+    command.add_argument("--out", type=Path, metavar="FILE", help="also write one line of JSON per fault to FILE")
     command.set_defaults(command=_drill)
 
 

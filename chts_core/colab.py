@@ -27,7 +27,7 @@ def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requiremen
     """The requirements of an installed distribution and its extras on this machine.
 
     Raises:
-        importlib.metadata.PackageNotFoundError: if it is not installed.
+        importlib.metadata.PackageNotFoundError: if the distribution is not installed.
     """
     for line in metadata.requires(distribution) or ():
         requirement = Requirement(line)
@@ -44,7 +44,7 @@ def prepare() -> None:
     Also print their names, packages with unexpected versions, and the GPU if there is one.
 
     Raises:
-        RuntimeError: if a package could not be installed. The message has the output of pip.
+        RuntimeError: if a package could not be installed. The message contains the output of pip.
     """
     added: list[Requirement] = []
     wanted = list(needed("chts", ["notebooks"]))

@@ -19,7 +19,7 @@ from chts_core.topology import erdos_renyi
 
 # Number of rounds in which links exchange ends.
 _ROUNDS = 50
-# Rows of distances in memory at a time.
+# Number of rows of distances that are in memory at a time.
 _CHUNK = 256
 
 
@@ -56,10 +56,10 @@ def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def overlap(removed: Tensor, regrown: Tensor) -> float:
-    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|; 0 if none regrew.
+    """Share of the regrown links that the same update had removed, |removed ∩ regrown| / |regrown|.
 
-    If the overlap is near 1, the network is in an *epitopological local minimum* (ELM): updates no longer change it
-    (paper, ELM).
+    The overlap is 0 if no link regrew. If it is near 1, the network is in an *epitopological local minimum* (ELM):
+    updates no longer change the network (paper, ELM).
     """
     check_mask(removed, "removed")
     check_mask(regrown, "regrown")
@@ -76,31 +76,32 @@ def itop_rate(ever_active: Tensor) -> float:
 def clustering(mask: Tensor) -> float:
     """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes to a 4-cycle.
 
-    This is 4 · (number of 4-cycles) / (number of paths of three links), with exact numbers. The 4-cycle is the shortest
-    cycle of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking directors".)
+    The coefficient is 4 · (number of 4-cycles) / (number of paths of three links); both numbers are exact. The 4-cycle
+    is the shortest cycle of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking
+    directors".)
 
-    It is in [0, 1]: 1 for a dense layer, 0 for a tree or a layer without a path of three links.
+    The coefficient is in [0, 1]: 1 for a dense layer, 0 for a tree or a layer without a path of three links.
     """
     check_mask(mask)
     outputs, inputs = degrees(mask)
     # A path of three links is a middle link and any other link of each of its two neurons.
     beyond = torch.where(mask, inputs - 1, 0).sum(dim=1)
     paths = _exact_sum((outputs - 1) * beyond)
-    # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. A cycle has one such pair on a side. The sum
-    # counts it in both orders, so it is four times the number of cycles.
+    # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. On a given side, a cycle has one such pair. The
+    # sum counts this pair in both orders, so the sum is four times the number of cycles.
     links = (mask if mask.shape[0] <= mask.shape[1] else mask.T).float()  # counts up to 2^24 are exact in float32
     shared = (links @ links.T).fill_diagonal_(0).long()
     return _exact_sum((shared * (shared - 1)).sum(dim=1)) / max(paths, 1)
 
 
 def _exact_sum(counts: Tensor) -> int:
-    """A sum of int64 in Python's integers, which do not overflow."""
+    """Sum int64 numbers as Python integers, which do not overflow."""
     return sum(counts.tolist())
 
 
 @dataclass(frozen=True)
 class PathLength:
-    """Shortest paths of a layer.
+    """The shortest paths between the neurons of a layer.
 
     mean: number of links of a shortest path, averaged over the pairs of neurons that a path joins; NaN without links.
     reachable: share of the pairs of neurons that a path joins.
@@ -113,9 +114,9 @@ class PathLength:
 def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Generator | None = None) -> PathLength:
     """Characteristic path length: how many links apart two neurons are, on average (Watts & Strogatz 1998).
 
-    It counts all pairs of different neurons of both sides, and follows links in both directions. The mean leaves out
-    pairs that no path joins, so read it together with `reachable`: a network in pieces has short paths within each
-    piece.
+    The function considers all pairs of different neurons, of both sides, and follows links in both directions. The mean
+    leaves out pairs that no path joins. Read it together with `reachable`, because a network in pieces has short paths
+    within each piece.
 
     Args:
         sources: number of neurons, at least 1, that the generator draws. The paths from these neurons to all others are
@@ -181,16 +182,16 @@ class SmallWorldness:
 def small_worldness(
     mask: Tensor, *, nulls: int = 5, sources: int | None = None, generator: torch.Generator
 ) -> SmallWorldness:
-    """Small-worldness: clustered like a lattice, with paths nearly as short as in a random network.
+    """Small-worldness: how far a layer is clustered like a lattice, with paths nearly as short as in a random network.
 
-    σ = (C / C_ER) / (L / L_ER) with C of :func:`clustering` and L of :func:`path_length`. It is near 1 for an
+    σ = (C / C_ER) / (L / L_ER) with C from :func:`clustering` and L from :func:`path_length`. σ is near 1 for an
     Erdős–Rényi network, and clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".)
-    A lattice can be above 1 too, when its clustering outweighs its long paths. So look at C and L too, not only at σ. σ
+    A lattice can also have σ > 1, if its clustering outweighs its long paths. So look at C and L too, not only at σ. σ
     is NaN if no null network has a 4-cycle, which can happen with small layers and few links.
 
-    The null networks have the layer's size and number of links but not its degrees, which matter too. Neurons without
-    links raise σ: the other neurons are then denser than in the null networks. To measure only the neurons with links,
-    pass ``mask[mask.any(1)][:, mask.any(0)]``. Small degrees that are all equal lower σ.
+    The null networks have the layer's size and number of links but not its degrees, although σ also depends on the
+    degrees. Neurons without links raise σ: the other neurons are then denser than in the null networks. To measure only
+    the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal, σ is lower.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.
@@ -216,14 +217,14 @@ def small_worldness(
 def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     """Barber's bipartite modularity of the communities that the Louvain method finds.
 
-    Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links. It is the
+    Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links. Q is the
     share of links within a community, minus the share that the degrees alone would give. (Barber 2007, "Modularity and
     community detection in bipartite networks".) Communities contain neurons of both sides. Q is in [0, 1): 0 for a
-    dense layer, 1 - 1/k for k equal blocks without links between them. It is NaN without links.
+    dense layer, 1 - 1/k for k equal blocks without links between them. Q is NaN without links.
 
-    A random network has modularity too, and a sparser one has more. So compare with an Erdős–Rényi network of the same
-    shape and number of links. Louvain is a heuristic (Blondel et al. 2008): the value is a lower bound of the maximum.
-    The generator decides the order in which Louvain visits the neurons.
+    A random network also has some modularity, and a sparser random network has more. So compare with an Erdős–Rényi
+    network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008): the value is a lower
+    bound of the maximum. The generator decides the order in which Louvain visits the neurons.
     """
     import networkx as nx
 
@@ -233,7 +234,7 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
         return math.nan
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     # Direct every link from its input to its output. The modularity of directed networks in networkx (Leicht & Newman
-    # 2008) is then Barber's. Neurons without links add nothing.
+    # 2008) is then equal to Barber's modularity. Neurons without links add nothing to it.
     graph = nx.DiGraph()
     graph.add_edges_from((source + mask.shape[0], output) for output, source in mask.nonzero().tolist())
     return float(nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=seed)))
@@ -244,8 +245,8 @@ def active_neurons_published(masks: Sequence[Tensor]) -> float:
 
     An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has a link
     there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after
-    incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` has the
-    masks of consecutive layers, from first to last.
+    incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` contains
+    the masks of consecutive layers, from first to last.
     """
     if not masks:
         raise ValueError("masks is empty; expected the masks of the sparse layers, from first to last.")

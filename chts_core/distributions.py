@@ -15,12 +15,12 @@ from chts_core.checks import check_sparsity
 from chts_core.topology import link_count
 
 Distribution = Callable[[Mapping[str, tuple[int, ...]], float], dict[str, int]]
-# A name in `DISTRIBUTIONS`, final sparsities by patterns of layer names, or a user's own distribution.
+# Either a name in `DISTRIBUTIONS`, final sparsities by patterns of layer names, or a user's own distribution.
 Shares = str | Mapping[str, float] | Distribution
 
 
 def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """The same sparsity in every layer."""
+    """Give every layer the same sparsity."""
     check_sparsity(sparsity)
     _check_shapes(shapes)
     return {name: link_count(shape[0], math.prod(shape[1:]), 1 - sparsity) for name, shape in shapes.items()}
@@ -41,9 +41,10 @@ def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -
     Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer, with one ε for the
     network. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
 
-    The links add up to exactly round((1 - sparsity) · weights of the network). The method of Webster and Sainte-Laguë
-    rounds them. With the method of largest remainders, a layer could gain a link as the sparsity rises. Every layer has
-    a link, unless there are fewer links than layers. Then the layers with the largest sums have one link each.
+    The links add up to exactly round((1 - sparsity) · weights of the network). They are rounded with the method of
+    Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain a link as the sparsity rises.
+    Every layer has a link, unless there are fewer links than layers. Then the layers with the largest sums of
+    dimensions have one link each.
     """
     return _share(shapes, sparsity, sum)
 
@@ -62,8 +63,8 @@ def sparsities_by_layer(patterns: Mapping[str, float], layers: Iterable[str], de
     "0".
 
     Raises:
-        TypeError, ValueError: for a sparsity that is not a number in [0, 1), and for a pattern that decides the
-            sparsity of no layer.
+        TypeError, ValueError: for a sparsity that is not a number in [0, 1), and for a pattern that does not decide the
+            sparsity of any layer.
     """
     found = {}
     for pattern, sparsity in patterns.items():
@@ -75,14 +76,15 @@ def sparsities_by_layer(patterns: Mapping[str, float], layers: Iterable[str], de
     for pattern in patterns:
         if pattern not in found.values():
             raise ValueError(
-                f"distribution has the pattern {pattern!r}, which fits no layer that an earlier pattern has not taken; "
+                f"distribution has the pattern {pattern!r}, but it fits no layer, or an earlier pattern already covers "
+                "every layer that it fits; "
                 f"expected a layer's or module's name, with * for any part of it. The layers are {', '.join(found)}."
             )
     return {layer: default if pattern is None else patterns[pattern] for layer, pattern in found.items()}
 
 
 def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], distribution: object) -> None:
-    """Raise an error unless a user's own distribution returned a possible number of links for each layer."""
+    """Raise an error unless a user's own distribution returned a valid number of links for each layer."""
     if not isinstance(links, Mapping):
         raise TypeError(f"{distribution!r} returned {links!r}; expected the number of links by layer name.")
     if links.keys() != shapes.keys():
@@ -92,8 +94,8 @@ def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]],
     for name, shape in shapes.items():
         if not isinstance(links[name], int) or not 0 <= links[name] <= math.prod(shape):
             raise ValueError(
-                f"{distribution!r} gave layer {name!r} of shape {shape} {links[name]!r} links; expected a whole number "
-                f"in [0, {math.prod(shape)}]."
+                f"{distribution!r} gave {links[name]!r} links to layer {name!r} of shape {shape}; expected a whole "
+                f"number in [0, {math.prod(shape)}]."
             )
 
 
@@ -111,9 +113,10 @@ def _share(
 ) -> dict[str, int]:
     """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
 
-    Imagine one list of all links of all layers, sorted by their claim. The first link of each layer comes first. The
-    others follow by weight / (i - 1/2) for the i-th link of a layer. The network has the links at the top. Integers and
-    fractions have no rounding errors, so the list is the same for all sparsities.
+    Imagine one list of all possible links of all layers, sorted by their claim. The first link of each layer comes
+    first. The other links follow in the order of weight / (i - 1/2), largest first, for the i-th link of a layer. The
+    network has the links at the top of the list. Integers and fractions have no rounding errors, so the list is the
+    same for all sparsities.
     """
     check_sparsity(sparsity)
     _check_shapes(shapes)

@@ -17,8 +17,8 @@ With P = A Aᵀ (shared inputs of two outputs) and d = diag P (degrees), an outp
 
 with numerator 1 for CH3. The maximum matters only where u and v are already linked.
 
-The four scores take a mask, Boolean (out_features, in_features). They return float32 of the same shape and device, 0 on
-existing links, and raise a TypeError or ValueError for anything that is not a mask.
+The four functions take a mask, Boolean (out_features, in_features). They return float32 scores of the same shape and on
+the same device, with 0 at existing links, and raise a TypeError or ValueError for anything that is not a mask.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def ch2_l3n(mask: Tensor) -> Tensor:
 def ch3_l3n(mask: Tensor) -> Tensor:
     """CH3-L3n, node-based: the sum of 1 / (1 + e_z) over nodes z of the local community.
 
-    It costs as much as CH2-L3n.
+    The computation costs as much as for CH2-L3n.
     """
     return _node_based(mask, inside=False)
 
@@ -83,7 +83,7 @@ def ch2_l3p(mask: Tensor) -> Tensor:
 def ch3_l3p(mask: Tensor) -> Tensor:
     """CH3-L3p, path-based, the score of CHT: the sum of 1 / √((1 + e_z1)(1 + e_z2)) over paths.
 
-    It costs as much as CH2-L3p.
+    The computation costs as much as for CH2-L3p.
     """
     return _path_based(mask, inside=False)
 
@@ -208,16 +208,16 @@ def sample_links(
 
     Soft draws from a node-based score use random walks instead of computing the score
     (:mod:`chts_core.compiled.walk_sampling`). A walk takes well under a microsecond on a CPU, for any size of the
-    layer. Walks may not find enough links, because few have a positive score or nearly all are wanted. Then the rest is
-    drawn from the scores.
+    layer. Walks may not find enough links, because few links have a positive score or nearly all links are wanted. Then
+    the other links are drawn from the scores.
 
     Args:
         num_links: at most the number of missing links.
         predictor: a name in `PREDICTORS`.
-        generator: the work happens on its device. On a CPU, the draws do not depend on the number of threads.
+        generator: the work is done on its device. On a CPU, the draws do not depend on the number of threads.
 
     Raises:
-        ValueError: for an unknown predictor, or more links than are missing.
+        ValueError: for an unknown predictor, or if `num_links` is larger than the number of missing links.
     """
     if predictor not in PREDICTORS:
         raise ValueError(f"predictor is {predictor!r}; expected one of {', '.join(map(repr, PREDICTORS))}.")

@@ -39,13 +39,13 @@ _WORDS = {kind.__name__: kind for kinds in (*_CHOICES.values(), (choices.Ramp, c
 
 
 def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
-    """The choices that the words give, by name. The words do not run as code.
+    """The choices that the words give, by name. The words are not executed as code.
 
     Args:
         others: the five choices of the method, some of which the words replace.
 
     Raises:
-        ValueError: if the words give no choice, an unknown choice, or one that cannot work.
+        ValueError: if the words give no choice, an unknown choice, or a choice that cannot work.
     """
     try:
         call = ast.parse(f"changed({words})", mode="eval").body
@@ -79,7 +79,7 @@ def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: ch
 
 
 def _built(node: ast.expr) -> Any:
-    """The value of an expression: a number, a word, None, True, False, a tuple, or a choice made of these."""
+    """The value of an expression: a number, a word, None, True, False, a tuple, or a choice with such settings."""
     match node:
         case ast.Constant():
             return node.value

@@ -6,9 +6,9 @@
     sparsity    how many links there are at step t
     turnover    how many links are exchanged at step t
 
-`METHODS` has the nine methods of the paper. `PRESETS` has their versions by task and source. Change a choice with
-`dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or by name:
-"set with regrowth=Regrowth('ch2_l3n')".
+`METHODS` contains the nine methods of the paper. `PRESETS` contains their versions for some tasks and sources. Change a
+choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words: "set with
+regrowth=Regrowth('ch2_l3n')".
 """
 
 from dataclasses import dataclass, replace
@@ -100,7 +100,7 @@ class Method:
         return isinstance(self.sparsity, Dense)
 
 
-# For GMP: pruned links compete with existing ones by the weight that they had, and return with it.
+# For GMP: pruned links compete with existing links by their last weights, and return with these weights.
 RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 
@@ -132,7 +132,7 @@ _CHTS = Method(
 
 
 def _with_decay(chts: Method) -> Method:
-    """CHTss from CHTs: the density decays, and relative importance decides which links are pruned (Section 3.3)."""
+    """Make CHTss from CHTs: the density decays, and relative importance decides the pruned links (Section 3.3)."""
     return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
 
 
@@ -238,8 +238,8 @@ REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 def get_method(method: str | Method) -> Method:
     """The method or preset with this name, or the given method, after a check of its choices.
 
-    Choices can follow a name: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)". They do not run as
-    code.
+    Choices can follow a name: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)". The choices are not
+    executed as code.
 
     Raises:
         TypeError, ValueError: for an unknown name, choice or score, an early stop outside [0, 1], or an argument that

@@ -22,8 +22,8 @@ class Attention:
     """The sparse layers of one attention block, by name; None for a dense layer.
 
     heads: number of query heads.
-    key_heads: number of key and value heads. It is smaller in grouped-query attention: query head h uses key head h ·
-        key_heads // heads.
+    key_heads: number of key and value heads. This number is smaller in grouped-query attention: query head h uses key
+        head h · key_heads // heads.
     rotary: whether the attention block has rotary position embeddings. These mix neurons j and j + head_dim/2 of
         queries and keys, so the two neurons of a pair can only be inactive together.
     """
@@ -39,13 +39,13 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """How sparse layers feed each other.
+    """A graph that says which sparse layers feed each other.
 
     chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The
-        neurons of a convolution are its channels. A linear layer may read them flattened, with all positions of a
-        channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the
+        neurons of a convolution are its channels. A linear layer may read the channels flattened, with all positions of
+        a channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the
         outputs of `gate` and `up` are multiplied.
-    pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons must be active.
+    pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons of a pair must be active.
     attentions: the attention blocks. In each head, keys and queries form pairs, and values and output form chains.
     """
 
@@ -63,10 +63,13 @@ class LayerGraph:
 
 @dataclass(frozen=True)
 class _Side:
-    """The side of a layer on which it meets another layer. `wires` has the number of the wire of each neuron."""
+    """The side of a layer on which it meets another layer.
+
+    `wires` gives the number of the wire that each neuron is on. A wire has the same number on both sides.
+    """
 
     layer: str
-    dim: int  # along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
+    dim: int  # the dimension along which the links of a neuron lie: 1 for the outputs of a layer, 0 for its inputs
     wires: Tensor
 
 
@@ -150,7 +153,7 @@ class _Left:
 
 
 def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
-    """Cut the links of neurons with a wire that is dead on either side. Return whether there were any such links."""
+    """Cut the links of neurons whose wire has no links on one of its sides. Return whether there were such links."""
     linked = [left.linked(side) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
     alive_wires = torch.ones(num_wires, dtype=torch.bool)
@@ -168,7 +171,7 @@ def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
 
 
 def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
-    """Where layers meet, in the order of the graph. Raises a ValueError if the graph does not fit the layers."""
+    """The places where two layers meet, in the graph's order. Raises a ValueError if the graph does not fit."""
     for name in sorted(graph.layers()):
         if name not in shapes:
             raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(shapes)}.")
@@ -201,7 +204,7 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two others. It is needed if either of them needs it, and chains cannot express that."""
+    """Refuse a layer that feeds two layers. A neuron is needed if one of them needs it. Chains cannot express this."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:

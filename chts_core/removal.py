@@ -11,7 +11,7 @@ class WeightedLinks(NamedTuple):
     """The links of a layer in the order of its rows.
 
     outputs, inputs: the two ends of each link, int64 (links,).
-    values: their weights, (links,).
+    values: the weights of the links, (links,).
     gradients: the gradients of the loss with respect to the values, or None.
     shape: (out_features, in_features) of the layer.
     """
@@ -23,7 +23,7 @@ class WeightedLinks(NamedTuple):
     shape: tuple[int, int]
 
     def only(self, chosen: Tensor) -> "WeightedLinks":
-        """Some of the links, by their indices."""
+        """Select some of the links by their indices."""
         gradients = None if self.gradients is None else self.gradients[chosen]
         return WeightedLinks(self.outputs[chosen], self.inputs[chosen], self.values[chosen], gradients, self.shape)
 
@@ -38,12 +38,12 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
         RI_ij = |W_ij| / (Σ_k |W_kj| + ε) + |W_ij| / (Σ_k |W_ik| + ε)
 
-    (Paper, link removal; ε = 1e-5 as in the second published code, for LLaMA.) It protects the last links of a weakly
+    (Paper, link removal; ε = 1e-5 as in the second published code, for LLaMA.) RI protects the last links of a weakly
     connected neuron, so more neurons stay active than with :func:`magnitude`. `weight` is (out_features, in_features),
-    zero where there is no link. The scores have its shape and dtype, but at least float32.
+    zero where there is no link. The scores have the shape of `weight`, and its dtype or float32 if that is wider.
     """
     size = weight.abs()
-    if size.dtype.itemsize < 4:  # sums over a row of bf16 values would lose the small ones
+    if size.dtype.itemsize < 4:  # sums over a row of bf16 values would lose the small values
         size = size.float()
     return size / (size.sum(0, keepdim=True) + eps) + size / (size.sum(1, keepdim=True) + eps)
 
@@ -52,7 +52,7 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
     """|W| + 0.01 · |∂L/∂W|: keeps small weights with large gradients (Yuan et al., 2021).
 
     The coefficient is from the CHT code. The scores have the shape of `weight` and `gradient` and are at least float32.
-    A sum in bfloat16 would lose a hundredth of a gradient next to a weight.
+    In bfloat16, adding a hundredth of a gradient to a weight would often not change it.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:
@@ -103,11 +103,12 @@ def _mest_of_links(links: WeightedLinks) -> Tensor:
 
 
 class LinkScore(Protocol):
-    """A user's own score of links, in addition to those in `SCORES`.
+    """A user's own score of links, in addition to the scores in `SCORES`.
 
-    It gets the links of a layer and returns finite scores >= 0, (links,). Links with a low score are likely to be
-    removed. If the score's attribute `needs_gradient` is true, it also gets their gradients, or None if there are none
-    yet. Make the score a frozen dataclass, because a saved run identifies its method by the repr.
+    It is called with the links of a layer and returns finite scores >= 0, (links,). Links with a low score are likely
+    to be removed. If the score's attribute `needs_gradient` is true, the links come with their gradients, or with None
+    if there are no gradients yet. Make the score a frozen dataclass, because a saved run identifies its method by the
+    repr.
     """
 
     def __call__(self, links: WeightedLinks, /) -> Tensor:

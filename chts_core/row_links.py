@@ -15,7 +15,7 @@ from chts_core.sampling import gumbel
 
 Degree = Literal["fixed", "uniform"] | Tensor
 
-# Number of elements in the largest temporary of plain torch code: 16 MB as float64 or int64.
+# Number of elements in the largest temporary tensor of plain torch code: 16 MB as float64 or int64.
 _BLOCK = 2**21
 
 
@@ -84,7 +84,7 @@ def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
     """Boolean (size,) with exactly `number` True elements at uniformly random positions, on the generator's device."""
     fewer = min(number, size - number)
     drawn = torch.zeros(size, dtype=torch.bool, device=generator.device)
-    # Repeated draws have no effect, so a round never sets too many. Draw until there are enough.
+    # Repeated draws have no effect, so a round never sets too many elements. Draw until enough elements are set.
     missing = fewer
     while missing:
         drawn[torch.randint(size, (min(missing, _BLOCK),), generator=generator, device=generator.device)] = True
@@ -93,7 +93,7 @@ def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
 
 
 def set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
-    """Link row i to the degrees[i] columns nearest to centres[i], a window on the ring."""
+    """Link row i to the degrees[i] columns nearest to centres[i]; they form a window on the ring."""
     in_features = mask.shape[1]
     columns = torch.arange(in_features, device=mask.device)
     start = torch.floor(centres - degrees.double() / 2 + 1).long().remainder_(in_features)[:, None]

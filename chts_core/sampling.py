@@ -1,4 +1,4 @@
-"""Draw links without replacement, softly or hard.
+"""Draw links without replacement, with a soft or a hard rule.
 
 CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to
 its score to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score,
@@ -62,11 +62,11 @@ def draw(
     others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num`
     highest scores and breaks ties at random.
 
-    The work happens on the generator's device. So a CPU generator gives the same links for weights on any device.
+    The work is done on the generator's device. So a CPU generator gives the same links for weights on any device.
 
     Args:
-        scores: non-negative and finite, shape (out_features, in_features), any float dtype.
-        candidates: Boolean, same shape; True where a link may be drawn.
+        scores: non-negative and finite scores of any float dtype, of shape (out_features, in_features).
+        candidates: Boolean, of the same shape; True where a link may be drawn.
         num: how many links to draw, 0 <= num <= candidates.sum().
         temperature: the exponent T >= 0 of a soft draw; math.inf makes it hard.
         soft: False for the hard rule.
@@ -115,9 +115,10 @@ def choose_in_blocks(
     """Draw exactly nums[b] of the candidates of each block b; see :func:`choose`.
 
     Args:
-        scores: of the candidates, (candidates,).
+        scores: the score of each candidate, (candidates,).
         blocks: the block of each candidate, int64 (candidates,).
-        nums: int64 (number of blocks,), each at least 0 and at most the number of candidates of its block.
+        nums: how many candidates to draw from each block, int64 (number of blocks,); each at least 0 and at most the
+            number of candidates of its block.
     """
     check_generator(generator)
     where = generator.device
@@ -130,7 +131,7 @@ def choose_in_blocks(
             f"{int(nums[block])} links were asked for in block {block}, which has {int(sizes[block])} candidates; ask "
             "for a number between 0 and the number of candidates."
         )
-    # By block, then by key, and equal keys in random order.
+    # Sort by block, then by key. Equal keys are in random order.
     order = torch.randperm(len(keys), generator=generator, device=where)
     order = order[keys[order].argsort(descending=True, stable=True)]
     order = order[blocks[order].argsort(stable=True)]
@@ -139,7 +140,7 @@ def choose_in_blocks(
 
 
 def _keys(scores: Tensor, temperature: float, soft: bool, generator: torch.Generator) -> Tensor:
-    """Keys of candidates, float64 on the generator's device: those with the highest keys are drawn."""
+    """Keys of candidates, float64 on the generator's device: the candidates with the highest keys are drawn."""
     if temperature < 0 or math.isnan(temperature):
         raise ValueError(f"temperature is {temperature}; expected T >= 0. With T = 1, p ∝ score.")
     keys = scores.detach().to(generator.device, torch.float64)
@@ -155,14 +156,14 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
     """Draw exactly `num` missing links, each equally likely.
 
     The plain reference is :func:`draw` with a score of 1 for every missing link. Both give the same links. This
-    function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows with the number of
-    links.
+    function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows only with the
+    number of links.
 
     Args:
         links: the existing links, as positions in the flattened mask, int64 in ascending order.
         size: number of elements of the mask.
         num: how many links to draw, 0 <= num <= number of missing links.
-        generator: the source of randomness; the work happens on its device.
+        generator: the source of randomness; the work is done on its device.
 
     Returns:
         Positions of the new links, int64 in ascending order, on the device of `links`.
@@ -189,7 +190,7 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
 
 
 def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw `count` uniform numbers. Return those above a bound, float64, and their indices, int64."""
+    """Draw `count` uniform numbers. Return the numbers above a bound, float64, and their indices, int64."""
     # Numbers drawn in blocks equal numbers drawn at once only on a CPU.
     size = BLOCK if generator.device.type == "cpu" else max(count, 1)
     uniform, rank = [], []
@@ -231,7 +232,7 @@ def _check_num(num: int, candidates: int) -> None:
 
 
 def _race_keys(scores: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
-    """Random keys: the k highest are k successive draws without replacement, with p ∝ score^temperature."""
+    """Random keys. The k highest keys are k successive draws without replacement, with p ∝ score^temperature."""
     noise = gumbel(scores.shape, generator=generator)
     if temperature == 0 or scores.numel() == 0:
         return noise

@@ -19,8 +19,8 @@ def sigmoid_sparsity(
 
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
-    (Paper, Equation 1. It has s_i - s_f instead of s_f - s_i, which would move away from the target. The rescaling is
-    from the published code: the plain sigmoid never quite reaches s_i and s_f.)
+    (Paper, Equation 1. The paper has s_i - s_f instead of s_f - s_i, which would move away from the target. The
+    rescaling is from the published code: the plain sigmoid never quite reaches s_i and s_f.)
     """
     if not k > 0:
         raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
@@ -49,8 +49,9 @@ def staged_sparsity(
 ) -> float:
     """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: two stages below the final sparsity.
 
-    Before step `switch` <= `end`, the density is `excess[0]` in [0, 1] above the target density. Then it is `excess[1]`
-    above, and from step `end` on it is the target (Yuan et al., 2021). The sparsity is never below 0.
+    Before step `switch` <= `end`, the density exceeds the target density by `excess[0]`, in [0, 1]. Then it exceeds the
+    target by `excess[1]`, and from step `end` on it is equal to the target (Yuan et al., 2021). The sparsity is never
+    below 0.
     """
     if switch > end:
         raise ValueError(
@@ -74,8 +75,8 @@ def cosine_turnover(step: int, end: int, zeta: float = 0.3) -> float:
 def linear_temperature(step: int, end: int, initial: float = 1.0, final: float = 3.0) -> float:
     """Temperature T >= 0 of soft removal. It rises linearly from `initial` at step 0 to `final` at step `end` > 0.
 
-    The published MLP and Transformer code has T = 1 → 3 (softness δ = 0.5 → 0.75), and the LLaMA code has T = 1 → 9 (δ
-    = 0.5 → 0.9). Both codes raise T linearly, not δ.
+    The published MLP and Transformer code uses T = 1 → 3 (softness δ = 0.5 → 0.75), and the LLaMA code uses T = 1 → 9
+    (δ = 0.5 → 0.9). Both codes raise T linearly, not δ.
     """
     if not (initial >= 0 and final >= 0):
         raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")
@@ -146,7 +147,7 @@ class Timeline:
 
     @property
     def shortest_gap(self) -> int:
-        """The fewest steps from one update to the next, or to the end if there is only one update."""
+        """The fewest steps from one update to the next, or to the end of the run if there is only one update."""
         if not isinstance(self.update_every, Sequence):
             return self.update_every
         gaps = (after - before for before, after in pairwise(self.updates))

@@ -40,10 +40,10 @@ class Sparsifier:
 
     By default the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
     zeroed as soon as they are computed, so clipping sees the sparse gradient. After every step, the weight, gradient
-    and optimizer state of absent links are zero. A regrown link starts from zeros, or from its last weight if the
+    and optimizer state of absent links are zero. A regrown link starts from zero, or from its last weight if the
     method remembers it. With `execution="csr"`, new layers replace the linear layers; they store and multiply only the
     existing links (:class:`chts_core.engine.linear.SparseLinear`). The run is the same as with dense tensors up to
-    rounding, takes a fraction of their memory, and is faster if there are few links. Gradients of several backward
+    rounding, needs a fraction of the memory, and is faster if there are few links. Gradients of several backward
     passes per step accumulate, and methods that use gradients use their sum. `torch.compile` may wrap the model before
     or after the Sparsifier is attached, because all changes happen in place.
 
@@ -55,14 +55,14 @@ class Sparsifier:
 
     If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is
     infinite or NaN, `step()` raises an error. An interrupted update leaves the links as they were. A layer with a
-    frozen weight (`requires_grad_(False)`) keeps its links until it trains again. `step()` also raises an error if
+    frozen weight (`requires_grad_(False)`) keeps its links until it is trained again. `step()` also raises an error if
     weights were loaded without their masks, if parameters were replaced, or if another optimizer made a step. Only
     steps of the optimizer count: `step()` without an optimizer step, as in gradient accumulation, changes nothing.
 
-    A model has one Sparsifier at a time: a newer one takes over, and the older one refuses to step. The optimizer keeps
-    the Sparsifier alive. A copy of only the model (`copy.deepcopy`, `torch.save`) has no Sparsifier. To keep it, copy
-    or save the model, the optimizer and the Sparsifier together. :class:`chts_core.tools.averaging.AveragedModel`
-    averages the weights over steps.
+    A model has one Sparsifier at a time: a newer one takes over, and `step()` of the older one raises an error. The
+    optimizer keeps the Sparsifier alive. A copy of only the model (`copy.deepcopy`, `torch.save`) has no Sparsifier. To
+    keep the Sparsifier, copy or save the model, the optimizer and the Sparsifier together.
+    :class:`chts_core.tools.averaging.AveragedModel` averages the weights over steps.
 
     Args:
         model: any module. Its linear layers, attention projections, convolutions, recurrent layers, bilinear layers
@@ -75,7 +75,7 @@ class Sparsifier:
         update_every: steps between updates of the topology (ΔT), or the steps of all updates.
         seed: the only source of randomness of the topology; each layer has its own generator.
         include: the layers to sparsify, given as a glob pattern for the names of layers or modules ("encoder.*"),
-            several patterns, or a function of a module's name and the module. Default: all layers that train.
+            several patterns, or a function of a module's name and the module. Default: all layers that are trained.
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
             the routers of experts, and depthwise convolutions. Your value replaces this default. Embeddings are never
             sparse.
@@ -90,17 +90,18 @@ class Sparsifier:
             your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__. Layers that no
             pattern fits have `sparsity`.
         correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
-            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. It is tiled over layers of another
-            size.
+            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. The matrix is tiled over layers of
+            another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
-            weights of each layer. "dense": with all weights; the density decays to the final density, for most
-            methods by :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
+            weights of each layer. "dense": with all weights; the density decays to the final density, for most methods
+            with :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
             weight of this name, or (out_features, in_features) for a part of a weight.
         process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
             wrapper, or else the default group.
-        resume_from: a `state_dict()` to continue from, if the model and the optimizer already have their states.
-            Without it, attaching zeroes the weights outside the initial masks; load all three states afterwards.
+        resume_from: a `state_dict()` to continue from, if the model and the optimizer have already loaded their saved
+            states. Without `resume_from`, attaching zeroes the weights outside the initial masks; load all three states
+            afterwards.
         reschedule: whether `resume_from` may be from a run with a different `total_steps`, to train longer; see
             `load_state_dict`.
 
@@ -257,10 +258,10 @@ class Sparsifier:
 
     @torch.no_grad()
     def rescale_weights(self) -> None:
-        """Divide each sparse layer's weights by √density. Call this once, before you train a fresh model.
+        """Divide each sparse layer's weights by √density. Call this method once, before you train a fresh model.
 
         The output of a neuron with 1 % of its inputs varies only a tenth as much as the dense initialisation intends.
-        After a few such layers, no signal is left. Do not use it for pretrained weights.
+        After a few such layers, no signal is left. Do not use this method for pretrained weights.
         """
         for name, mask in self.network.by_part(self.masks).items():
             factor = (mask.numel() / count(mask)) ** 0.5
@@ -269,23 +270,23 @@ class Sparsifier:
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
         """Call hook(name, positions) for each sparse weight after every update that changes links.
 
-        `name` is as in `masks`. `positions` are the positions of the regrown links in the flattened weight, int64 in
+        `name` is a key of `masks`. `positions` are the positions of the regrown links in the flattened weight, int64 in
         ascending order; there may be none. They include links that the same update has removed.
         """
         self._regrowth_hooks.append(hook)
 
     @torch.no_grad()
     def step(self, *, skipped: bool = False) -> None:
-        """Update the topology on schedule, and keep absent weights at zero. Call this once after each optimizer step.
+        """Update the topology on schedule, and keep absent weights at zero. Call `step` once after each optimizer step.
 
         Args:
             skipped: whether to count a step that was skipped on purpose, for example because the loss was not finite.
 
         Raises:
             RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
-                optimizer has stepped, or weights do not fit the masks. When an update is due, it is also raised if the
-                method needs gradients and there are none, or if a link's weight is infinite or NaN. Nothing is changed
-                then.
+                optimizer has stepped, or weights do not fit the masks. When an update is due, the error is also raised
+                if the method needs gradients and there are none, or if a link's weight is infinite or NaN. Nothing is
+                changed then.
         """
         guard, progress = self._guard, self.progress
         guard.check_attached(self.update_due)
@@ -338,7 +339,7 @@ class Sparsifier:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to continue bit for bit, together with the model's and the optimizer's states.
 
-        "masks" has a Boolean mask by the name of each weight. If a layer stores only its links, its mask is
+        "masks" maps the name of each weight to its Boolean mask. If a layer stores only its links, its mask is
         {"bits", "shape"} instead (:func:`chts_core.engine.progress.to_state`). Raises the same errors as
         :meth:`density`.
         """
@@ -380,7 +381,7 @@ class Sparsifier:
         self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:
-        """The settings that a run and the run it continues must share."""
+        """The settings that must be the same in a run and in the run that it continues."""
         budget = self.progress.budget
         return {
             "method": repr(self.method),

@@ -62,7 +62,7 @@ def receptive_field(
     Args:
         r: randomness in [0, 1].
         degree: "fixed": all outputs have the same degree (within 1). "uniform": degrees spread evenly over a range that
-            is symmetric about their mean. The range is as wide as possible with each receptive field at least as wide
+            is symmetric about their mean. The range is as wide as it can be if each receptive field is at least as wide
             as the step between centres. A 1-D integer tensor: the degree of each output. No degree exceeds the number
             of inputs, and the degrees add up to the number of links.
     """
@@ -98,7 +98,7 @@ def small_world(
     1. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
     larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
     remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
-    degrees. A link may return to its old place. The model for one side forbids this. Here, such a ban would bias β = 1
+    degrees. A link may return to its old place. The one-sided model forbids this. Here, such a ban would bias β = 1
     in dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
@@ -131,7 +131,7 @@ def scale_free(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite scale-free network (BSF): Barabási–Albert growth, then every link within a side moves across.
+    """Bipartite scale-free network (BSF): Barabási–Albert growth; then each link within a side moves one end across.
 
     1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
        nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is
@@ -155,7 +155,7 @@ def scale_free(
     if links == 0:
         return mask.to(device or where)
 
-    # The outputs are numbered first. Each node is in `ends` once per link, so a uniform draw from it is a draw by
+    # The outputs are numbered first. Each node is in `ends` once per link, so a uniform draw from `ends` is a draw by
     # degree.
     newer, older = _barabasi_albert(out_features, in_features, links, generator)
     ends = torch.cat([newer, older])
@@ -181,12 +181,11 @@ def scale_free(
 def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A network with the output degrees of `mask`, in which all inputs have the same number of links (within 1).
 
-    Use it for the first layer of a scale-free network. In such a network, chance decides which inputs are hubs, so
-    some pixels would count far more than others. One output after the other takes as many inputs as it has links. It
-    takes the inputs with the fewest links so far, and breaks ties at random. The result has the shape of `mask`, on the
-    generator's device.
-    (Paper, Appendix E. In the first published code, `rewire_connections`, each output draws from all inputs, so inputs
-    are equal only on average.)
+    Use this function for the first layer of a scale-free network. In such a network, chance decides which inputs are
+    hubs, so some pixels would count far more than others. The outputs choose their inputs one after the other. An
+    output takes as many inputs as it has links: the inputs with the fewest links so far. Ties are broken at random. The
+    result has the shape of `mask`, on the generator's device. (Paper, Appendix E. In the first published code,
+    `rewire_connections`, each output draws from all inputs, so inputs are equal only on average.)
     """
     check_mask(mask)
     check_generator(generator)
@@ -200,7 +199,7 @@ def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torch.Generator) -> Tensor:
-    """The second of two layers with its inputs permuted, so that hubs of one layer are hubs of the next.
+    """The second of two layers, with its inputs permuted so that hubs of the first layer are also hubs of the second.
 
     The input with the most links goes to the neuron with the most links in `before`, and so on; ties are broken at
     random. If `soft` is true, the order of the inputs is drawn without replacement, with p ∝ links, and inputs without
@@ -266,11 +265,11 @@ def _barabasi_albert(
 class Correlation:
     """Pearson correlation of the features of a data set, in one pass over its batches.
 
-    It keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products of
-    deviations from the mean). The co-moments are features² float64 numbers, 75 MB for the 3072 features of CIFAR10, on
-    the device of the first batch. The class computes deviations within each batch and merges the batches (Chan, Golub
-    and LeVeque 1979), so a large mean costs no precision. The class subtracts the first sample, so a constant feature
-    has a variance of exactly 0.
+    The class keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products
+    of deviations from the mean). The co-moments are features² float64 numbers, 75 MB for the 3072 features of CIFAR10,
+    on the device of the first batch. The class computes deviations within each batch and merges the batches (Chan,
+    Golub and LeVeque 1979), so a large mean costs no precision. The class subtracts the first sample, so a constant
+    feature has a variance of exactly 0.
 
         correlation = Correlation()
         for images, _ in loader:
@@ -321,12 +320,12 @@ class Correlation:
     def matrix(self) -> Tensor:
         """|r| of every pair of features: symmetric float64 (features, features), in [0, 1].
 
-        It is 0 on the diagonal and for pairs with a constant feature. Raises a ValueError before the first sample.
+        |r| is 0 on the diagonal and for pairs with a constant feature. Raises a ValueError if no sample was added yet.
         """
         if self._first is None:
             raise ValueError("no batch was added; call update(batch) before matrix().")
         deviation = self._comoments.diagonal().sqrt()
-        # Divide by one deviation at a time: the product of two small ones could underflow.
+        # Divide by one deviation at a time: the product of two small deviations could underflow.
         r = (self._comoments / deviation / deviation[:, None]).abs().nan_to_num(nan=0.0).clamp(max=1)
         # A matrix product may not be symmetric to the last digit, but equal correlations must tie.
         return ((r + r.T) / 2).fill_diagonal_(0)
@@ -344,11 +343,11 @@ def correlated(
     """Correlated sparse topological initialisation (CSTI): the links between the most correlated input features.
 
     `correlation` is |r| of the input features, a square matrix of finite numbers >= 0, from :meth:`Correlation.matrix`.
-    Node i of either side stands for feature i mod features: the matrix is tiled to cover the layer (2×2 for twice the
-    width) and cropped where the layer ends. The links with the highest |r| exist. Ties, for example between copies in
-    different tiles, are broken at random. Links with r = 0 come last. (Paper, baselines; Zhang et al., "Epitopological
-    learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse advantage in deep
-    learning", ICLR 2024.)
+    Node i of either side stands for feature i mod (number of features): the matrix is tiled to cover the layer (2×2 for
+    twice the width) and cropped where the layer ends. The links with the highest |r| exist. Ties, for example between
+    copies in different tiles, are broken at random. Links with r = 0 come last. (Paper, baselines; Zhang et al.,
+    "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse
+    advantage in deep learning", ICLR 2024.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)

@@ -24,9 +24,9 @@ from chts_core.schedules import Timeline
 class Evolved:
     """The links after an update; the model has not changed yet.
 
-    before, returned: by part, the number of links before the update, and the number of links that it both removes and
-        regrows.
-    survivors, regrown: by part, the links that the removal leaves, and the regrown links.
+    before, returned: by part, the number of links before the update, and the number of links that the update both
+        removes and regrows.
+    survivors, regrown: by part, the links that remain after the removal, and the regrown links.
     seconds: the time spent on each part; empty if no link changes.
     past_weights: the weights of all links that were ever removed.
     skipped: the parts that did not change.
@@ -69,7 +69,7 @@ class TopologyUpdate:
         3. If the method percolates, percolation removes the links that are now incomplete.
         4. Regrowth brings each part back to its number of links.
 
-        Only the random generators change. An exception, including Ctrl-C, restores them.
+        Only the random generators change. An exception, including Ctrl-C, restores their states.
         """
         states = {name: generator.get_state() for name, generator in self._progress.generators.items()}
         try:
@@ -220,7 +220,7 @@ class TopologyUpdate:
 
     @property
     def _skipped(self) -> set[str]:
-        """The parts that an update skips: their weight does not train, or they have stopped early."""
+        """The parts that an update skips: their weight is not trained, or they have stopped early."""
         parts, stopped = self._network.parts, self._progress.stopped
         untrained = {name for name in parts if self._network.is_frozen(name)}
         evolving = {name for name, part in parts.items() if part.parameter in self._network.sparse} - untrained

@@ -231,7 +231,7 @@ def test_a_warmup_that_cannot_be_is_refused(steps: int) -> None:
 
 def test_the_state_of_another_warmup_is_refused() -> None:
     state = Run("set", 2, "masked").warmup.state_dict()
-    with pytest.raises(ValueError, match="a link_warmup of 2 steps but this one has 3"):
+    with pytest.raises(ValueError, match="a link_warmup of 2 steps but this LinkWarmup has 3"):
         Run("set", 3, "masked").warmup.load_state_dict(state)
 
 

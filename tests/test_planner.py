@@ -198,7 +198,7 @@ def test_advice_names_windows_of_the_same_cost() -> None:
 
 def test_advice_on_an_update_at_the_very_end() -> None:
     (advice,) = chts.plan(mlp(8, 8, 8), TURNING_TO_THE_END, 0.5, total_steps=25, update_every=10).advice
-    assert advice == "The last update comes 5 steps before the end, so its regrown links hardly train."
+    assert advice == "The last update comes 5 steps before the end, so its regrown links are hardly trained."
     assert chts.plan(mlp(8, 8, 8), TURNING_TO_THE_END, 0.5, total_steps=25, update_every=5).advice
     assert not chts.plan(mlp(8, 8, 8), "rigl", 0.5, total_steps=25, update_every=5).advice
     half = replace(METHODS["rigl"], turnover=Turnover(zeta=0.3, stop=0.5))

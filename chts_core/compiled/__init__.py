@@ -1,1 +1,1 @@
-"""Fast versions of functions of the core: loops that Numba compiles, and NumPy code. Nothing here defines a method."""
+"""Fast versions of functions of the core: loops that Numba compiles, and NumPy code. No method is defined here."""

@@ -29,16 +29,16 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     The compiled function takes tensors, and runs on as many threads as torch, or on the given `threads`. With more than
     one thread, only one caller runs at a time.
 
-    With one thread, it runs an ordinary loop. Numba's own parallel loops start within microseconds, but starting their
-    threads changes torch's number of threads, wakes threads that spin on a busy machine, and makes a fork unsafe. The
-    ordinary loop also runs in a forked process, and in a process in which Numba finds no threading layer. Both loops
-    give the same results, bit for bit.
+    With one thread, the compiled function runs an ordinary loop. Numba's own parallel loops start within microseconds,
+    but starting their threads changes torch's number of threads, wakes threads that spin on a busy machine, and makes a
+    fork unsafe. The ordinary loop also runs in a forked process, and in a process in which Numba finds no threading
+    layer. Both loops give the same results, bit for bit.
 
     Sums may be reordered, so that they can use whole vector registers.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
-    # Numba finds cached code by name and source, whatever the options. Under one name, the first compiled loop would
-    # serve both.
+    # Numba finds cached code by name and source, and ignores the options. Under one name, both loops would use the code
+    # that was compiled first.
     twin = FunctionType(function.__code__, function.__globals__)
     twin.__qualname__ = f"{function.__qualname__}_in_parallel"
     serial, parallel = _cached(function, **options), _cached(twin, parallel=True, **options)
@@ -131,7 +131,10 @@ def next_random(state: Any) -> Any:  # pragma: no cover (compiled)
 
 @compiled
 def random_below(state: Any, end: int) -> Any:  # pragma: no cover (compiled)
-    """An exactly uniform integer in [0, end). Draws from an incomplete last run of `end` numbers are repeated."""
+    """An exactly uniform integer in [0, end).
+
+    The 2^64 possible draws are divided into runs of `end` numbers. A draw from an incomplete last run is repeated.
+    """
     size = np.uint64(end)
     complete = np.uint64(0) - (np.uint64(0) - size) % size  # 2^64 - (2^64 mod end), where 0 stands for 2^64
     z = next_random(state)

@@ -9,7 +9,7 @@ from chts_core.compiled.jit import compiled
 
 @compiled
 def mark_shared(values: Any, others: Any, shared: Any) -> None:  # pragma: no cover (compiled)
-    """Mark in `shared`, Boolean (values,), which values are among the others. Both lists are in ascending order."""
+    """Mark in `shared`, Boolean (values,), which `values` are also in `others`. Both lists are in ascending order."""
     at = 0
     for i in range(len(values)):
         while at < len(others) and others[at] < values[i]:
@@ -25,6 +25,6 @@ def has(bits: Any, place: int) -> Any:  # pragma: no cover (compiled)
 
 @compiled
 def set_bits(bits: Any, places: Any) -> None:  # pragma: no cover (compiled)
-    """Set the bits at these places; see :func:`has`."""
+    """Set the bits at the given places; see :func:`has`."""
     for place in places:
         bits[place >> 3] |= np.uint8(128 >> (place & 7))

@@ -1,4 +1,4 @@
-"""Masks and lists of links. A list has the positions of the links in the flattened mask, int64 in ascending order.
+"""Masks and lists of links. A list contains the positions of the links in the flattened mask, int64 in ascending order.
 
 On a CPU, NumPy is 5 to 50 times as fast as torch for Boolean tensors.
 """
@@ -23,16 +23,16 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def mask_of(links: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The mask that is True at these positions."""
+    """The mask that is True at the given positions."""
     mask = torch.zeros(shape, dtype=torch.bool, device=links.device)
     mask.view(-1)[links] = True
     return mask
 
 
 class LinkLists(MutableMapping[str, Tensor]):
-    """Lists of links by name. Long lists are kept as masks.
+    """Lists of links by name. Long lists are stored as masks.
 
-    A mask takes a byte per possible link. A list takes 8 bytes per link.
+    A mask needs one byte per possible link. A list needs 8 bytes per link.
 
     Args:
         shapes: (out_features, in_features) of the masks, by name.
@@ -64,12 +64,12 @@ class LinkLists(MutableMapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all lists take."""
+        """Number of bytes that all lists need together."""
         return sum(kept.nbytes for kept in self._kept.values())
 
 
 def among(values: Tensor, others: Tensor) -> Tensor:
-    """Which of the values are among the others. Both lists are int64 in ascending order."""
+    """For each of the `values`, whether it is also in `others`. Both lists are int64 in ascending order."""
     if values.device.type == "cpu":
         from chts_core.compiled.lists import mark_shared  # Numba takes about a second to import
 

@@ -1,7 +1,7 @@
 """The compiled loops of the initial networks, in a separate file so that Numba is imported only where they are used.
 
-Random numbers come from SplitMix64, as a function of a seed and a counter: each row has its own seed, so that threads
-can share the rows in any way, and a number can be computed again when needed.
+Random numbers come from SplitMix64, as a function of a seed and a counter. Each row has its own seed. Therefore,
+threads can share the rows in any way, and a number can be computed again when it is needed.
 """
 
 import math
@@ -22,15 +22,15 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
 
 
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
-    """Compute what :func:`race` must know about the time at which the last link of a row arrives.
+    """Compute, for :func:`race`, the window of time in which the last link of each row probably arrives.
 
     This function uses NumPy, because torch's threads, which wait for more work, would take cores from the threads of
     the loop.
 
     Returns:
-        The window of each row; degrees with the same integer square root share a window. For each window, two values of
-        ln t, float64 (windows, 2). The bounds of the random integers that mean an arrival by these times, int64
-        (windows, 2, columns).
+        The index of each row's window; rows whose degrees have the same integer square root share a window. The two
+        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, the bound below which
+        a random integer means an arrival by this time, int64 (windows, 2, columns).
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)
@@ -70,7 +70,7 @@ def _arrived(times: Any, logs: Any) -> Any:
 
 @compiled
 def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma: no cover (compiled)
-    """ln t of the time t at which a column arrives, from its random integer and its distance."""
+    """ln t for the time t at which a column arrives, computed from its random integer and its distance."""
     uniform = (number + 0.5) * _UNIT
     return math.log(-math.log1p(-uniform)) + exponent * math.log1p(distance)
 
@@ -79,7 +79,7 @@ def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma:
 def _set_links(  # pragma: no cover (compiled)
     row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
 ) -> None:
-    """Link a row to its columns with verdict 2, and to the first `needed` of `num` contenders to arrive.
+    """Link a row to its columns with verdict 2, and to those `needed` of the `num` contenders that arrive first.
 
     Columns are counted from `start` on, around the ring. `last` is the time at which the last contender arrives.
     """
@@ -93,7 +93,7 @@ def _set_links(  # pragma: no cover (compiled)
             row[(start + contenders[place]) % columns] = True
             needed -= 1
     for place in range(num):
-        if arrivals[place] == last and needed > 0:  # one, unless rounding makes several equal
+        if arrivals[place] == last and needed > 0:  # one contender, unless rounding makes several equal
             row[(start + contenders[place]) % columns] = True
             needed -= 1
 
@@ -114,10 +114,10 @@ def race(  # pragma: no cover (compiled)
     """Link row i to the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
-    is exponentially distributed. Few columns need the logarithms. For w = windows[i], the last of the row's links
-    probably arrives while ln t is between times[w, 0] and times[w, 1]. A column with a random integer below in_by[w, 0]
-    arrives by times[w, 0]. A column with an integer of at least in_by[w, 1] does not arrive before times[w, 1]. Exact
-    times are computed for the columns in between, or for all columns if the last arrival is not between the two times.
+    is exponentially distributed. Only a few columns need the logarithms. For w = windows[i], the last of the row's
+    links probably arrives while ln t is between times[w, 0] and times[w, 1]. A column with a random integer below
+    in_by[w, 0] arrives by times[w, 0]. A column with at least in_by[w, 1] does not arrive before times[w, 1].
+    Exact times are computed for the columns in between, or for all columns if the last arrival is outside this window.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
@@ -131,7 +131,7 @@ def race(  # pragma: no cover (compiled)
         start = math.ceil(centres[i])
         beyond = start - centres[i]
         soon, late = in_by[windows[i], 0], in_by[windows[i], 1]
-        for step in range(columns):  # without a branch, so that processors do several at once
+        for step in range(columns):  # without a branch, so that a processor handles several columns at once
             number = _random(seed, step)
             verdicts[step] = np.uint8(number < soon[step]) + np.uint8(number < late[step])
 

@@ -21,7 +21,7 @@ def multiply(  # pragma: no cover (compiled)
     """y = W x + bias for a compressed sparse W (out, in), x (in, samples) and y (out, samples).
 
     Args:
-        threads: how many threads share the rows, evenly by their links.
+        threads: how many threads share the rows; each gets about the same number of links.
         start, columns: row i has its links in columns[start[i] : start[i + 1]].
         values: a value for each link; if an `order` is given, link k has values[order[k]].
         order: int32, or None.
@@ -110,7 +110,7 @@ def multiply_at_links(  # pragma: no cover (compiled)
 
 @compiled_twice
 def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
-    """y = xᵀ, both contiguous; torch would use only one thread."""
+    """y = xᵀ, both contiguous. torch would use only one thread for this."""
     rows, columns = x.shape
     strips = (columns + _STRIP - 1) // _STRIP
     for share in prange(threads):
@@ -134,7 +134,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
 
 @compiled
 def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Zero the integers of a 2-D array where a mask has no link. A NaN becomes zero too, because zero bits are 0.0."""
+    """Zero the integers of a 2-D array where a mask has no link. A NaN also becomes zero: the bits of 0.0 are zeros."""
     for i in range(array.shape[0]):
         for j in range(array.shape[1]):
             array[i, j] = array[i, j] if mask[i, j] else 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """:func:`chts_core.row_links.race` in compiled code, on a CPU.
+    """Do what :func:`chts_core.row_links.race` does, in compiled code on a CPU.
 
     The result is the same, bit for bit, for any number of threads.
     """
@@ -19,7 +19,7 @@ def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, genera
 
 
 def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
-    """:func:`chts_core.row_links.fill` in compiled code, on a CPU.
+    """Do what :func:`chts_core.row_links.fill` does, in compiled code on a CPU.
 
     The result is the same, bit for bit, for any number of threads.
     """

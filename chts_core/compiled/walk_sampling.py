@@ -8,11 +8,11 @@ of a missing link u–v. But d_z - P_zu is the number of inputs of z that u lack
 
     a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
 
-gives u–v with p ∝ S_uv. The other side works in the same way. P_zu counts the wedges z – x – u (paths of two links), so
-integers are enough to draw pairs. Each draw takes a wedge or a pair that shares an input, all equally likely. Pairs
-that share an input are found among the wedges, where only one wedge per pair counts, or among all pairs, whichever are
-fewer. A link that was drawn before is left out, so the draws are without replacement. This needs no score, no matrix
-product and no rounding.
+gives u–v with p ∝ S_uv. The second sum, over the inputs, works in the same way. P_zu counts the wedges z – x – u (paths
+of two links), so integers are enough to draw pairs. Each draw takes a wedge, or a pair that shares an input; all wedges
+and all such pairs are equally likely. To find a pair that shares an input, the code draws from the wedges, of which
+only one per pair counts, or from all pairs, whichever are fewer. A link that was drawn before is skipped, so the draws
+are without replacement. This method needs no score, no matrix product and no rounding.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from chts_core.compiled.masks import ends, mask_of, positions
 
-# The number of walks per wanted link after which the other links are drawn from the scores. Up to here, the walks take
-# about as much work as the scores.
+# After this number of walks per wanted link, the links that were not found yet are drawn from the scores. This number
+# of walks takes about as much work as the scores.
 _WALKS_PER_LINK = 16
 _WALKS_AT_LEAST = 256
 _FEWEST_WALKS = 64  # in a round
@@ -59,7 +59,7 @@ def _num_pairs(shape: tuple[int, int]) -> int:
 
 
 def _running_wedges(start: Tensor) -> Tensor:
-    """Running sum, from 0, of the ordered pairs of different nodes that each node joins.
+    """Running sum, from 0, of the number of ordered pairs of different nodes that each node joins.
 
     The links of each node begin at `start`.
     """
@@ -70,7 +70,7 @@ def _running_wedges(start: Tensor) -> Tensor:
 def walk_compiled(
     links: Tensor, shape: tuple[int, int], num_links: int, inside: bool, generator: torch.Generator
 ) -> Tensor:
-    """Draw up to `num_links` missing links by walks, on a CPU.
+    """Draw up to `num_links` missing links with random walks, on a CPU.
 
     Args:
         links: positions in the flattened mask, int64 in ascending order.
@@ -118,9 +118,9 @@ def walk_batched(
 ) -> Tensor:
     """Like :func:`walk_compiled`, but with all walks of a round at the same time, on any device.
 
-    A matrix product first counts how many neighbours each pair of nodes shares, so no walk needs a second try. It ends
-    at any of the d_z neighbours of z, and counts with p ∝ d_z / (d_z - P_zu) if u lacks that neighbour. The device does
-    not have to wait during a round.
+    A matrix product first counts how many neighbours each pair of nodes shares, so no walk needs a second try. A walk
+    ends at any of the d_z neighbours of z. If u lacks this neighbour, the walk counts with p ∝ d_z / (d_z - P_zu). The
+    device does not have to wait during a round.
     """
     device, (rows, columns), mask = links.device, shape, mask_of(links, shape)
     by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]
@@ -137,7 +137,7 @@ def walk_batched(
     shared_by_pair = torch.cat([count.flatten() for count in shared])
 
     def below(end: Tensor | int, count: int) -> Tensor:
-        # The remainder of 62 bits favours no number by more than one part in 2^62 / end.
+        # The remainder of 62 random bits favours no number by more than one part in 2^62 / end.
         return torch.randint(2**62, (count,), generator=generator, device=device) % end
 
     def propose(walks: int, left: int) -> int:
@@ -176,19 +176,19 @@ def walk_batched(
 
 
 def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of different numbers up to `others` that has the index `choice` < others · (others + 1)."""
+    """The pair of different numbers in [0, others] with the index `choice`, which is below others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
 
 def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
-    """d_z / (d_z - P_zu) in float64; 0 if a pair shares nothing or u lacks nothing."""
+    """d_z / (d_z - P_zu) in float64; 0 if z and u share no neighbour, or if u lacks none of z's neighbours."""
     degree, common = degree.double(), common.double()
     return torch.where((common > 0) & (common < degree), degree / (degree - common).clamp(min=1), 0)
 
 
 def _greatest_odds(shared: list[Tensor]) -> Tensor:
-    """An upper bound of `_lacking_odds`, from the number of nodes that every two nodes of a side share; float64 ()."""
+    """An upper bound of `_lacking_odds`, from the number of neighbours that each pair of nodes shares; float64 ()."""
     parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
     # With 2^14 neighbours, rounding to float32 could hide a thousandth of the odds.
     return 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())

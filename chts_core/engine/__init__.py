@@ -1,4 +1,4 @@
-"""How a method attaches to a model. Nothing here is needed to understand a method.
+"""The code that attaches a method to a model. You can understand the methods without reading this code.
 
 - `kinds`, `layers`, `forward`, `tracing`, `graph`, `coverage`: which layers of a model are sparse, and which feed each
   other.

@@ -1,4 +1,4 @@
-"""Attention and feed-forward blocks that are known by their type or by the names of their projections."""
+"""Find attention and feed-forward blocks by their type or by the names of their projections."""
 
 import inspect
 import operator
@@ -107,7 +107,7 @@ _MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
 
 @dataclass
 class Blocks:
-    """The blocks that are known by their type or by the names of their parts.
+    """The blocks that were found by their type or by the names of their parts.
 
     chains, pairs: as in a :class:`LayerGraph`.
     attentions: the attention blocks, by the path of their module.
@@ -137,7 +137,7 @@ class Blocks:
 
 
 def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
-    """The known blocks of a model, and how they connect its layers."""
+    """Find the blocks of a model that have a known type or known names, and how they connect its layers."""
     blocks = Blocks()
     chains = blocks.chains
     shapes = {name: layer.shape for name, layer in all_layers(model).items()}
@@ -219,7 +219,7 @@ def _roles(
 def _attention(
     model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
 ) -> tuple[Attention | None, list[str | None]]:
-    """An attention block with LLaMA's names, and the layers that must not lose links when other layers do.
+    """An attention block with LLaMA's names, and the layers that must keep their links when other layers lose links.
 
     Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
     rotated in unknown planes, a neuron without its partner still has an effect.
@@ -248,7 +248,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether rotary positions mix neurons j and j + head_dim/2 of an attention block; None if they mix others."""
+    """Whether rotary positions of attention mix neurons j and j + head_dim/2; None if they mix other neurons."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):

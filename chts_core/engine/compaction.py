@@ -1,4 +1,4 @@
-"""A smaller model with the same outputs, without its inactive hidden neurons."""
+"""Make a smaller copy of a model, without its inactive hidden neurons and with the same outputs."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -16,22 +16,22 @@ from chts_core.percolation import LayerGraph
 
 
 def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *args: Any, **kwargs: Any) -> nn.Module:
-    """A copy of the model without its inactive hidden neurons. In evaluation mode, its outputs are the same.
+    """A copy of the model without its inactive hidden neurons. In evaluation mode, both models have the same outputs.
 
     A hidden neuron is dropped if no output depends on it. A neuron that depends on no input always sends the same value
     (its bias, through the activation). This value is taken from an example and added to the biases of the layer that
     the neuron feeds. Neurons between linear layers are dropped, in multilayer perceptrons and in the feed-forward
-    blocks of Transformers. Neurons inside an attention block stay, because all its heads have one width. Neurons
-    between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
+    blocks of Transformers. Neurons inside an attention block stay, because all its heads must have the same width.
+    Neurons between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
 
     Args:
         model: the model, which does not change.
         masks: the masks, by layer name; weights of absent links are zero. A layer without a mask is dense.
-        graph: names the layers that feed each other, sparse or dense.
+        graph: says which layers, sparse or dense, feed each other.
         args, kwargs: an example input of the model.
 
     The outputs of the copy on the example are compared with the outputs of the model. This shows whether anything else,
-    such as a hook, changes the neurons on their way.
+    such as a hook, changes the values of neurons between two layers.
 
     Returns:
         The copy, in evaluation mode. Its smaller layers are still `nn.Linear`; a batch norm with no features left
@@ -119,12 +119,12 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
 
 
 def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
-    """The share of the largest output that rounding may change: a few hundred units of the last bit of float32."""
+    """The error that rounding may cause, relative to the largest output: a few hundred units of float32's last bit."""
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *outputs) if tensor.is_floating_point()}
     devices = {tensor.device.type for tensor in (*model.parameters(), *outputs)}
     dtypes |= {torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
     if "cuda" in devices and torch.get_float32_matmul_precision() != "highest":
-        dtypes.add(torch.float16)  # as many bits as TF32
+        dtypes.add(torch.float16)  # its significand has as many bits as TF32's
     return float(max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0) ** (2 / 3))
 
 
@@ -133,10 +133,11 @@ def _junctions(
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The links of all layers between which neurons may be dropped, and the layers that feed each of them.
 
-    If one factor of a product is dense, the graph does not name it, but it loses the same neurons as the other factor.
+    If one factor of a product is dense, the graph does not name this factor, but it loses the same neurons as the other
+    factor.
     """
     feeders: dict[str, list[str]] = {}
-    # Layers packed into an attention block are not modules, and stay.
+    # Layers that are packed into an attention block are not modules, so they stay as they are.
     linear = {f"{path}.weight" if path else "weight" for path, m in model.named_modules() if isinstance(m, nn.Linear)}
     for chain in graph.chains:
         for before, after in pairwise(chain):
@@ -155,7 +156,7 @@ def _junctions(
 
 @dataclass
 class _Seen:
-    """The results of an example, by layer name.
+    """The values that were recorded while the example ran, by layer name.
 
     outputs, inputs: the values that leave and reach a layer, (samples, neurons).
     norms: names of the batch norms between a layer and the layers that feed it.
@@ -167,7 +168,7 @@ class _Seen:
 
 
 def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **kwargs: Any) -> _Seen:
-    """Run the example and look at all junctions."""
+    """Run the example and record the values at all junctions."""
     seen = _Seen()
     normed: dict[str, Tensor] = {}
 
@@ -183,7 +184,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
         def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             value: Tensor = given[0] if given else named["input"]
             seen.inputs[name] = value.detach().reshape(-1, value.shape[-1])
-            # A norm is on the way if this value depends on the norm's output.
+            # A norm is between the two layers if this value depends on the norm's output.
             ways = {norm: output for norm, output in normed.items() if output.requires_grad and value.requires_grad}
             slopes = (
                 torch.autograd.grad(value.sum(), list(ways.values()), retain_graph=True, allow_unused=True)
@@ -221,7 +222,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
 
 
 def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[str]], seen: _Seen) -> dict[str, Tensor]:
-    """For each layer that others feed, which of its inputs depend on no input of the model; Boolean (in_features,)."""
+    """For each layer that other layers feed: which inputs do not depend on the model's input; Boolean, 1-D."""
     constant: dict[str, Tensor] = {}
 
     def outputs_of(layer: str) -> Tensor:
@@ -232,8 +233,8 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
         if layer not in constant:
             fixed = torch.stack([outputs_of(before) for before in feeders[layer]])
             nonzero = torch.stack([(seen.outputs[before] != 0).any(dim=0) for before in feeders[layer]])
-            # If factors are multiplied, one factor that is always 0 is enough, if its activation keeps the 0. This
-            # shows where the product is 0 although all other factors are not.
+            # If factors are multiplied, the product is always 0 if one factor is always 0 and the activation of this
+            # factor keeps the 0. The example shows that it does if the product is 0 although all other factors are not.
             silent = (fixed & ~nonzero).any(dim=0) & (seen.inputs[layer] == 0).all(dim=0)
             shown = nonzero.sum(dim=0) == len(nonzero) - 1
             constant[layer] = fixed.all(dim=0) | (silent & shown)
@@ -247,7 +248,7 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
 def _useful_neurons(
     links: Mapping[str, Tensor], feeders: Mapping[str, list[str]], constant: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """For each layer that others feed, which of its inputs vary and have a link to a neuron that stays; Boolean."""
+    """For each layer that other layers feed: which inputs vary and have a link to a neuron that stays; Boolean."""
     fed_by = {before: after for after, befores in feeders.items() for before in befores}
     useful: dict[str, Tensor] = {}
 
@@ -281,7 +282,7 @@ def _keep_outputs(layer: nn.Linear, keep: Tensor) -> None:
 
 def _keep_features(model: nn.Module, name: str, keep: Tensor) -> None:
     if not bool(keep.any()):
-        model.set_submodule(name, nn.Identity())  # batch norm takes no empty input
+        model.set_submodule(name, nn.Identity())  # a batch norm does not accept an empty input
         return
     norm = model.get_submodule(name)
     assert isinstance(norm, nn.BatchNorm1d)

@@ -10,9 +10,9 @@ from chts_core.checks import warn
 from chts_core.engine.kinds import matrices
 from chts_core.engine.layers import EXCLUDED, NOT_INCLUDED, OF_OUTPUTS, Chosen
 
-# The Sparsifier warns if the sparse layers hold less than this share.
+# The Sparsifier warns if the sparse layers contain less than this share of the elements.
 _LITTLE = 0.5
-# Matrices that stay dense for these reasons surprise nobody, so they do not count for the warning.
+# Users expect that matrices stay dense for these reasons, so the warning does not count these matrices.
 _EXPECTED = (EXCLUDED, NOT_INCLUDED, OF_OUTPUTS)
 
 
@@ -20,9 +20,9 @@ _EXPECTED = (EXCLUDED, NOT_INCLUDED, OF_OUTPUTS)
 class Coverage:
     """The matrices of a model: its parameters of two dimensions or more, without embeddings and biases.
 
-    sparse: elements of the sparse layers.
-    total: elements of all matrices.
-    dense: by name, the elements of the matrices that train but stay dense, and the reason.
+    sparse: number of elements of the sparse layers.
+    total: number of elements of all matrices.
+    dense: for each matrix that is trained but stays dense, by name: its number of elements, and the reason.
     """
 
     sparse: int
@@ -37,7 +37,7 @@ class Coverage:
     def warn_if_small(self) -> None:
         """Warn if less than half of the model is in sparse layers.
 
-        Output layers do not count, and neither does what is frozen or left out by name.
+        The warning ignores output layers, frozen layers, and layers that the user has left out by name.
         """
         dense = sum(size for size, why in self.dense.values() if why not in _EXPECTED)
         if self.sparse < _LITTLE * (self.sparse + dense):
@@ -66,8 +66,8 @@ def coverage(model: nn.Module, chosen: Chosen) -> Coverage:
     """The share of a model that is in its sparse layers.
 
     Args:
-        model: with dense weights; call this before `execution="csr"` converts the layers.
-        chosen: the sparse layers, and why the others stay dense.
+        model: a model with dense weights; call this function before `execution="csr"` converts the layers.
+        chosen: the sparse layers, and the reasons why the other layers stay dense.
     """
     sizes = {name: matrix.numel() for name, matrix in matrices(model).items()}
     return Coverage(

@@ -35,9 +35,9 @@ class Ranks:
         self.size = 1 if group is None else dist.get_world_size(group)
 
     def owners(self, costs: Mapping[str, int]) -> dict[str, int]:
-        """The rank of each piece of work, so that all ranks have about the same amount of work.
+        """Assign each piece of work to a rank, so that all ranks have about the same amount of work.
 
-        The largest pieces come first. Each goes to the rank that has the least work so far.
+        The largest pieces are assigned first, each to the rank with the least work so far.
         """
         loads = [0] * self.size
         owners = {}
@@ -57,7 +57,7 @@ class Ranks:
         """
         if self.size == 1:
             return
-        # The sign bit stays free: torch has no unsigned integers of 64 bits to send.
+        # The sign bit stays 0, because torch cannot send unsigned integers of 64 bits.
         digests = [
             int.from_bytes(hashlib.blake2b(own.cpu().numpy().tobytes(), digest_size=8).digest(), "big") >> 1
             for own in links.values()
@@ -121,7 +121,7 @@ class Ranks:
         return total.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of each rank, by rank; it may be anything that can be pickled."""
+        """The values of all ranks, in the order of the ranks; a value may be anything that can be pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -133,7 +133,7 @@ class Ranks:
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     """The ranks that train a model together.
 
-    If a group is given, they are the ranks of this group. Without a group, a model with `DistributedDataParallel` or
+    If a group is given, these are all ranks of this group. Without a group, a model with `DistributedDataParallel` or
     `fully_shard` has the ranks of its own group, and any other model has all ranks.
     """
     weight = next(model.parameters())

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws on as many threads as torch has, and keeps a seed, not a mask.
+    """`nn.Dropout` that draws on as many threads as torch has, and stores a seed instead of a mask.
 
     On most processors, torch draws on one thread. This takes a quarter of a training step of a sparse Transformer, and
-    the dropped elements depend on the maker of the processor. With this class, they depend only on the seed
+    the dropped elements depend on the manufacturer of the processor. With this class, they depend only on the seed
     (:mod:`chts_core.compiled.dropout`). An element is dropped with a probability within 2^-33 of `p`.
 
     On other devices, and if torch traces or transforms the model, it works like `nn.Dropout`.
@@ -41,7 +41,7 @@ class Dropout(nn.Dropout):
 
 
 class _Drop(torch.autograd.Function):
-    """The gradient passes where the input has passed, because the same seed drops the same elements."""
+    """The dropout operation. Its gradient passes where the input has passed: the same seed drops the same elements."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, key: Tensor) -> Tensor:

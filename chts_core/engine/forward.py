@@ -21,7 +21,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether a module is an `nn.Conv1d`, `nn.ConvTranspose2d` or the like."""
+    """Whether a module is a convolution or a transposed convolution, such as `nn.Conv1d` or `nn.ConvTranspose2d`."""
     return isinstance(module, nn.modules.conv._ConvNd)
 
 
@@ -41,7 +41,7 @@ class _Proxy(fx.Proxy):
     tracer: "Tracer"
 
     def __len__(self) -> int:
-        """The length that the tracer assumes; without one, the trace ends."""
+        """The length that the tracer assumes. If the tracer has no length, the trace fails."""
         return super().__len__() if self.tracer.length is None else self.tracer.length
 
     @property
@@ -52,12 +52,14 @@ class _Proxy(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Records the operations of a forward, including those on buffers, without running them.
+    """Records the operations of a forward, including operations on buffers, without running them.
 
     Args:
         is_closed: decides for each module whether to record only its call, without the operations inside it.
-        dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for it.
-        length: the length that all tensors claim to have. Without one, a forward that asks for it cannot be traced.
+        dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for a
+            dtype.
+        length: the length that all tensors claim to have. Without a length, a forward that asks for the length of a
+            tensor cannot be traced.
     """
 
     proxy_buffer_attributes = True
@@ -75,9 +77,9 @@ class Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def keys(self, obj: fx.Proxy) -> Any:
-        """The keywords of a proxy.
+        """The keywords of a proxy that is passed on with `**`.
 
-        A forward's `**` keywords count as one keyword that no other forward takes by name.
+        A forward's `**` keywords are reported as one keyword, with a name that no argument can have.
         """
         if obj.node.op == "placeholder" and str(obj.node.target).startswith("**"):
             return [str(obj.node.target)]
@@ -86,7 +88,7 @@ class Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """See :class:`torch.fx.Tracer`.
 
-        This also works if a wrapper passes on the arguments of the forward, as in Hugging Face's checkpointing.
+        The method also works if a wrapper passes on the arguments of the forward, as in Hugging Face's checkpointing.
         """
         taken = list(inspect.signature(root_fn).parameters.values())[1:]
         kinds = {argument.kind for argument in taken}
@@ -102,7 +104,7 @@ class Tracer(fx.Tracer):
         return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """See :class:`torch.fx.Tracer`. This also works if `fully_shard` has put its own class before torch's class."""
+        """See :class:`torch.fx.Tracer`. Also works if `fully_shard` has put its own class before torch's class."""
         if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
@@ -113,7 +115,7 @@ class Tracer(fx.Tracer):
 def has_forward_of_class(module: nn.Module) -> bool:
     """Whether an instance runs the forward of its class.
 
-    The forward may have a wrapper, for example the one that accelerate adds for mixed precision.
+    The forward may have a wrapper, for example the wrapper that accelerate adds for mixed precision.
     """
     forward = inspect.unwrap(module.forward)
     return getattr(forward, "__func__", forward) is inspect.unwrap(type(module).forward)
@@ -166,15 +168,16 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
 def output_layers(model: nn.Module) -> set[str]:
     """The linear layers and convolutions that give a model's outputs, by module name: no matrix comes after them.
 
-    A model may have several, such as one for each task. If the forward cannot be traced, the output layer is the one
-    that `get_output_embeddings` returns, as in `transformers`, or else the last one that is registered.
+    A model may have several output layers, such as one for each task. If the forward cannot be traced, the output layer
+    is the layer that `get_output_embeddings` returns (a method of models in `transformers`). Without this method, it is
+    the last layer that is registered.
     """
     with leaving_nothing_behind(model):
         return set(_ends(model, ""))
 
 
 def _ends(module: nn.Module, path: str) -> Iterator[str]:
-    """See :func:`output_layers`, for a part of a model."""
+    """The output layers of a part of a model; see :func:`output_layers`."""
     if is_linear(module) or is_convolution(module):
         yield path
         return
@@ -186,8 +189,8 @@ def _ends(module: nn.Module, path: str) -> Iterator[str]:
             yield _join(path, end)
         return
     weighted = {node: owner for node in recorded if (owner := _owner(node, modules)) is not None}
-    followed: set[fx.Node] = set()  # by a layer with a matrix
-    used: set[fx.Node] = set()  # by the outputs
+    followed: set[fx.Node] = set()  # nodes whose result goes to a layer with a matrix
+    used: set[fx.Node] = set()  # nodes whose result the outputs use
     for node in reversed(recorded):
         for user in node.users:
             if user in weighted or user in followed:

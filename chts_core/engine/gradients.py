@@ -1,4 +1,4 @@
-"""Gradients of a sparse model. Gradients of absent links are zeroed; a copy is kept if an update needs them."""
+"""Gradients of a sparse model. Gradients of absent links are zeroed, but a copy is kept if an update needs them."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -29,11 +29,11 @@ class Gradients:
     Args:
         weights: the weights, by the name of the parameter.
         collects: whether updates use the gradient of all links.
-        guard: knows whether another Sparsifier has taken over.
+        guard: knows whether another Sparsifier now controls the weights.
 
     Attributes:
-        dense: by weight, the gradient of all links, float32, summed over the backward passes of the step. It has an
-            entry only if an update that needs the gradient is due.
+        dense: by weight, the gradient of all links, float32, summed over the backward passes of the step. The
+            dictionary has an entry only if an update that needs the gradient is due.
     """
 
     def __init__(self, weights: Mapping[str, Weight], collects: bool, guard: Guard) -> None:
@@ -42,18 +42,19 @@ class Gradients:
         self._collects = collects
         self._guard = guard
         self._owner: weakref.ref[Scheduled] | None = None
-        # The gradient of a backward pass so far, with the number of the pass; and the version of `grad` it belongs to.
+        # By weight: the number of a backward pass and its gradient so far; and the version of `grad` to which the
+        # gradient in `dense` belongs.
         self._arriving: dict[str, tuple[int, Tensor]] = {}
         self._versions: dict[str, int] = {}
 
     def listen(self, names: list[str], owner: Scheduled) -> None:
-        """Watch the gradients of some weights on behalf of `owner`. This does not keep `owner` alive."""
+        """Watch the gradients of some weights on behalf of `owner`. The hooks do not keep `owner` alive."""
         self._owner = weakref.ref(owner)
         me = weakref.ref(self)
         for name in names:
             weight = self._weights[name]
             trains = weight.parameter.requires_grad
-            weight.parameter.requires_grad_(True)  # the frozen weight of a copy takes no hooks
+            weight.parameter.requires_grad_(True)  # a copy may have frozen weights, which accept no hooks
             if self._collects:
                 weight.parameter.register_hook(_hook(me, Gradients._forget_dropped, name))
             if not isinstance(weight, LinkWeight):
@@ -64,12 +65,12 @@ class Gradients:
             weight.parameter.requires_grad_(trains)
 
     def forget(self) -> None:
-        """Forget the gradients of the step."""
+        """Forget the gradients of the current step."""
         self.dense.clear()
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The gradient of all links of a weight, as the mean over the ranks, or None; a collective operation."""
+        """The mean over the ranks of the gradient of all links, or None if it was not kept; a collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
@@ -77,7 +78,7 @@ class Gradients:
         return full_from_shards(gradient, weight) if is_sharded(weight) else ranks.mean(gradient)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for a copy, which has no gradients of the step and must call `listen` again."""
+        """The state for a copy. The copy has no gradients of the step, and it must call `listen` again."""
         return {**self.__dict__, "dense": {}, "_arriving": {}, "_versions": {}, "_owner": None}
 
     def _wanted(self) -> bool:
@@ -116,8 +117,8 @@ class Gradients:
     def _arrive(self, name: str, layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
         """Sum up the gradient of all links of a layer that stores only its existing links.
 
-        The sum of one backward pass waits until the gradient of the existing links has arrived, because a gradient that
-        `torch.autograd.grad` computes never arrives.
+        The sum of one backward pass is added only when the gradient of the existing links has arrived in `grad`. A
+        gradient that `torch.autograd.grad` computes never arrives there.
         """
         if not self._guard.rules(layer.values) or not self._wanted():
             return
@@ -127,7 +128,7 @@ class Gradients:
         self._arriving[name] = backward, new if summed is None or before != backward else summed + new
 
     def _add_arrived(self, name: str, values: Tensor) -> None:
-        """Add the gradient of a backward pass for a layer that stores only its links."""
+        """Add the gradient of a finished backward pass for a layer that stores only its links."""
         if not self._guard.rules(values) or not self._wanted() or name not in self._arriving:
             return
         _, arrived = self._arriving.pop(name)
@@ -139,7 +140,7 @@ class Gradients:
 def _hook(
     gradients: "weakref.ref[Gradients]", method: Callable[[Gradients, str, Tensor], None], name: str
 ) -> Callable[[Tensor], None]:
-    """A hook of a tensor that does not keep its owner alive."""
+    """A hook for a tensor. The hook does not keep the :class:`Gradients` alive."""
 
     def hook(tensor: Tensor) -> None:
         alive = gradients()
@@ -164,8 +165,8 @@ def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guar
     """Hide the gradients from the optimizer in the step before an update, so that it skips all parameters.
 
     Args:
-        owner: knows when an update is due; it is not kept alive.
-        guard: once another Sparsifier has taken over, no step is skipped.
+        owner: knows when an update is due; the hooks do not keep it alive.
+        guard: knows whether another Sparsifier now controls the weights; if so, no step is skipped.
     """
     me = weakref.ref(owner)
     hidden: list[tuple[Tensor, Tensor | None]] = []

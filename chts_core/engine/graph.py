@@ -1,4 +1,4 @@
-"""The layer graph of a model, as far as it can be traced, and notes on the rest."""
+"""Find the layer graph of a model, as far as it can be traced, and warn about layers that cannot be traced."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from chts_core.percolation import LayerGraph
 class Found(NamedTuple):
     """The layers of a model that become sparse.
 
-    chosen: the layers, and why others stay dense.
+    chosen: the sparse layers, and why the other layers stay dense.
     parts: the networks that evolve separately, by name. They are the layers or their heads.
     graph: which layers feed each other.
     notes: warnings about the graph.
@@ -44,7 +44,7 @@ def find_layers(
 
 
 def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) -> tuple[LayerGraph, list[str]]:
-    """The layer graph of a model, and warnings about it for a user who has given no graph.
+    """The layer graph of a model, and warnings for a user who has given no graph.
 
     Percolation uses only the layers that could be traced. The other layers evolve too, but their incomplete links stay.
     If no two layers are known to feed each other, nothing percolates, and a note says so. This is not an error, because
@@ -70,14 +70,14 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
 
 
 def kind_of(name: str) -> str:
-    """The name of a layer with * for its numbers and for the gate of a recurrent layer."""
+    """The name of a layer, with * in place of its numbers and of the gate of a recurrent layer."""
     return re.sub(r":[ifgorzn]$", ":*", re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name))
 
 
 def label_of(names: list[str]) -> str:
     """The name of a layer, or one label for several layers of a kind.
 
-    Such a label has the common parts of the names, * for the rest, and the number of layers.
+    Such a label contains the parts that the names have in common, a * for each other part, and the number of layers.
     """
     if len(names) == 1:
         return names[0]

@@ -19,7 +19,7 @@ from chts_core.engine.watch import LostSteps, Watch
 from chts_core.engine.weights import MaskedWeight
 from chts_core.methods import Method
 
-# The guard of the Sparsifier that controls a weight: the last one attached.
+# For each weight, the guard of the Sparsifier that controls it: the Sparsifier that was attached last.
 _RULED_BY: MutableMapping[Tensor, "weakref.ref[Guard]"] = WeakIdKeyDictionary()
 
 # Share of a step of the optimizer that may be lost without a warning.
@@ -35,7 +35,7 @@ class Guard:
 
     Args:
         network: the sparse layers.
-        optimizer: the optimizer that trains them.
+        optimizer: the optimizer that trains the model.
         waiting: parameters that were frozen when the Sparsifier was attached, by name.
 
     Attributes:
@@ -53,7 +53,7 @@ class Guard:
         self._waiting = waiting
         self._watch = Watch(network.model, optimizer, network.weights)
         self._lost: LostSteps | None = None
-        # Whether the optimizer's hook has counted a step; the number of calls before that; the warnings so far.
+        # Whether the optimizer's hook has counted a step; the number of calls before that step; the warnings so far.
         self._counted, self._calls_before = False, 0
         self._complaints: set[str] = set()
 
@@ -61,7 +61,7 @@ class Guard:
         """Watch the optimizer from now on, and take over from an older Sparsifier.
 
         Args:
-            fresh: whether the run begins. If so, the first steps of the optimizer show how much of a step the masks
+            fresh: whether the run begins now. If so, the first steps of the optimizer show how much of a step the masks
                 undo.
         """
         for weight in self._network.weights.values():
@@ -76,11 +76,11 @@ class Guard:
         self._lost = LostSteps(self._optimizer, self._network.weights) if measured else None
 
     def settle(self) -> None:
-        """Record that everything is as it should be when a step begins."""
+        """Record, at the beginning of a step, that all weights are correct now."""
         self._watch.settle()
 
     def rules(self, parameter: Tensor) -> bool:
-        """Whether this guard's Sparsifier was the last one attached to a parameter; a copied parameter has none."""
+        """Whether this guard's Sparsifier was the last one attached to a parameter; False for a copied parameter."""
         ruled_by = _RULED_BY.get(parameter)
         return ruled_by is not None and ruled_by() is self
 
@@ -100,10 +100,10 @@ class Guard:
             )
 
     def calls_to_take_back(self, steps: int, updated_at: int) -> int:
-        """How many calls of `Sparsifier.step()` were counted by mistake. This is known at the optimizer's first step.
+        """How many calls of `Sparsifier.step()` were counted by mistake.
 
-        Calls before that step were made during gradient accumulation. They do not count, unless one of them has already
-        updated the topology.
+        This number is known at the optimizer's first step. Calls before that step were made during gradient
+        accumulation. They do not count, unless one of them has already updated the topology.
         """
         if self._counted or not self._watch.steps:
             return 0
@@ -139,7 +139,7 @@ class Guard:
             )
 
     def check_attached(self, update_due: bool) -> None:
-        """Refuse to continue if the model or the optimizer is not the one that trains."""
+        """Refuse to continue if the Sparsifier's model or optimizer is not the one in use."""
         replaced = self._watch.replaced()
         if replaced:
             raise RuntimeError(
@@ -195,14 +195,14 @@ class Guard:
             raise RuntimeError(
                 f"before the update of step {step}, links of {few(diverged)} have infinite or NaN weights: the run has "
                 "diverged. Go back to a checkpoint and lower the learning rate or clip the gradient; "
-                "chts_core.tools.numerics.find_nonfinite shows where it begins."
+                "chts_core.tools.numerics.find_nonfinite shows where these values begin."
             )
 
     def check_gradients(self, method: Method, dense: Mapping[str, Tensor]) -> None:
         """Refuse an update that needs gradients if there are none.
 
         Args:
-            dense: the gradients of all links, by weight, as far as there are any.
+            dense: the gradient of all links, by the name of the weight, for each weight that has one.
         """
         weights = self._network.weights
         training = [name for name in self._network.sparse if weights[name].parameter.requires_grad]
@@ -220,7 +220,7 @@ class Guard:
             )
 
     def not_finite(self, dense: Mapping[str, Tensor]) -> list[str]:
-        """The weights with an infinite or NaN gradient on any rank. All ranks get the same list, so they agree."""
+        """The weights with an infinite or NaN gradient on any rank. All ranks get the same list."""
         return self._of_any_rank(
             name
             for name in self._network.sparse
@@ -246,7 +246,7 @@ class Guard:
         return any(self._network.ranks.gather(here))
 
     def _of_any_rank(self, names: Iterable[str]) -> list[str]:
-        """The names that this or another rank has, in the model's order; a collective operation."""
+        """The names that at least one rank has given, in the model's order; a collective operation."""
         found = {name for theirs in self._network.ranks.gather(list(names)) for name in theirs}
         return [name for name in self._network.sparse if name in found]
 
@@ -280,7 +280,7 @@ def check_held(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) 
 
 
 def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
-    """Warn about weights in half precision. `dtypes` has the dtypes of all weights."""
+    """Warn about weights in half precision. `dtypes` contains the dtypes of all weights."""
     low = sorted({str(dtype) for dtype in dtypes if dtype.itemsize < 4})
     if low:
         warn(

@@ -21,18 +21,18 @@ from chts_core.topology import correlated
 
 
 def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
-    """A generator for one part only, so that its links do not depend on the other layers."""
+    """A generator for one part only, so that the links of this part do not depend on other layers."""
     digest = hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()
     where = device if device.type == "cuda" else torch.device("cpu")
     return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget, start: Start) -> Topology:
-    """A topology, with the correlations of the inputs if it starts from them.
+    """The topology of a run, which contains the correlations of the inputs if it starts from them.
 
     Raises:
-        ValueError: if the run or the topology does not start from correlations, or if they fit the inputs of no sparse
-            layer.
+        ValueError: if correlations are given but the run or its topology does not start from them, or if they fit the
+            inputs of no sparse layer.
     """
     if correlation is None:
         return topology
@@ -67,7 +67,7 @@ def first_masks(
 
     Args:
         start: "method" for the topology, "magnitude" for the largest weights, "dense" for all weights.
-        given: masks by part, instead of the topology.
+        given: masks from the user, by part, which replace the masks of the topology.
         topology: the method's topology, with the correlations if it needs them.
         layers, parts: the layers and parts of the model, by name.
         graph: which layers feed each other.
@@ -77,7 +77,7 @@ def first_masks(
 
     Raises:
         TypeError, ValueError: if a mask belongs to no part, or has a wrong shape or number of links; if masks are given
-            with a start that makes its own.
+            with a start that makes its own masks.
     """
     links = budget.links(0)
     _check_given(start, given, parts)
@@ -92,7 +92,7 @@ def first_masks(
             mask, source = largest(part.matrix(trained[part.parameter]), links[name]), f"start {start!r}"
         elif name in given:
             mask, source = given[name], "initial_masks"
-            if name == part.parameter:  # named like the weight, so shaped like it
+            if name == part.parameter:  # this part is the whole weight and has its shape
                 here = masks[name]
         else:
             mask = topology(*part.shape, links[name] / here.numel(), generator=generators[name])
@@ -138,7 +138,7 @@ def _place(
 ) -> None:
     """Fit the layers of a scale-free topology to the layers that feed them, in place.
 
-    Layers that attention values feed do not change, and neither do convolutions.
+    Convolutions, and layers that receive attention values, do not change.
 
     Args:
         by_part: the masks to fit.

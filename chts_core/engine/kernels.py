@@ -24,7 +24,7 @@ class Links(NamedTuple):
 
     crow_indices: output i has the links from crow_indices[i] up to, but not including, crow_indices[i + 1].
     col_indices: the input of each link.
-    ccol_indices, row_indices: the same for the order by inputs, with the output of each link.
+    ccol_indices, row_indices: the same with outputs and inputs exchanged, for the links in the order by inputs.
     order: for each link in the order by inputs, its index in the order by outputs.
     """
 
@@ -55,7 +55,7 @@ def compress(mask: Tensor) -> Links:
 
 
 def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
-    """The links of these pairs, int64, ordered by outputs; see :func:`compress`."""
+    """The links given by pairs of outputs and inputs, int64, ordered by outputs; see :func:`compress`."""
     order = inputs.argsort(stable=True)
     crow, ccol = (
         F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
@@ -189,7 +189,7 @@ def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
     """An uninitialised matrix, valid until the next call with this name in this thread.
 
     Allocating some megabytes takes as long as a product, because the system provides memory page by page. Each thread
-    keeps its largest matrix by name and dtype, up to a limit.
+    keeps its largest matrix for each name and dtype, up to a limit.
     """
     if rows * columns > _LARGEST_KEPT:
         return like.new_empty(rows, columns)
@@ -243,7 +243,7 @@ def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
 def filled(links: Links, values: Tensor) -> Tensor:
     """The dense weight, with zeros where there is no link."""
     weight = values.new_zeros(links.shape[0] * links.shape[1])
-    return weight.scatter_(0, links.positions(), values).view(links.shape)  # in half the time of weight[...] = values
+    return weight.scatter_(0, links.positions(), values).view(links.shape)  # takes half as long as weight[...] = values
 
 
 @cache
@@ -286,8 +286,8 @@ _CROSSOVER_SIZE = 1024  # larger layers are measured at this size
 def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
     """Density up to which sparse products are faster than dense products with the filled-in weight, on this machine.
 
-    It is measured once per process for each shape, by forward and backward passes of 256 samples at two densities, with
-    at most 1024 features on each side. The measurement takes a few tenths of a second.
+    This density is measured once per process for each shape, with forward and backward passes of 256 samples at two
+    densities, and at most 1024 features on each side. The measurement takes a few tenths of a second.
     """
     sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
     return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

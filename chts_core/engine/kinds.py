@@ -1,4 +1,4 @@
-"""The kinds of weights that can become sparse, and how each is a bipartite network."""
+"""The kinds of weights that can become sparse, and how each kind is seen as a bipartite network."""
 
 import math
 import re
@@ -15,9 +15,10 @@ from chts_core.engine.forward import is_convolution, is_transposed_linear
 class Layer:
     """A bipartite network: a part of a parameter, seen as a matrix of shape (out_features, in_features).
 
-    Element (o, i) of the matrix is element offset + o · strides[0] + i · strides[1] of the flattened parameter. So it
-    may be a whole weight, some rows of a packed weight, a transposed weight, or one matrix of a stack of experts. For a
-    convolution, the inputs are the channels times the positions of the kernel: i = channel · positions + position.
+    Element (o, i) of the matrix is element offset + o · strides[0] + i · strides[1] of the flattened parameter. So the
+    matrix may be a whole weight, some rows of a packed weight, a transposed weight, or one matrix of a stack of
+    experts. For a convolution, the inputs are the channels times the positions of the kernel: i = channel · positions +
+    position.
 
     name: the name of the parameter, with ":q", ":k", ":v" for parts of a packed weight and ":0", ":1"... for heads,
         experts and groups.
@@ -84,7 +85,7 @@ class Candidate:
     """A layer that could be sparse.
 
     path, module: the name of the module that has the parameter, and the module itself.
-    why_dense: why it stays dense unless the user names it; None for most layers.
+    why_dense: why the layer stays dense unless the user names it; None for most layers.
     """
 
     layer: Layer
@@ -105,10 +106,11 @@ def candidates(model: nn.Module) -> Iterator[Candidate]:
 
 
 def other_matrices(model: nn.Module) -> Iterator[Candidate]:
-    """Parameters of two dimensions or more that no known kind of module has, apart from embeddings and biases.
+    """Parameters of two dimensions or more that belong to no known kind of module, apart from embeddings and biases.
 
-    They stay dense unless the user names them. Then a parameter of three dimensions is a stack of matrices (matrices,
-    out_features, in_features), and any other parameter is one matrix with its first dimension as the outputs.
+    They stay dense unless the user names them. If the user does, a parameter of three dimensions is a stack of matrices
+    (matrices, out_features, in_features), and any other parameter is one matrix with its first dimension as the
+    outputs.
     """
     known = {candidate.layer.parameter for candidate in candidates(model)}
     for name, parameter in matrices(model).items():
@@ -137,9 +139,9 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 def convertible(model: nn.Module, parameter: str) -> bool:
     """Whether the layer that has this weight can become a :class:`chts_core.engine.linear.SparseLinear`.
 
-    Layers inside `nn.MultiheadAttention` cannot, because this module reads the weights of its parts itself. Layers that
-    are more than an `nn.Linear` cannot either: a subclass, a parametrised or pruned layer, or one with its own
-    `forward` or with state-dict hooks, which look for a weight.
+    Layers inside `nn.MultiheadAttention` cannot be converted, because this module reads the weights of its parts
+    itself. Layers that are more than an `nn.Linear` cannot be converted either: a subclass, a parametrised or pruned
+    layer, or one with its own `forward` or with state-dict hooks (such hooks expect a dense weight).
     """
     path, _, name = parameter.rpartition(".")
     if name != "weight" or not path:
@@ -165,7 +167,7 @@ def _whole(name: str, rows: int, columns: int) -> Layer:
 
 
 def _transposed_linear(module: nn.Module, prefix: str) -> Iterator[Layer]:
-    """GPT-2 packs queries, keys and values into one weight, or only keys and values."""
+    """GPT-2 packs queries, keys and values into one weight. For cross-attention, it packs only keys and values."""
     name = f"{prefix}weight"
     rows, columns = (int(getattr(module, size)) for size in ("nx", "nf"))
     packs = f".{name}".endswith(".c_attn.weight")

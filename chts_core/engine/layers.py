@@ -30,11 +30,11 @@ NOT_INCLUDED = "not in include"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The layers that become sparse, and all others.
+    """The layers that become sparse, and the matrices that do not.
 
     layers: by name, in the model's order.
-    frozen: weights of layers that would be sparse if they trained, by the name of the layer.
-    dense: why each other matrix that trains stays dense, by the name of the parameter.
+    frozen: weights of layers that would be sparse if they were not frozen, by the name of the layer.
+    dense: the reason why each other trained matrix stays dense, by the name of the parameter.
     """
 
     layers: dict[str, Layer]
@@ -65,9 +65,9 @@ def sparse_layers(
 def choose_layers(model: nn.Module, include: Selection | None = None, exclude: Selection | None = None) -> Chosen:
     """The layers to sparsify, and why the others stay dense.
 
-    All kinds of layers in :mod:`chts_core.engine.kinds` become sparse if they train. Embeddings are never sparse. The
-    layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of experts and
-    depthwise convolutions stay dense, unless `exclude` says otherwise.
+    All kinds of layers in :mod:`chts_core.engine.kinds` become sparse if they are trained. Embeddings are never sparse.
+    The layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of experts
+    and depthwise convolutions stay dense, unless `exclude` says otherwise.
 
     Args:
         model: any module.
@@ -121,7 +121,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
 
 
 def _dense_by_default(model: nn.Module, found: list[Candidate], others: list[Candidate]) -> dict[str, str]:
-    """By name, the layers that stay dense unless the user chooses otherwise, each with the reason."""
+    """The layers that stay dense by default, by name, with the reason for each."""
     outputs = output_layers(model)
     routers = {entry.layer.name: "chooses the experts" for entry in others if _is_router(model, entry.path)}
     dense: dict[str, str] = {}
@@ -182,7 +182,7 @@ def has_linear(module: nn.Module, *names: str) -> bool:
 
 
 def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Layer]:
-    """Each head of queries, keys and values as a separate network, and all other layers unchanged.
+    """Make each head of queries, keys and values a separate network, and leave all other layers unchanged.
 
     Raises:
         ValueError: if a layer's number of outputs is not a multiple of its number of heads.

@@ -1,12 +1,13 @@
 """Truly sparse linear layers, which store only their links and multiply link by link.
 
-A mask on a dense weight saves nothing: the zeros are stored, multiplied, and carried through the optimizer. A
-:class:`SparseLinear` has one value per link, and the positions of the links twice. The positions by rows (CSR) are used
-for y = W x + b and the gradient with respect to W. The positions by columns (CSC), with the order of the same values,
-are used for the gradient with respect to x. Both lists of positions are rebuilt only when the topology changes.
+A mask on a dense weight saves nothing: the zeros are stored, multiplied, and updated by the optimizer. A
+:class:`SparseLinear` stores one value per link, and the positions of the links twice. The positions by rows (CSR) are
+used for y = W x + b and the gradient with respect to W. The positions by columns (CSC), together with the order of the
+values in these columns, are used for the gradient with respect to x. Both lists of positions are rebuilt only when the
+topology changes.
 
-Activations are multiplied with features as rows and samples side by side, so that each link is one multiplication of
-contiguous numbers. The result is transposed back, because code around an `nn.Linear` expects a contiguous output.
+In the products, each feature is a row of activations, with the samples side by side. So each link multiplies contiguous
+numbers. The result is transposed back, because code around an `nn.Linear` expects a contiguous output.
 """
 
 import copy
@@ -27,7 +28,7 @@ from chts_core.engine.product import REMEDY, is_transformed, product, without_au
 
 Execution = Literal["masked", "csr", "auto"]
 
-# The attributes that a layer has only while it stores its links.
+# The attributes that a layer has only while it is sparse.
 _OWN = ("execution", "dense_gradient_hook", "crossover", "has_trained", "_copies", "_settled", "_mixed_beyond")
 
 # A function to apply to the state of each link, such as an optimizer's moments, when the links change.
@@ -38,29 +39,29 @@ class SparseLinear(nn.Module):
     """A linear layer that stores only its links; a drop-in replacement for `nn.Linear` with a known mask.
 
     It needs memory for the values, their gradient and the optimizer's moments. The positions of the links take 12 bytes
-    per link and 4 bytes per neuron. It accepts inputs with any number of dimensions. It has first derivatives, but no
-    higher ones.
+    per link and 4 bytes per neuron. It accepts inputs with any number of dimensions. It supports first derivatives, but
+    no higher derivatives.
 
     execution:
-        "csr": the cost of the products grows with the number of links; for float32 and float64. A CPU uses compiled
-            loops. CUDA uses torch's sparse products, which are faster than dense products only at the highest
+        "csr": the cost of the products grows with the number of links. The dtype must be float32 or float64. A CPU uses
+            compiled loops. CUDA uses torch's sparse products, which are faster than dense products only at the highest
             sparsities.
         "masked": the weight is filled in for each product, and the products are dense. These products are the
             reference, and they are faster than sparse products if there are many links.
         "auto": the faster of the two at this density, as measured for this shape on this machine
-            (:func:`crossover_density`). The two differ in rounding, so the last bits of a result may depend on the
-            measurement.
+            (:func:`crossover_density`). The two executions differ in rounding, so the last bits of a result may depend
+            on the measurement.
 
-    Under `torch.autocast`, the layer computes in the dtype of its values, and returns this dtype. `torch.func`,
-    `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
+    Under `torch.autocast`, the layer computes in the dtype of its values, and returns a result of this dtype.
+    `torch.func`, `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
 
-    A state dict contains the values and the links, and loads into a layer with different links. A state dict of an
-    `nn.Linear` loads too: the layer takes its weights at the links. Hugging Face's `save_pretrained` writes the dense
-    weight, so that `from_pretrained` finds it.
+    A state dict contains the values and the links, and can be loaded into a layer with different links. A state dict of
+    an `nn.Linear` can be loaded too: the layer takes the weights at its own links. Hugging Face's `save_pretrained`
+    writes the dense weight, so that `from_pretrained` finds it.
 
     A copy (`copy.deepcopy`) does not follow the links of its original. Averaging the two, as
-    `torch.optim.swa_utils.AveragedModel` does, would mix values of different links. The copy then refuses to work;
-    :class:`chts_core.tools.averaging.AveragedModel` follows the links.
+    `torch.optim.swa_utils.AveragedModel` does, would mix values of different links. In this case, the copy raises an
+    error; :class:`chts_core.tools.averaging.AveragedModel` follows the links.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
@@ -125,9 +126,9 @@ class SparseLinear(nn.Module):
         return linear
 
     def give_back(self) -> None:
-        """Undo :meth:`take_over`: become an `nn.Linear`; the values become its weight, with zeros between the links.
+        """Undo :meth:`take_over`: become an `nn.Linear` whose weight has the values at the links and zeros elsewhere.
 
-        The gradient is dropped. All that refers to the layer or its values continues to work.
+        The gradient is dropped. Everything that refers to the layer or its values continues to work.
         """
         values, bias, weight = self.values, self.bias, self.weight.detach()
         values.grad = None
@@ -136,7 +137,7 @@ class SparseLinear(nn.Module):
             own.clear()
         for name in _OWN:
             delattr(self, name)
-        vars(self).pop("bias", None)  # where a layer without a bias has it
+        vars(self).pop("bias", None)  # a layer without a bias stores it here
         self.__class__ = nn.Linear  # type: ignore[assignment]
         self._parameters.update(weight=values, bias=bias)
 
@@ -170,7 +171,7 @@ class SparseLinear(nn.Module):
         self.values = values
         self.bias = bias
         self._settle()
-        # A measured crossover, so that an interrupted run can continue with the same kernels.
+        # The measured crossover density, kept so that an interrupted run can continue with the same kernels.
         self.crossover: float | None = None
 
     def _begin(self) -> None:
@@ -179,7 +180,7 @@ class SparseLinear(nn.Module):
         self.has_trained = False  # whether a gradient has ever reached the values
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for a copy, which no Sparsifier follows."""
+        """The state for a copy. No Sparsifier controls the copy."""
         self._check_unmixed()
         return {**self.__dict__, "dense_gradient_hook": None, "_copies": None}
 
@@ -206,8 +207,8 @@ class SparseLinear(nn.Module):
         """Record that the original of this copy gets different links.
 
         If code has already written values into this copy without training them, its next write will mix values of
-        different links. Code that averages weights begins with a copy. So if its first write comes after this call, it
-        mixes nothing.
+        different links. Code that averages weights begins with a copy. If the first write of this code comes after this
+        call, it mixes nothing.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)
@@ -240,7 +241,7 @@ class SparseLinear(nn.Module):
     def links(self) -> Links:
         """The positions of the links."""
         self._check_unmixed()
-        return Links._make(map(self._buffers.__getitem__, Links._fields))  # in a fifth of the time of get_buffer()
+        return Links._make(map(self._buffers.__getitem__, Links._fields))  # takes a fifth of the time of get_buffer()
 
     @property
     def mask(self) -> Tensor:
@@ -251,7 +252,7 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight (out_features, in_features), built at each call; gradients reach the values."""
+        """The dense weight (out_features, in_features), built at each call; gradients flow back to the values."""
         weight = self.values.new_zeros(self.out_features * self.in_features)
         links = self.links
         positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns about len()
@@ -286,8 +287,8 @@ class SparseLinear(nn.Module):
                 starts from zero. Default: all old links.
 
         Returns:
-            A function to apply to other state of each link, such as an optimizer's moments. It keeps the entries of the
-            survivors, and gives zero for the other links.
+            A function that changes other state of each link, such as an optimizer's moments, in the same way. It keeps
+            the entries of the survivors, and gives zero for the other links.
         """
         check_mask(mask)
         before, after = self.links.positions(), positions(mask)
@@ -300,7 +301,7 @@ class SparseLinear(nn.Module):
     def exchange(self, removed: Tensor, regrown: Tensor) -> Carry:
         """Change the links as :meth:`rewire` does, by the positions of the removed and the regrown links.
 
-        Positions are those in the flattened weight, int64 in ascending order. A link may be in both lists; then it
+        Positions refer to the flattened weight, int64 in ascending order. A link may be in both lists; then it
         starts from zero.
         """
         before = self.links.positions()
@@ -436,7 +437,8 @@ def _writes(tensor: Tensor) -> int:
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
     """Give a parameter new data, maybe of a different length.
 
-    Autograd remembers the shape of a parameter while a graph that uses it is alive. A change of dtype makes it forget.
+    Autograd remembers the shape of a parameter while a graph that uses it is alive. A change of dtype makes autograd
+    forget this shape.
     """
     other = torch.float32 if parameter.dtype == torch.float64 else torch.float64
     parameter.data = parameter.data[:0].to(other)

@@ -20,8 +20,9 @@ class SparseNetwork:
 
     There is a mask for each *weight*, each *layer* of the graph, and each *part* that evolves separately.
 
-    Often the three are the same. A packed weight has several layers (queries, keys and values), and if heads evolve
-    separately, a layer has several parts. The masks of layers and parts are views of the masks of weights.
+    Often, the weight, the layer and the part are the same. A packed weight has several layers (queries, keys and
+    values), and if heads evolve separately, a layer has several parts. The masks of layers and parts are views of the
+    masks of weights.
 
     An update uses lists of link positions, so its memory depends on the number of links. Scores of missing links, and
     training in several processes, need masks.
@@ -30,8 +31,8 @@ class SparseNetwork:
         model: the model without wrappers.
         layers, parts: the layers and the parts, by name.
         graph: which layers feed each other.
-        weights: the weights, by the name of the parameter. When a layer starts to store only its links, its weight here
-            is replaced.
+        weights: the weights, by the name of the parameter. When a layer starts to store only its links, its weight in
+            this dictionary is replaced.
         sparse: the names of the weights that are not dense at the end of the run.
         ranks: the processes that train the model together.
     """
@@ -75,7 +76,7 @@ class SparseNetwork:
         return next(iter(self.weights.values())).parameter.device.type
 
     def by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Views of the masks of weights, by layer, each of its full shape."""
+        """Views of the masks of weights, by layer, each in the full shape of its layer."""
         return {
             name: layer.matrix(masks[layer.parameter]).unflatten(1, layer.full_shape[1:])
             for name, layer in self.layers.items()
@@ -150,7 +151,7 @@ class SparseNetwork:
         return self.weights[self.parts[part].parameter]
 
     def is_frozen(self, part: str) -> bool:
-        """Whether the weight of a part does not train."""
+        """Whether the weight of a part is not trained."""
         return not self.weight_of(part).parameter.requires_grad
 
     def is_mine(self, part: str) -> bool:
@@ -187,7 +188,7 @@ class SparseNetwork:
         """Which output neurons are active, by layer (:func:`chts_core.percolation.active_neurons`).
 
         Args:
-            links: gives the links of each part, as :meth:`positions` does.
+            links: a function that gives the links of each part, as :meth:`positions` does.
         """
         left = self._percolated_layers(links)
         neurons = {}

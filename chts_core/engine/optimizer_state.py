@@ -24,12 +24,12 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
         return
     try:
         by_matrix = _trial(optimizer, flat=False)
-    except Exception:  # it needs something that it does not get here
+    except Exception:  # the optimizer needs something that this trial does not provide
         return
     try:
         by_vector = _trial(optimizer, flat=True)
         same = by_matrix is not None and by_vector is not None and torch.allclose(by_matrix, by_vector, 1e-3, 1e-6)
-    except Exception:  # it does not work with vectors
+    except Exception:  # the optimizer does not work with vectors
         same = False
     if not same:
         raise ValueError(
@@ -50,7 +50,7 @@ def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
     tensors = [torch.randn(size, generator=generator).to(device, first.dtype) for size in sizes]
     trial = [nn.Parameter(tensor.flatten() if flat else tensor) for tensor in tensors]
     stands_in = {id(held): trial[0] for group in optimizer.param_groups for held in group["params"]}
-    left_out = {"state", "param_groups", "step"}  # a scheduler has put a step of the original into the object
+    left_out = {"state", "param_groups", "step"}  # a scheduler has set `step` to a method of the original
     own = {key: value for key, value in vars(optimizer).items() if key not in left_out and "hook" not in key}
     hooks = {key: type(value)() for key, value in vars(optimizer).items() if "hook" in key and isinstance(value, dict)}
     copied = type(optimizer).__new__(type(optimizer))
@@ -82,7 +82,7 @@ def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
 
 
 def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: str) -> float:
-    """The first value of an optimizer's state for each element of a parameter; zero for most optimizers."""
+    """The initial value of an optimizer's state for each element of a parameter; zero for most optimizers."""
     for kind, settings in _FIRST_VALUES.items():
         if isinstance(optimizer, kind) and key in settings:
             for group in optimizer.param_groups:
@@ -91,7 +91,7 @@ def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: 
     return 0.0
 
 
-# The setting of a parameter group that is the first value of an optimizer's state.
+# For each type of optimizer: a state, and the setting of the parameter group that is its first value.
 _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
     torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
     torch.optim.Rprop: {"step_size": "lr"},

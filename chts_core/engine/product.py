@@ -23,7 +23,7 @@ class Layer(Protocol):
 
     @property
     def dense_gradient_hook(self) -> Callable[..., None] | None:
-        """If set, called with the layer and a function that computes the gradient with respect to all of W."""
+        """If set, it is called with the layer and a function that computes the gradient with respect to all of W."""
 
 
 def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer, /) -> Tensor:
@@ -74,10 +74,10 @@ class _Product(torch.autograd.Function):
 
 
 def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor:
-    """The samples (samples, features) with a contiguous row for each feature, as sparse kernels need them.
+    """Transpose (samples, features), so that each feature has a contiguous row, as sparse kernels need it.
 
     Args:
-        passing: whether the next backward pass through a layer may overwrite them.
+        passing: whether the next backward pass through a layer may overwrite the result.
     """
     if kernels is DENSE or x.T.is_contiguous():
         return x.T

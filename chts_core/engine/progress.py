@@ -53,8 +53,9 @@ class Progress:
     ever_active: the links that ever existed, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
     past_weights: by weight, the past weights of all links that were ever removed, if the method needs them.
     steps: the number of steps so far.
-    updated_at: the step of the schedule that the number of links follows.
-    behind: by part, the step that the links follow instead if the weight was frozen at later updates.
+    updated_at: the step of the schedule to which the current number of links belongs.
+    behind: for each part whose weight was frozen at later updates, the step of the schedule to which its number of
+        links belongs instead.
     stopped: the parts that have reached their early stop.
     postponed: the steps at which the update was postponed.
     history: one row per update and part.
@@ -144,7 +145,7 @@ def from_state(
     settings: Mapping[str, object],
     reschedule: bool,
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """The progress that :func:`to_state` saved, and the masks as bits by weight. Nothing is changed.
+    """The progress that :func:`to_state` saved, and the masks as bits by weight. The arguments do not change.
 
     Args:
         progress, settings: the progress and the settings of the run that continues.
@@ -235,12 +236,12 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
 
 
 def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
-    """A saved mask as bits on the CPU. It is a copy, because the run will set more bits."""
+    """A saved mask as bits on the CPU. The result is a copy, because the run will set more bits."""
     return pack_bits(mask) if isinstance(mask, Tensor) else mask["bits"].cpu().clone()
 
 
 def _check_bits(mask: Mapping[str, Any], shape: tuple[int, ...], what: str) -> None:
-    """Raise an error unless this is a mask of this shape in bits, and the unused bits of the last byte are zero."""
+    """Raise an error unless `mask` has this shape, the right number of bits, and zeros for the unused last bits."""
     places, bits = math.prod(shape), mask.get("bits")
     if not (
         isinstance(bits, Tensor)
@@ -257,7 +258,7 @@ def _check_bits(mask: Mapping[str, Any], shape: tuple[int, ...], what: str) -> N
 
 
 def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None:
-    """Raise an error unless these are positions in a weight of this shape, in order, and the same number of values."""
+    """Raise an error unless `past` has positions in a weight of this shape, in order, and one value for each."""
     positions, values = (
         (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
     )
@@ -277,12 +278,12 @@ def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None
 
 
 def _of_shape(shape: tuple[int, ...]) -> Tensor:
-    """An empty mask of this shape, which takes the memory of one element."""
+    """An empty mask of this shape, which needs the memory of only one element."""
     return torch.zeros((), dtype=torch.bool).expand(shape)
 
 
 def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
-    """The budget of this run, which continues a saved run that may have a different length and has lost some links."""
+    """The budget of a run that continues a saved run, which may have another length and has already lost links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
     budget = replace(saved, least=replace(saved, timeline=before).at(state["updated_at"]))
@@ -307,7 +308,7 @@ def _generators(states: Mapping[str, Tensor], ours: Mapping[str, torch.Generator
 
 
 def _past_weights(saved: Mapping[str, Mapping[str, Tensor]], ours: Mapping[str, PastWeights]) -> dict[str, PastWeights]:
-    """New past weights with the saved values, on the devices and in the dtypes of ours."""
+    """New past weights with the saved values, on the devices and in the dtypes of `ours`."""
     loaded = {name: PastWeights(past.values.dtype, past.values.device) for name, past in ours.items()}
     for name, past in loaded.items():
         past.positions = saved[name]["positions"].to(past.positions, copy=True)

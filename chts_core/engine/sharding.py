@@ -26,7 +26,7 @@ def is_fully_sharded(module: nn.Module) -> "TypeGuard[FSDPModule]":
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """This rank's share of a tensor, which changes with the tensor, or the tensor itself if it is not sharded."""
+    """This rank's share of a tensor (a view of the tensor), or the tensor itself if it is not sharded."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
@@ -56,7 +56,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor, from the rows that each rank holds of it; a collective operation.
+    """Put a whole tensor together from the rows that each rank has; a collective operation.
 
     The tensor is sharded in the same way as `like`.
     """

@@ -3,7 +3,8 @@
 Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
 layers with only elementwise operations between them form a chain. Convolutions form a chain if only operations on each
-channel are between them, and a linear layer may read their channels flattened. This supposes that inputs are batches.
+channel are between them, and a linear layer may read these channels flattened. The trace assumes that inputs are
+batches.
 
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
 instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for
@@ -38,7 +39,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGraph, set[str]]:
-    """How the sparse layers of a model feed each other.
+    """Find out which sparse layers of a model feed each other.
 
     Args:
         model: any module. It is traced in training and in evaluation mode, but never run on data. If it cannot be
@@ -76,7 +77,7 @@ def _traced(
 ) -> Iterator[tuple[str, str | None]]:
     """Every unknown layer in a part that could be traced, and the unknown layer that it feeds, if any.
 
-    The function also gives the closed modules in these parts, by their paths. It may give a closed module several
+    The function also yields the closed modules in these parts, by their paths. It may yield a closed module several
     times.
     """
     prefix = f"{path}." if path else ""
@@ -170,7 +171,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
     width = getattr(source, "out_features", getattr(source, "nf", None))
     of_channels = is_convolution(source)
     derived, readers = set(sources), set[str]()
-    flat = set[fx.Node]()  # where the positions of a channel are separate inputs, or one mean
+    flat = set[fx.Node]()  # nodes in which the positions of a channel are separate inputs, or one mean
     todo = list(sources)
     for node in todo:  # this list grows
         for user in node.users:
@@ -193,7 +194,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
                 flat.add(user)
             derived.add(user)
             todo.append(user)
-    # Nothing else may change a neuron on its way.
+    # No other tensor may change a neuron between the two layers.
     operands = {operand for node in derived - sources for operand in node.all_input_nodes}
     alone = all(operand in derived or _is_metadata(operand) for operand in operands)
     return readers.pop() if alone and len(readers) == 1 else ""

@@ -11,18 +11,18 @@ from chts_core.checks import warn
 from chts_core.choices import Constant, Cubic, Dense, Sigmoid
 from chts_core.methods import Method, get_method
 
-# The method's topology, the largest weights, or all weights with a density that decays.
+# A run starts from the method's topology, the largest weights, or all weights with a density that decays.
 Start = Literal["method", "magnitude", "dense"]
 
 # Share of the squared norm of the weights that may be lost without a warning. GMP and CHTss begin with half of the
 # links, so a limit of half the norm would not find their losses.
 _MUCH = 0.1
-# How many standard deviations the variation of neuron sizes must be above chance.
+# By how many standard deviations the variation of neuron sizes must exceed the variation expected by chance.
 _UNLIKELY = 6.0
 
 
 def method_from(start: Start, method: str | Method) -> Method:
-    """The method that a run follows. For the start "dense", its density decays from all links.
+    """The method that a run follows. With the start "dense", its density begins at 1 and decays.
 
     A sigmoid or cubic decay then begins at sparsity 0. A constant sparsity becomes a cubic decay.
 
@@ -48,7 +48,7 @@ def method_from(start: Start, method: str | Method) -> Method:
 
 
 def largest(weight: Tensor, num_links: int) -> Tensor:
-    """The mask of the weights with the largest |W|. If weights are equal, the first ones get links.
+    """The mask of the weights with the largest |W|. Among equal weights, the first ones get links.
 
     Args:
         weight: a tensor of any shape.
@@ -77,8 +77,8 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
     """Whether masks drop more than a tenth of the squared norm of weights that are already trained.
 
     Args:
-        layers: the weight of each layer, (out_features, in_features), and its mask, Boolean of the same shape. They are
-            read one layer at a time.
+        layers: the weight of each layer, (out_features, in_features), and its mask, Boolean of the same shape. The
+            layers are read one at a time.
     """
     norm = kept = size = trained = 0.0
     for weight, mask in layers:
@@ -93,7 +93,7 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 def _is_trained(squares: Tensor) -> bool:
     """Whether the neurons of a layer differ in size more than by chance, judged by the squares of its weights.
 
-    Initial weights are independent and have one distribution. So the mean squares of the rows vary like means of
+    Initial weights are independent and have the same distribution. So the mean squares of the rows vary like means of
     independent numbers. Training makes some neurons matter more than others.
     """
     variance = float(squares.var())

@@ -19,8 +19,8 @@ from chts_core.engine.weights import LinkWeight, MaskedWeight, Weight
 class Watch:
     """Counts the steps of an optimizer, and notices weights that something else has changed.
 
-    PyTorch counts the in-place changes of a tensor. Comparing these counts does not read the weights, so it is cheap
-    enough for every step.
+    PyTorch counts the in-place changes of a tensor. Comparing these counts does not read the weights, so the comparison
+    is cheap enough for every step.
 
     Args:
         model: the model to watch.
@@ -42,7 +42,8 @@ class Watch:
         self._weights = weights
         self._versions: dict[str, int] = {}
         self._changed: set[str] = set()
-        # Looked up once, because every step needs them: the parameters, and the places of the modules and parameters.
+        # These are looked up only once, because every step needs them: the parameters, and the places of the modules
+        # and parameters.
         self._parameters: dict[str, nn.Parameter] = {}
         self._modules: list[tuple[nn.Module, str, nn.Module]] = []
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -64,7 +65,7 @@ class Watch:
         _WATCHES.add(self)
 
     def settle(self) -> None:
-        """Record that all weights are as they should be."""
+        """Record that all weights are correct now."""
         self.steps, self.other = 0, None
         self._changed.clear()
         self._versions = self._now()
@@ -121,7 +122,7 @@ class Watch:
         return {name: parameter._version for name, parameter in self._parameters.items()}
 
     def _moved(self) -> set[str]:
-        """The weights changed since the last step or `settle`, except sharded ones, which `fully_shard` writes too."""
+        """The weights changed since the last step or `settle`, except sharded weights, which `fully_shard` changes."""
         now = self._now()
         if now == self._versions:
             return set()
@@ -206,7 +207,7 @@ def is_accumulating(optimizer: torch.optim.Optimizer) -> bool:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Delay signals, such as Ctrl-C, until the end of a block. Only the main thread gets signals."""
+    """Delay signals, such as Ctrl-C, until the end of a block. Only the main thread receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

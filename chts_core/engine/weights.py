@@ -67,7 +67,7 @@ class Weight(Protocol):
         ...
 
     def is_finite(self) -> bool:
-        """Whether no link that this rank holds has an infinite or NaN weight."""
+        """Whether the weights of all links on this rank are finite."""
         ...
 
     def scale(self, part: Layer, factor: float) -> None:
@@ -75,7 +75,7 @@ class Weight(Protocol):
         ...
 
     def rewire(self, removed: Tensor, regrown: Tensor) -> None:
-        """Remove and regrow links. Regrown links start from zeros; links that stay keep their values and their state.
+        """Remove and regrow links. Regrown links start from zero; links that stay keep their values and their state.
 
         Args:
             removed, regrown: positions in the flattened weight, int64 in ascending order; a link may be in both.
@@ -124,7 +124,7 @@ class MaskedWeight:
 
     @property
     def local_mask(self) -> Tensor:
-        """The mask of the part that this rank holds."""
+        """The rows of the mask that belong to this rank's share of the weight."""
         return self._mask[self._rows]
 
     def count(self, part: Layer) -> int:
@@ -201,7 +201,7 @@ class MaskedWeight:
             zero_absent(tensor, self.local_mask)
 
     def _is_local(self, positions: Tensor) -> Tensor:
-        """Which of the links this rank holds."""
+        """Which of the links are on this rank."""
         rows = positions // math.prod(self.shape[1:])
         return rows.ge(self._rows.start) & rows.lt(self._rows.stop)
 
@@ -308,14 +308,14 @@ class LinkWeight:
             self.layer.rewire(mask, current & mask)
 
     def clear_absent(self, keeps_zeros: bool) -> None:
-        """See :class:`Weight`. There is nothing to zero."""
+        """See :class:`Weight`. Absent links are not stored, so nothing is zeroed."""
 
     def _indices(self, positions: Tensor) -> Tensor:
-        """Indices of links among all links of the layer."""
+        """Indices of the given links in the list of all links of the layer."""
         return torch.searchsorted(self.layer.links.positions(), positions)
 
     def _range(self, part: Layer) -> slice:
-        """The links of a part's rows."""
+        """The slice of the layer's links that are in the rows of a part."""
         crow = self.layer.links.crow_indices
         return slice(int(crow[part.first_row]), int(crow[part.first_row + part.shape[0]]))
 

@@ -5,7 +5,7 @@
     auditor = Auditor(sparsifier)  # or during the run: it also checks the links that an update has just regrown
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
 
-Nothing is changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
+The run is not changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
 numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
 budget. So the checks can also find a mistake in the budget.
 """
@@ -29,10 +29,10 @@ from chts_core.sparsifier import Sparsifier
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong.
+    """Something that is wrong with a run.
 
     check: which check found it, a name in `CHECKS` or `REGROWN`.
-    layer: the name of the weight, or of its part if heads or packed projections count separately.
+    layer: the name of the weight, or of its part if heads or packed projections are checked separately.
     message: what was found and expected, in numbers, and what to do.
     """
 
@@ -42,9 +42,9 @@ class Finding:
 
 
 def audit(sparsifier: Sparsifier) -> list[Finding]:
-    """Everything that is wrong with a run at this moment, between steps. The list is empty if nothing is wrong.
+    """Find everything that is wrong with a run now, between two steps. The list is empty if nothing is wrong.
 
-    A layer that stores only its links has nothing outside them, so the first two checks find nothing there.
+    A layer that stores only its links has no values outside its links, so the first two checks find nothing there.
     """
     return [finding for check in CHECKS.values() for finding in check(sparsifier)]
 
@@ -72,7 +72,7 @@ class Auditor:
         """Audit the run. Call this method after every `sparsifier.step()`.
 
         Returns:
-            The findings of checks and layers that had none before.
+            The new findings: each check reports a layer only once.
 
         Raises:
             RuntimeError: if a step was missed, so that regrown links have already been trained.
@@ -94,7 +94,7 @@ class Auditor:
 
 
 def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
-    """The optimizer's state for each element of a sparse weight, such as its momentum, by the optimizer's key.
+    """The optimizer's tensors with one value for each element of a sparse weight, such as the momentum, by their names.
 
     Args:
         name: a key of `Sparsifier.masks`.
@@ -181,7 +181,8 @@ def _density(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "density",
                 name,
                 f"density {found / size:.2%} after step {sparsifier.steps}; expected {final[name] / size:.2%}, and no "
-                f"update comes after step {last}. The decay ends after the last update: end it at an update.",
+                f"update comes after step {last}. The decay ends after the last update: end it at that update or "
+                "earlier.",
             )
 
 
@@ -208,7 +209,8 @@ def _balance(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "balance",
                 name,
                 f"blocks have {int(links.min())} to {int(links.max())} links after step {sparsifier.steps}; expected "
-                f"the same number in each, or one more in some, by {method.regrowth}. Do not change the masks by hand.",
+                f"the same number in each block, or one more in some blocks, because the method has {method.regrowth}. "
+                "Do not change the masks by hand.",
             )
 
 
@@ -228,8 +230,9 @@ REGROWN = "regrown links"
 def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iterator[Finding]:
     """Find the regrown links that do not start from zero, right after an update.
 
-    Links that were absent before the update are known one by one. Links that were removed and regrown at once look as
-    if they had stayed. Only their number is known, and at least this many of the links that stayed must be at zero.
+    Links that were absent before the update are checked one by one. Links that were removed and regrown in the same
+    update look as if they had stayed. Only the number of these links is known: among the links that seem to have
+    stayed, at least this many must be at zero.
     """
     old, new = sparsifier.network.by_part(before), sparsifier.network.by_part(sparsifier.masks)
     at_zero = sparsifier.network.by_part({name: _at_zero(sparsifier, name) for name in sparsifier.masks})
@@ -247,15 +250,15 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
                 REGROWN,
                 name,
                 f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
-                f"{past} from before. Zero this for every link that an update removes or regrows, also for a link that "
-                "comes back at once.",
+                f"{past} from before. Set old values to zero for every link that an update removes or regrows, even if "
+                "the link comes back at once.",
             )
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
     """Boolean, shaped like the weight: where the optimizer's state has its first value, and the weight is zero.
 
-    If the method gives links their past weight back, only the state counts.
+    If regrown links get their past weights back, only the state is compared.
     """
     weight = sparsifier.network.weights[name]
     zero = torch.ones(weight.parameter.shape, dtype=torch.bool, device=weight.parameter.device)

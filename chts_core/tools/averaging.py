@@ -1,4 +1,4 @@
-"""Averages of a model with changing links over steps: moving averages (EMA) or averages with equal weights (SWA)."""
+"""Average a model over steps while its links change: moving averages (EMA) or averages with equal weights (SWA)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ class AveragedModel(swa_utils.AveragedModel):
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
             average.update_parameters(model)
 
-    A removed link leaves the average too. A new link starts with the model's weight and is averaged from then on. The
-    same is true for any link with a weight of zero in the model or the average, such as a link that was removed and
-    regrown at once. PyTorch's own class keeps removed links, so its average is denser than the model. If layers store
-    only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's class mixes values of different links,
-    and these layers raise an error.
+    A removed link is also removed from the average. A new link starts with the model's weight and is averaged from then
+    on. A link also starts with the model's weight if its weight is zero in the model or the average, for example after
+    it was removed and regrown at once. PyTorch's own class keeps removed links, so its average is denser than the
+    model. If layers store only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's class mixes
+    values of different links, and these layers raise an error.
 
     You can make the average before or after the :class:`chts_core.Sparsifier`. The `state_dict()` of the average
     contains its links. With `execution="csr"`, load this state into an average that was made or updated after the

@@ -1,4 +1,4 @@
-"""What the callbacks for Hugging Face's and Lightning's `Trainer` share."""
+"""Functions that the callbacks for Hugging Face's and Lightning's `Trainer` share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -41,7 +41,7 @@ def begin(
     settings = {"total_steps": total_steps, **given}
     begun = before if before is not None and before.network.model is model else None
     links = {} if saved is None else {name: _mask_of(mask) for name, mask in saved["masks"].items()}
-    # After the memory ran out, a new try begins from the first step, but has the weights of the last try.
+    # If the memory runs out, a new try begins from the first step, but with the weights of the last try.
     if begun is not None and not (saved is not None and _fit(model, links)):
         anew = {"steps": step, "stopped": [], "postponed": []}
         history = [row for row in begun.history if row["step"] <= step]
@@ -134,7 +134,7 @@ def _mask_of(saved: Tensor | Mapping[str, Any]) -> Tensor:
 
 
 def _fit(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
-    """Whether a model has no weight outside the masks that fit its layers."""
+    """Whether all nonzero weights of a model are inside the masks; masks of other shapes are ignored."""
     for name, mask in masks.items():
         path, _, last = name.rpartition(".")
         weight = getattr(model.get_submodule(path), last)  # works for a layer that stores only its links, too

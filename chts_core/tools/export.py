@@ -48,8 +48,8 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
     dense = dense_copy(model)
     filters = {f"{name}.weight" for name, module in dense.named_modules() if is_convolution(module)}
     parts: dict[str, Tensor] = {}
-    shapes: dict[str, list[int]] = {}  # of the tensors that are stored in a flat form
-    shared: dict[str, str] = {}  # another name of a tensor, and its first name
+    shapes: dict[str, list[int]] = {}  # shapes of the tensors that are stored in a flat form
+    shared: dict[str, str] = {}  # from another name of a tensor to its first name
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in dense.state_dict().items():
         first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name) if tensor.numel() else name
@@ -108,7 +108,7 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def _links(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if zeros take less space."""
+    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if zeros are shorter."""
     links = int(tensor.count_nonzero())
     bits, positions = math.ceil(tensor.numel() / 8), 4 * links
     if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):
@@ -132,7 +132,7 @@ def _write(path: Path, parts: dict[str, Tensor], metadata: dict[str, str]) -> No
     """Write a safetensors file."""
     kinds = {dtype: kind for kind, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": metadata}
-    ordered = dict(sorted(parts.items(), key=lambda part: -part[1].itemsize))  # so that all are aligned
+    ordered = dict(sorted(parts.items(), key=lambda part: -part[1].itemsize))  # so that all tensors are aligned
     end = 0
     for name, tensor in ordered.items():
         start, end = end, end + tensor.nbytes

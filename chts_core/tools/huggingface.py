@@ -17,17 +17,18 @@ from chts_core.tools import callbacks
 
 FILE_NAME = "sparsifier.pt"
 
-# The Trainer's state, which the Trainer saves and loads, has the folder of a checkpoint under this name.
+# The Trainer's state, which the Trainer saves and loads, contains the folder of a checkpoint under this name.
 _PLACE = "chts"
 
 
 class SparsifierCallback(TrainerCallback):
-    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
-    Every checkpoint of the Trainer has the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint` continues
-    from it with the same masks. If the Trainer has more steps than the run that saved the checkpoint, for example
-    more epochs, the run follows the schedule for the new number of steps from there on, but no layer gains links
-    (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as `total_steps`.
+    Every checkpoint of the Trainer contains the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint`
+    continues from this state with the same masks. If the Trainer has more steps than the run that saved the checkpoint,
+    for example more epochs, the run follows the schedule for the new number of steps from there on, but no layer gains
+    links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as
+    `total_steps`.
 
     Training may begin again on the same model: in a second call of `train()`, and after each try of
     `auto_find_batch_size`. Then a new schedule starts from the current links. Links are not drawn or rescaled again.
@@ -35,14 +36,14 @@ class SparsifierCallback(TrainerCallback):
     With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the density
     is above the requested density, because the best or last step came before the end of the schedule.
 
-    Each row of the Trainer's `log_history` has the `density`, the share of active neurons (`anp`) and the share of
+    Each row of the Trainer's `log_history` contains the `density`, the share of active neurons (`anp`) and the share of
     links that were ever active (`itop`).
 
-    With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model has dense weights with zeros, because
-    `save_pretrained` writes it. A checkpoint of another model has only the links of a layer and their values. To be
-    able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is loaded,
-    the optimizer has no state for the layers that store only their links. Before you save a state dict for others, call
-    :func:`chts_core.engine.linear.to_dense`.
+    With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model contains dense weights with zeros, because
+    `save_pretrained` writes it. A checkpoint of another model contains only the links of a layer and their values. To
+    be able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is
+    loaded, the optimizer has no state for the layers that store only their links. Before you save a state dict for
+    others, call :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
@@ -112,7 +113,7 @@ class SparsifierCallback(TrainerCallback):
             self.sparsifier.step()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Record where a checkpoint of this step would be."""
+        """Record where a checkpoint of this step would be saved."""
         _places(state)[_PLACE] = {"folder": str(_folder(args, state).resolve())}
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -144,12 +145,12 @@ class SparsifierCallback(TrainerCallback):
                 return
             callbacks.follow(sparsifier, torch.load(path, weights_only=True))
             for layer in sparsifier.network.stored().values():
-                sparsifier.optimizer.state.pop(layer.values, None)  # it belongs to the links of the last step
+                sparsifier.optimizer.state.pop(layer.values, None)  # this state belongs to the links of the last step
             which = "the best checkpoint was saved"
         callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """The file of the checkpoint that training resumes from. The Trainer itself does not provide it."""
+        """Find the Sparsifier's file in the checkpoint of the resumed training. The Trainer does not give its path."""
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:
@@ -167,6 +168,6 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _places(state: TrainerState) -> dict[str, Any]:
-    """The data of callbacks in the Trainer's state, which declares them as a list."""
+    """The callbacks' data in the Trainer's state: a dictionary, although its annotation says that it is a list."""
     kept: Any = state.stateful_callbacks
     return cast(dict[str, Any], kept)

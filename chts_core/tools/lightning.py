@@ -1,6 +1,6 @@
 """Sparse training in a Lightning `Trainer`: `Trainer(..., callbacks=[SparsifierCallback("chts", 0.9)])`.
 
-It works with the package `lightning` or `pytorch_lightning`, version 2.
+The callback works with the package `lightning` or `pytorch_lightning`, version 2.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from chts_core.tools import callbacks
 
 
 class SparsifierCallback(Callback):  # type: ignore[misc]
-    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and resumes it.
+    """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
-    Every checkpoint has the Sparsifier's state. `fit(..., ckpt_path=...)` continues from it with the same masks. If the
-    Trainer has more steps than the run that saved the checkpoint, the run follows the schedule for the new number of
-    steps from there on, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old
-    schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from the
-    current links.
+    Every checkpoint contains the Sparsifier's state. `fit(..., ckpt_path=...)` continues from this state with the same
+    masks. If the Trainer has more steps than the run that saved the checkpoint, the run follows the schedule for the
+    new number of steps from there on, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep
+    the old schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from
+    the current links.
 
     `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if the
     density is above the requested density, because the best or last step came before the end of the schedule.
@@ -30,9 +30,9 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     At the end of each epoch, the callback logs `density`, the share of active neurons `anp` and the share of links that
     were ever active `itop`.
 
-    With `execution="csr"` or `"auto"`, a checkpoint has the links of a layer and their values, but no dense weight.
-    Such a checkpoint loads into a new model if the Trainer has this callback. `load_from_checkpoint` refuses it. Before
-    you save a model for others, call :func:`chts_core.engine.linear.to_dense`.
+    With `execution="csr"` or `"auto"`, a checkpoint contains the links of a layer and their values, but no dense
+    weight. Such a checkpoint can be loaded into a new model if the Trainer has this callback. `load_from_checkpoint`
+    refuses it. Before you save a model for others, call :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.

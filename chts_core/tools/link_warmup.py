@@ -15,23 +15,23 @@ class LinkWarmup:
         sparsifier = Sparsifier(model, optimizer, method="chts", sparsity=0.95, total_steps=1000)
         link_warmup = LinkWarmup(sparsifier, steps=20)  # the loop does not change
 
-    A new link has no moments yet, but Adam corrects their bias by the age of the run. So, late in a run, the first step
-    of a new link is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 = 0.999. With this
-    class, the t-th of the `steps` steps after an update moves the new links by t / `steps` of the optimizer's step. All
-    other weights take full steps. A link that an update removes and regrows at once is new, too. The optimizer keeps
-    the same moments as without this class.
+    A new link has no moments yet, but Adam corrects their bias as if they were as old as the run. So, late in a run,
+    the first step of a new link is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 =
+    0.999. With this class, the t-th of the `steps` steps after an update moves the new links by t / `steps` of the
+    optimizer's step. All other weights take full steps. A link that an update removes and regrows at once also counts
+    as new. The optimizer keeps the same moments as without this class.
 
     Xiao et al. (2026) describe the cold start in *Memory-Efficient LLM Training with Dynamic Sparsity* (SMET, arXiv
-    2606.00888). Their remedy is different: each link has its own number of steps, with which Adam corrects the bias,
-    and a warm-up.
+    2606.00888). Their remedy is different: each link has a warm-up and its own number of steps, with which Adam
+    corrects the bias.
 
     Args:
         sparsifier: already attached to the model.
         steps: the number of steps after which a new link takes full steps; with 0 and 1, it takes full steps at once.
 
     Raises:
-        ValueError: for steps below 0 or more than the fewest steps between two updates, or for weights that
-            `fully_shard` has sharded.
+        ValueError: if `steps` is below 0 or above the fewest steps between two updates, or if `fully_shard` has sharded
+            the weights.
     """
 
     def __init__(self, sparsifier: Sparsifier, steps: int) -> None:
@@ -74,8 +74,8 @@ class LinkWarmup:
         """
         if state["steps"] != self.steps:
             raise ValueError(
-                f"the saved state has a link_warmup of {state['steps']} steps but this one has {self.steps}; build it "
-                "with the saved number."
+                f"the saved state has a link_warmup of {state['steps']} steps but this LinkWarmup has {self.steps}; "
+                "build it with the saved number."
             )
         masks = self._sparsifier.masks
         links = {name: positions.to(masks[name].device) for name, positions in state["links"].items() if name in masks}
@@ -97,7 +97,7 @@ class LinkWarmup:
 
     @torch.no_grad()
     def _remember(self, *_: object) -> None:
-        # The warm-up is over, the sparsifier has gone back to an earlier step, or a newer one has taken over.
+        # The warm-up is over, the sparsifier has gone back to an earlier step, or a newer sparsifier has taken over.
         if not 0 < self._share < 1 or not self._sparsifier.is_attached:
             self._links.clear()
         self._before = {name: self._weights[name].weights_at(where) for name, where in self._links.items()}

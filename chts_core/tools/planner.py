@@ -26,12 +26,12 @@ from chts_core.schedules import Timeline
 # Tables longer than this have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Bytes that an update takes. An update keeps several lists of links of all layers: 8 bytes per link, or a byte per
+# Bytes that an update needs. An update keeps several lists of links of all layers: 8 bytes per link, or a byte per
 # weight if that is less. Six lists are an upper bound for the resident memory of 12 and 24 layers of 768×768 at 50 and
 # 95 % sparsity. The rest is the work on one layer: for each candidate of a draw (score, key, noise, temporaries), and
 # for each weight if missing links are scored (masks). The bytes that torch allocated at the same time were measured,
 # per weight of a 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7.
-# The numbers here are upper bounds from 50 % sparsity on, and up to twice the measured ones.
+# The numbers here are upper bounds from 50 % sparsity on, and up to twice the measured numbers.
 _LISTS = 6
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 44
@@ -48,9 +48,9 @@ _BYTES_PER_MASKED_WEIGHT = 8
 # the place of the first link for each neuron.
 _BYTES_OF_A_LINK = 12
 _BYTES_OF_A_NEURON = 4
-# A link predictor has square float32 matrices of the longer side. At 200×4000 and 50 % sparsity, CH2-L3n took 266 bytes
-# per weight, and CH3-L3p 416. CH3-L3p also works in batches of 2²² numbers. It takes half of the memory if the network
-# is so sparse that paths are walked.
+# A link predictor uses square float32 matrices with the size of the longer side. At 200×4000 and 50 % sparsity, CH2-L3n
+# took 266 bytes per weight, and CH3-L3p 416. CH3-L3p also works in batches of 2²² numbers. CH3-L3p needs half of the
+# memory if the network is so sparse that paths are walked.
 _SQUARES_NODE_BASED = 4
 _SQUARES_PATH_BASED = 5
 _BYTES_OF_A_BATCH = 3 * 4 * 2**22
@@ -67,8 +67,8 @@ class Plan:
         bound for a method that stops early, and a lower bound if removed links return by their weight.
     flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
         equally often. Convolutions use their weights more often than linear layers, and experts less often.
-    memory: bytes by use, on the device of the model, without activations and without past weights of links that
-        percolation removes.
+    memory: the bytes for each use, on the device of the model, without activations and without past weights of links
+        that percolation removes.
     coverage: which share of the model is in its sparse layers; the text shows this if other layers stay dense.
     advice: which layers percolation leaves out, and what you may want to change.
     """
@@ -204,7 +204,7 @@ def plan(
     without memory.
 
     Args:
-        execution: as in the Sparsifier; "auto" counts the memory of "csr".
+        execution: as in the Sparsifier; with "auto", the plan counts the memory of "csr".
         moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
     """
     method = method_from(start, method)
@@ -259,7 +259,7 @@ def _memory(
     method, (_, links) = budget.method, budget.bounds()
     parameters = dict(model.named_parameters())
     own = {part.parameter: parameters[part.parameter] for part in parts.values()}
-    # Weights that are stored as only their links.
+    # Weights of which only the links are stored.
     sparse = dict.fromkeys(parts[name].parameter for name in budget.sparse_parts())
     stored = [name for name in sparse if execution != "masked" and convertible(model, name)]
     saved, structure = 0, 0
@@ -300,7 +300,7 @@ def _memory(
 
 
 def _update_workspace(shape: tuple[int, ...], links: int, method: Method) -> int:
-    """The most bytes that removal and regrowth need in one layer with `links` links at the start."""
+    """An upper bound of the bytes that removal and regrowth need in one layer with `links` links at the start."""
     size = math.prod(shape)
     longer = max(shape[0], size // shape[0])
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links
@@ -338,7 +338,7 @@ def _advice(budget: Budget) -> list[str]:
         )
     if last > 0 and timeline.total_steps - last < timeline.shortest_gap:
         advice.append(
-            f"The last update comes {timeline.total_steps - last} steps before the end, so its regrown links hardly "
-            "train."
+            f"The last update comes {timeline.total_steps - last} steps before the end, so its regrown links "
+            "are hardly trained."
         )
     return advice
