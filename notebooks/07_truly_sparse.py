@@ -194,10 +194,10 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # <details><summary>What you should have seen</summary>
 #
 # The last cell prints the largest *tested* density at which csr is faster on your machine. The lines of csr and dense
-# cross between this density and the next tested density. On the machine of the published outputs, the lines cross at a
-# lower density with 32 samples than with 256 samples. Both densities are far above the density of the paper's
-# experiments. At a density of 1 %, the number of operations falls by a factor of a hundred, but the time never falls by
-# this factor. Looking up the inputs takes time, and each call has a fixed cost.
+# cross between this density and the next tested density. On the machine of the published outputs, the lines cross
+# between 20 and 30 % for both numbers of samples, far above the density of the paper's experiments. At a density of 1
+# %, the number of operations falls by a factor of a hundred, but the time never falls by this factor. Looking up the
+# inputs takes time, and each call has a fixed cost.
 # </details>
 #
 # On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. In this notebook,
@@ -652,9 +652,9 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Answer</summary>
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` at densities up to 20 % with 256 samples, and up to 20 % with 32 samples. Your own run may
-# show other densities. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a
-# dense weight takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
+# is faster than `nn.Linear` at densities up to 20 %, with 256 samples and with 32. Your own run may show other
+# densities. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a dense
+# weight takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?
