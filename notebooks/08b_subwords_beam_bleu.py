@@ -91,10 +91,10 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
     assert vocabulary.decode(tokens) == sentence
 
 # %% [markdown]
-# The first four pieces are special. They stand for padding, for unknown characters, and for the beginning and the end
-# of a sentence. The vocabulary has no piece for *zebras*, so BPE spells the word with smaller pieces, if necessary
-# letter by letter. A model that can *write* a word may still *translate* it badly. You can test such words in the
-# section *Try your own sentence* of stage 08.
+# The first four pieces are special. These pieces stand for padding, for unknown characters, and for the beginning and
+# the end of a sentence. The vocabulary has no piece for *zebras*, so BPE spells the word with smaller pieces, if
+# necessary letter by letter. A model that can *write* a word may still *translate* it badly. You can test such words in
+# the section *Try your own sentence* of stage 08.
 #
 # ## Exercise: one merge
 #
@@ -352,9 +352,10 @@ exercises.check("08b.scores", score_a, score_b)
 # ## BLEU, by hand
 #
 # BLEU counts how many words of a model's translation are also in the *reference*, the correct translation in the data.
-# It also counts pairs, triples and quadruples of neighbouring words. A group of $n$ neighbouring words is an *n-gram*.
-# BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of n-grams that
-# are found in the reference is the *precision* $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a word.
+# BLEU also counts pairs, triples and quadruples of neighbouring words. A group of $n$ neighbouring words is an
+# *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of
+# n-grams that are found in the reference is the *precision* $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a
+# word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"

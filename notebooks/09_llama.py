@@ -403,16 +403,16 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 # vanishes.
 #
 # So we keep the weights in float32, and round only the products (`precision="bfloat16"`). The published code keeps the
-# *weights* in bfloat16 (`"bfloat16_weights"` here). Then small steps no longer move large weights, but they still move
-# small weights. We do not know why weights in bfloat16 harm RigL and GraNet most. Both methods start a regrown link
-# from weight 0 and soon compare this link with old links, whose weights are large. In the paper's tables for the 130M
-# model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3 with weights
-# in float32. FC with weights in float32 has a perplexity of 17.1.
+# *weights* in bfloat16 (`"bfloat16_weights"` here). With such weights, small steps no longer change large weights, but
+# they still change small weights. We do not know why weights in bfloat16 harm RigL and GraNet most. Both methods start
+# a regrown link from weight 0 and soon compare this link with old links, whose weights are large. In the paper's tables
+# for the 130M model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3
+# with weights in float32. FC with weights in float32 has a perplexity of 17.1.
 #
 # ## Train
 #
-# The learning rate rises linearly to its peak. Then it falls along half a cosine to a tenth of the peak. Gradients are
-# clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
+# The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak.
+# Gradients are clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
 
 # %%
 for step in (1, recipe.warmup, recipe.steps):
@@ -599,10 +599,10 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 # - **Agrees:** FC is ahead of all three sparse methods, and RigL is the last of them.
 # - **Does not agree:** in the paper, the methods are further apart than in our runs. SET is behind FC by 0.28 nats, and
 #   RigL by 0.53.
-# - **Differs:** our model has a sixtieth of the weights of the paper's model. It trains for 200 steps instead of
-#   10,000. It reads a megabyte of text about once, and the paper's model reads gigabytes. Its weights are in float32,
-#   $\zeta$ starts at 0.3 instead of 0.1, and there is no warm-up after updates. Any of these differences may change the
-#   order of the methods.
+# - **Differs:** our model has a sixtieth of the weights of the paper's model. Our model trains for 200 steps instead of
+#   10,000. It reads a megabyte of text about once, and the paper's model reads gigabytes. The weights of our model are
+#   in float32, $\zeta$ starts at 0.3 instead of 0.1, and there is no warm-up after updates. Any of these differences
+#   may change the order of the methods.
 # - **Untested:** CHTs, CHTss, CHT, MEST and GMP as the paper defines them, the paper's sizes, and its corpus.
 #
 # The models of size `small` have nine times as many weights in their layers as the `tiny` models. The `small` models
@@ -830,7 +830,7 @@ except ValueError as refusal:
     print(refusal)
 
 # %% [markdown]
-# `facts` reads a plan (`language.plan_run` returns one). It returns a dict with five numbers:
+# `facts` reads a plan (`language.plan_run` returns one). The function returns a dict with five numbers:
 #
 # - `"links"`: how many links the matrices of layer 0 have in total at the end of the run (their names contain
 #   `.layers.0.`);
@@ -1018,8 +1018,8 @@ exercises.check("09.winners", winners)
 # - With bytes, every text can be turned into tokens. Packing needs no padding.
 # - Perplexity is $e$ to the power of the mean loss. The perplexities of two models are comparable only if the models
 #   use the same tokens.
-# - The layers `gate` and `up` are a pair. Each of them forms a chain with `down`. Heads of queries may share their
-#   keys.
+# - The layers `gate` and `up` are a pair. Each of these two layers forms a chain with `down`. Heads of queries may
+#   share their keys.
 # - First weights, learning rates and precision can decide a race before the topology has an effect.
 #
 # ## Further reading

@@ -815,9 +815,9 @@ exercises.check("10.schedule", schedule)
 #
 # <details><summary>Answer</summary>
 #
-# Continue from the checkpoint with one process. The batches and the random numbers are the same. One process does not
-# add up the gradients in the same order as four processes, so the last digits differ. If two links have nearly the same
-# score, a draw may choose the other link.
+# Continue from the checkpoint with one process. The batches and the random numbers are the same as with four processes.
+# But one process does not add up the gradients in the same order as four processes, so the last digits differ. If two
+# links have nearly the same score, a draw may choose the other link.
 # </details>
 #
 # 4. A sweep of 81 cells reports one failure. What happened to the other 80 cells?

@@ -79,8 +79,8 @@ pd.DataFrame(
 #
 # Before you compare your results with a published number, check whether this number can be right. The poster of the
 # paper shows Table 2 with one column too few. So all numbers to the right of the missing column stand under the wrong
-# heading. The next table contains the missing column again. It shows only the part of Table 2 for the 130M model. The
-# numbers are validation perplexities, and lower is better:
+# heading. The next table contains the missing column again. The table shows only the part of Table 2 for the 130M
+# model. The numbers are validation perplexities, and lower is better:
 
 # %%
 of_130m = pd.DataFrame(paper.PAPER_TABLE_2["130m"]).T
@@ -120,8 +120,8 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons. The paper trains this MLP for 100 epochs at
 # 99 % sparsity. We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs, CHTss, MEST
 # and GMP, but at that time our versions did not follow the paper. Those runs are in `results/revision_1`, and we do not
-# use them in comparisons. Three later runs follow the paper's recipe. They train two forms of CHTs, and SET, and their
-# records are in `results/mlp_paper.jsonl`. Each method has only one seed there, so we leave these runs out here.
+# use them in comparisons. Three later runs follow the paper's recipe. These runs train two forms of CHTs, and SET, and
+# their records are in `results/mlp_paper.jsonl`. Each method has only one seed there, so we leave these runs out here.
 #
 # The paper's code reports the *best test epoch*, so we do the same here. By construction, this number is too high
 # (stage 06), in the paper and in our runs.
@@ -681,7 +681,7 @@ exercises.check("11.verdict", verdict)
 # ## Key takeaways
 #
 # - Check whether a printed table can be right before you compare your results with it.
-# - A standard error covers the variation between seeds. It does not cover differences in the set-up.
+# - A standard error covers the variation between seeds. The standard error does not cover differences in the set-up.
 # - Where you cannot compare scores, you can sometimes compare differences within one study.
 # - "Undecided" is a result, and "does not hold" is a result too.
 # - Do not trust a number without the record of its run.

@@ -132,10 +132,10 @@ figures.show(
 #
 # ## How many seeds would decide?
 #
-# The interval becomes narrower as the number of seeds $n$ grows. Its half-width is $t_{n-1} \cdot s / \sqrt n$, where
-# $s$ is the standard deviation of the differences. Suppose that the true difference is as large as the difference that
-# we measured. How many seeds do we need so that the half-width is no larger than the difference? The next cell prints
-# the factor $t_{n-1} / \sqrt n$ for each $n$:
+# The interval becomes narrower as the number of seeds $n$ grows. The half-width of the interval is
+# $t_{n-1} \cdot s / \sqrt n$, where $s$ is the standard deviation of the differences. Suppose that the true difference
+# is as large as the difference that we measured. How many seeds do we need so that the half-width is no larger than the
+# difference? The next cell prints the factor $t_{n-1} / \sqrt n$ for each $n$:
 
 # %%
 factors = {n: stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in range(2, 11)}
@@ -327,8 +327,8 @@ print(len(sweeps.cells(spec)), "runs")
 
 # %% [markdown]
 # Save the text as `sweep.yaml`. Then `chts sweep sweep.yaml --out runs/zeta` trains all runs, and `chts report
-# runs/zeta` compares them. To sweep the temperature, write `chts with removal=Removal('magnitude', temperature=3.0,
-# percolate=True)` as the method.
+# runs/zeta` compares these runs. To sweep the temperature, write `chts with removal=Removal('magnitude',
+# temperature=3.0, percolate=True)` as the method.
 #
 # **A good result** is a curve of the score over $\zeta$ with intervals, at two sparsities, and a sentence on whether the best
 # $\zeta$ depends on the sparsity.

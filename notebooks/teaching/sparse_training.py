@@ -222,8 +222,8 @@ assert torch.allclose(probabilities(drawn, 1.7), drawn**1.7 / (drawn**1.7).sum()
 #
 # `weight` is a layer of your own with 10 links. An update removes the three least important links. Which links are the
 # least important by **magnitude**, and which are the least important by **relative importance**? Set
-# `gone_by_magnitude` and `gone_by_importance`, two Boolean tensors of the shape of `weight`. They are true at the links
-# that the update removes.
+# `gone_by_magnitude` and `gone_by_importance`, two Boolean tensors of the shape of `weight`. Each tensor is true at the
+# links that the update removes.
 
 # %% nbgrader={"grade": false, "grade_id": "weights", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "removal")
@@ -284,8 +284,8 @@ assert torch.equal(gone_by_importance, (importance <= limit) & (own != 0)), (
 # ## 6 · Percolation (3 points)
 #
 # A hidden neuron without incoming links or without outgoing links is inactive, and its links are of no use. Write
-# `percolated` yourself. The function gets the masks of two layers that follow each other. It returns the masks without
-# the links of the inactive neurons between the layers. Do not change the masks that you get.
+# `percolated` yourself. The function gets the masks of two layers that follow each other. The function returns the
+# masks without the links of the inactive neurons between the layers. Do not change the masks that you get.
 
 
 # %% nbgrader={"grade": false, "grade_id": "percolated", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -338,9 +338,9 @@ for hidden in (4, 9, 30):
 # %% [markdown]
 # ## 7 · Density decay (2 points)
 #
-# CHTss trains a layer of 200 inputs and 100 outputs. Its sparsity rises along the sigmoid with $k = 6$, from 0.5 at
-# step 0 to `final` at step `end`. How many links does the layer have half-way to `end`, and how many does it have at
-# three quarters of the way? Set `half_way` and `three_quarters` (whole numbers, rounded).
+# CHTss trains a layer of 200 inputs and 100 outputs. The sparsity of the layer rises along the sigmoid with $k = 6$,
+# from 0.5 at step 0 to `final` at step `end`. How many links does the layer have half-way to `end`, and how many does
+# it have at three quarters of the way? Set `half_way` and `three_quarters` (whole numbers, rounded).
 
 # %% nbgrader={"grade": false, "grade_id": "decay-data", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "decay")
