@@ -27,8 +27,9 @@
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
 #
-# This stage is optional. It trains no network. It explains three tools that the translator of stage 08 uses: the pieces
-# that it reads and writes, the search for its best translation, and the score of its translations.
+# This stage is optional. It trains no network. The page explains three tools that the translator of stage 08 uses: the
+# pieces of words that the translator reads and writes, the search for its best translation, and the score of its
+# translations.
 
 # %% tags=["bootstrap"]
 # This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
@@ -72,9 +73,9 @@ settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
 # makes the sentences, so nothing has to be downloaded.
 #
 # A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need far fewer
-# entries. The algorithm is *byte pair encoding* (BPE). It begins with single letters. It joins the two pieces that most
-# often stand next to each other in the training sentences. It repeats this until the vocabulary is full. Both languages
-# share one vocabulary. "▁" stands for a space before a word.
+# entries. The algorithm is *byte pair encoding* (BPE). BPE begins with single letters. Each step joins the two pieces
+# that most often stand next to each other in the training sentences. The steps end when the vocabulary is full. Both
+# languages share one vocabulary. "▁" stands for a space before a word.
 
 # %%
 corpus = data.load_translation("number_words")
@@ -90,19 +91,19 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
     assert vocabulary.decode(tokens) == sentence
 
 # %% [markdown]
-# The first four pieces are special. They stand for padding, unknown characters, the beginning of a sentence and its
-# end. The vocabulary has no piece for *zebras*, so it spells the word with smaller pieces, if necessary letter by
-# letter. A model that can *write* a word may still *translate* it badly. You can try it in the section *Try your own
-# sentence* of stage 08.
+# The first four pieces are special. These pieces stand for padding, for unknown characters, and for the beginning and
+# the end of a sentence. The vocabulary has no piece for *zebras*, so BPE spells the word with smaller pieces, if
+# necessary letter by letter. A model that can *write* a word may still *translate* it badly. You can test such words in
+# the section *Try your own sentence* of stage 08.
 #
 # ## Exercise: one merge
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# Write one step of BPE. Each key of `words` is a word, given as a tuple of its pieces. Its value says how often the
-# word occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair in all
-# words, and return the new `words`. If a word has three equal letters in a row, join the first two: ("a", "a", "a")
-# becomes ("aa", "a").
+# Write one step of BPE. Each key of `words` is a word, given as a tuple of its pieces. The value of this key says how
+# often the word occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair
+# in all words, and return the new `words`. If a word has three equal letters in a row, join the first two: ("a", "a",
+# "a") becomes ("aa", "a").
 
 
 # %% tags=["exercise"]
@@ -116,10 +117,10 @@ exercises.check("08b.merge", merge)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(pieces, pieces[1:])` gives the pairs of a word. Count each pair as many times as its word occurs. To join, go
-# through the pieces from left to right and build a list. If the last piece of the list and the next piece are the pair,
-# replace the last piece by the joined piece. A joined piece is no longer equal to the first piece of the pair, so you
-# never join it twice.
+# `zip(pieces, pieces[1:])` gives the pairs of neighbouring pieces of a word. Count each pair as many times as its word
+# occurs. To join, go through the pieces from left to right and build a list. If the last piece of the list and the next
+# piece form the pair, replace the last piece with the joined piece. A joined piece is no longer equal to the first
+# piece of the pair, so you never join it twice.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -146,7 +147,8 @@ exercises.check("08b.merge", merge)
 # ## Batches with little padding
 #
 # A batch is a rectangle of tokens. Shorter sentences are *padded* to the length of the longest one. The padding takes
-# time and teaches nothing. Here are four sentences of 3, 8, 4 and 9 tokens, in two batches of two:
+# computing time, but the model learns nothing from it. Here are four sentences of 3, 8, 4 and 9 tokens, in two batches
+# of two:
 
 # %%
 lengths = torch.tensor([3, 8, 4, 9])
@@ -157,7 +159,7 @@ for name, pairing in {"as they come": ([0, 1], [2, 3]), "by length": ([0, 2], [1
 # %% [markdown]
 # In the given order, short sentences share a batch with long ones. So we fill each batch with sentence pairs of about
 # the same length, up to a limit on the number of *tokens*, not of sentences. The length of a pair is the length of its
-# longer side, including the mark for its end.
+# longer side, including the end mark.
 
 # %%
 by_length = data.batches(task.train, recipe.batch_tokens, torch.Generator().manual_seed(settings.seed))
@@ -176,8 +178,8 @@ figures.show(
 #
 # *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
-# Sentences of 4, 6, 7 and 10 tokens share one batch. These numbers include the mark for the end. What share of the
-# batch is padding?
+# Sentences of 4, 6, 7 and 10 tokens share one batch. These numbers include the end mark. What share of the batch is
+# padding?
 
 # %% tags=["exercise"]
 padding_share = None
@@ -203,8 +205,8 @@ exercises.check("08b.padding_share", padding_share)
 # ## Greedy is not best
 #
 # A translator gives a probability to each possible next piece. *Greedy* decoding takes the most likely piece at each
-# step. We made the following tree by hand. The English *forty-two* begins with *forty*, which suggests "vier" as the
-# first piece.
+# step. We made the following tree of probabilities by hand. The English *forty-two* begins with *forty*, which suggests
+# "vier" as the first piece.
 
 # %%
 TREE = {
@@ -234,20 +236,21 @@ assert next(iter(search(2))) == next(iter(search(5))) == "zwei·undvierzig"
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Greedy decoding takes *vier* and ends with the probability 0.6 · 0.4 = 0.24. The most likely translation has the
-# probability 0.4 · 0.9 = 0.36, although its first piece was less likely. A *beam* of 2 keeps two beginnings side by
-# side and finds the most likely translation. A beam of 5 covers the whole tree here: the search drops no beginning.
+# Greedy decoding takes *vier* first and reaches the probability 0.6 · 0.4 = 0.24. The most likely translation has the
+# probability 0.4 · 0.9 = 0.36, although its first piece, *zwei*, was less likely than *vier*. A *beam* of 2 keeps two
+# beginnings side by side and finds the most likely translation. A beam of 5 covers the whole tree here: the search
+# drops no beginning.
 # </details>
 #
 # Products of many probabilities become tiny, so the search adds their logarithms. A longer translation has more
-# factors, and no factor is above 1, so its sum is usually lower. Therefore the search divides the sum by a *length
-# penalty*. In the formula, $n$ is the number of pieces, including the end:
+# factors, and no factor is above 1, so the sum of its logarithms is usually lower. Therefore the search divides the sum
+# by a *length penalty*. In the formula, $n$ is the number of pieces, including the end mark:
 #
 # $$\text{score} = \frac{\log p}{((5 + n)/6)^{0.6}}$$
 #
-# The search of the package ends a translation when the model writes the end mark, `</s>`. So we add this mark to each
-# leaf of the tree. The search reports the logarithm of the probability and the score of the translation that it finds.
-# We compute both again by hand.
+# The beam search of the package ends a translation when the model writes the end mark, `</s>`. So we add this mark to
+# each leaf of the tree. The search reports the logarithm of the probability and the score of the translation that it
+# finds. We compute both numbers again by hand.
 
 # %%
 LEAVES = ("·hundert", "·zig", "·tausend", "·undvierzig")
@@ -262,10 +265,10 @@ print(f"by hand: log p {math.log(0.4 * 0.9):.3f}, score {by_hand:.3f}")
 assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 
 # %% [markdown]
-# How wide should the beam be? To choose the width, look at the *validation* pairs, never at the test pairs. The width
-# is a setting, and a setting that you choose on the test pairs makes the test score too high. Stage 08 compares three
-# widths on validation pairs. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the
-# same translation.
+# How wide should the beam be? To choose the width, look at the *validation* pairs, never at the test pairs. If you
+# choose the width, or any other setting, on the test pairs, the test score is too high. Stage 08 compares three widths
+# on validation pairs. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same
+# translation as beam search.
 #
 # ## Exercise: search with a beam
 #
@@ -273,9 +276,9 @@ assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 #
 # Write a beam search that works for translations of any length. `following[piece]` gives the pieces that may follow
 # `piece`, with their probabilities. The probabilities depend only on the last piece. Each step extends every beginning
-# by each piece that may follow it, and keeps the `beam` most likely results. Set aside the beginnings that end with
-# `</s>`, and continue with the others until none is left. Return the pieces of the translation with the best score,
-# without `<s>` and `</s>`.
+# with each piece that may follow, and keeps the `beam` most likely results. Set aside the beginnings that end with
+# `</s>`, and continue with the other beginnings until none is left. Return the pieces of the translation with the best
+# score, without `<s>` and `</s>`.
 
 
 # %% tags=["exercise"]
@@ -312,8 +315,8 @@ exercises.check("08b.beam_search", beam_search)
 #     return list(max(ended, key=ended.__getitem__)[1:-1])
 # ```
 #
-# The package has its own beam search. It refills its beam when a translation ends, and it may stop earlier. With the
-# tables that the check uses, both searches find the same translation.
+# The package has its own beam search. The package's search refills its beam when a translation ends, and it may stop
+# earlier than your search. With the tables that the check uses, both searches find the same translation.
 # </details>
 #
 # ## Exercise: which one wins?
@@ -321,8 +324,8 @@ exercises.check("08b.beam_search", beam_search)
 # *★★☆ · 8 minutes · useful · objective 2 · work out*
 #
 # Two translations are complete. A has a log-probability of −2.0 and 4 pieces. B has a log-probability of −2.3 and 7
-# pieces. Both numbers of pieces include the end mark. What are their scores with the length penalty above, rounded to
-# three decimals? Which one does the search return?
+# pieces. Both numbers of pieces include the end mark. What are the scores of A and B with the length penalty above,
+# rounded to three decimals? Which translation does the search return?
 
 # %% tags=["exercise"]
 score_a, score_b = None, None
@@ -349,9 +352,10 @@ exercises.check("08b.scores", score_a, score_b)
 # ## BLEU, by hand
 #
 # BLEU counts how many words of a model's translation are also in the *reference*, the correct translation in the data.
-# It also counts pairs, triples and quadruples of neighbouring words. A group of $n$ neighbouring words is an *n-gram*.
-# BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of n-grams that
-# are found in the reference is the *precision* $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a word.
+# BLEU also counts pairs, triples and quadruples of neighbouring words. A group of $n$ neighbouring words is an
+# *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of
+# n-grams that are found in the reference is the *precision* $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a
+# word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"
@@ -377,8 +381,9 @@ for n in range(1, 5):
 # = 53.7$$
 #
 # The factor $B$ is the *brevity penalty*. A translation can leave out words without losing precision. So a translation
-# that is shorter than the reference, with $c$ words instead of $r$, gets $B = e^{1 - r/c}$. All others get $B = 1$.
-# Without "Montag ,", four of the six words are left, and all of them are right. Then $B = e^{1 - 6/4} = 0.607$.
+# that is shorter than the reference, with $c$ words instead of $r$, gets $B = e^{1 - r/c}$. All other translations get
+# $B = 1$. Without "Montag ,", four of the six words are left, and all of them are right. Then
+# $B = e^{1 - 6/4} = 0.607$.
 
 
 # %%
@@ -394,10 +399,10 @@ for written in (wrong_month, "der dritte März zweitausend", reference):
     assert math.isclose(bleu_by_hand(written, reference), score.value)
 
 # %% [markdown]
-# For a whole test, the n-grams of all sentences are counted together before the division. BLEU also depends on how
-# words are split, whether capitals matter and how counts of zero are treated. The *signature* of a score names these
-# choices. Scores are comparable only if their signatures are equal. The paper does not give its signature. So stage 08
-# shows our scores *beside* the paper's scores, and does not put both into one ranking.
+# For a whole test, BLEU first adds up the counts of all sentences and then divides. BLEU also depends on how words are
+# split, whether capitals matter and how counts of zero are treated. The *signature* of a score names these choices.
+# Scores are comparable only if their signatures are equal. The paper does not give its signature. So stage 08 shows our
+# scores *beside* the paper's scores, and does not put both into one ranking.
 #
 # **Predict:** a test has a single sentence, "zweiundvierzig", and the translation has no mistake. What is its BLEU?
 
@@ -409,9 +414,10 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BLEU is 0. One word has no pairs, triples or quadruples, and their precisions count as 0. A German number is *one*
-# word, which is right or wrong as a whole, and for BLEU it is only one 1-gram. So most of the BLEU on this task comes
-# from the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is right.
+# BLEU is 0. A single word has no pairs, triples or quadruples, so $p_2$, $p_3$ and $p_4$ count as 0. A German number is
+# *one* word, which is right or wrong as a whole, and for BLEU it is only one 1-gram. So the BLEU score on this task
+# depends mostly on the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is
+# right.
 # </details>
 #
 # ## Exercise: two references
@@ -419,13 +425,13 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
 # A sentence can have several good translations. With several references, BLEU clips the count of an n-gram at its
-# highest count in any *one* of them. Write `clipped`. It returns how many n-grams of a translation are found in the
-# references, and how many n-grams the translation has. All sentences are lists of words.
+# highest count in any *one* of them. Write a function `clipped` that returns how many n-grams of a translation are
+# found in the references, and how many n-grams the translation has. All sentences are lists of words.
 
 
 # %% tags=["exercise"]
 def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
-    """The clipped number of n-grams found in the references, and the number written. Write this function."""
+    """The clipped number of n-grams that the references have, and the number of all n-grams. Write this function."""
 
 
 # %% tags=["check"]
@@ -434,7 +440,7 @@ exercises.check("08b.clipped", clipped)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# For two counters, `|` gives the larger count of each key, and `&` gives the smaller one.
+# For two counters, `|` gives the larger count of each key, and `&` gives the smaller count.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -455,8 +461,8 @@ exercises.check("08b.clipped", clipped)
 #
 # *★☆☆ · 6 minutes · useful · objective 3 · work out*
 #
-# A reference has eight words, all different. A translation consists of the first six of these words. What is the BLEU
-# of this translation, between 0 and 100? Predict first: is it above or below 75?
+# A reference consists of eight different words. A translation consists of the first six of these words. What is the
+# BLEU of this translation, between 0 and 100? Predict first: is this BLEU above or below 75?
 
 # %% tags=["exercise"]
 bleu_of_six = None
@@ -467,7 +473,7 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# All written words are right, so all four precisions are 1. Only the brevity penalty is left.
+# All words of the translation are right, so all four precisions are 1. Only the brevity penalty lowers the score.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -484,20 +490,20 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # 1. The vocabulary is trained on both languages together. When would you rather train one vocabulary for each language?
 # 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores.
-#    What does this say about the score? What does it say about the model?
+#    What does this finding say about the score? What does it say about the model?
 # 3. A translation is right but uses different words from the reference. How would you measure its quality, and what
 #    would your measure miss?
 #
 # ## Self-check
 #
-# 1. Why can BPE write every word that consists of known letters, even a word that it never saw?
+# 1. Why can BPE write every word that consists of known letters, even a word that was not in the training sentences?
 #
 # <details><summary>Answer</summary>
 #
 # The single letters stay in the vocabulary. If no larger piece fits, BPE spells the word letter by letter.
 # </details>
 #
-# 2. You try beams of 1, 2, 4 and 8 on the test pairs and report the best score. What is wrong with this?
+# 2. You try beams of 1, 2, 4 and 8 on the test pairs and report the best score. What is wrong with this report?
 #
 # <details><summary>Answer</summary>
 #
@@ -510,15 +516,15 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # <details><summary>Answer</summary>
 #
-# BLEU stays high. Each number adds only one wrong 1-gram, and nearly all n-grams come from the dates. `exact` is the
-# share of dates in the test.
+# BLEU stays high. Each number adds only one wrong 1-gram, and nearly all n-grams come from the dates. `exact` equals
+# the share of dates in the test, because only the dates are translated exactly.
 # </details>
 #
 # ## Key takeaways
 #
 # - BPE joins the most frequent pair of neighbouring pieces. Batches of sentences of similar length have little padding.
-# - Beam search keeps several beginnings. Choose its width on the validation pairs, or fix it in advance. Never choose
-#   it on the test pairs.
+# - Beam search keeps several beginnings at the same time. Choose the width of the beam on the validation pairs, or fix
+#   the width in advance. Never choose it on the test pairs.
 # - Report BLEU with its signature. For number words, report `exact` too.
 #
 # ## Further reading

@@ -95,8 +95,8 @@ settings = notebooks.start(
 # %% [markdown]
 # ## The text
 #
-# A language model learns to guess the next piece of a text. It can learn from any text. We use the language reference
-# of Python, because it comes with Python.
+# A language model learns to guess the next piece of a text. Such a model can learn from any text. We use the language
+# reference of Python, because it comes with Python.
 
 # %%
 corpus = data.load_text(settings.dataset, data_dir)
@@ -108,13 +108,13 @@ print(corpus.validation[0][:400])
 # the first half of a page, the second half is easy to guess.
 #
 # We have no test text. We chose the settings on the validation text, with a seed that no race uses. Each run reports
-# its last loss, not its best one. For such small runs this is enough.
+# its last loss, not its lowest loss. For such small runs, these precautions are enough.
 #
 # ## Tokens from bytes
 #
 # Stage 08 joined letters into subwords, and it lost any letter that was not in the training text. Here the smallest
 # pieces are *bytes*: every text is stored as a sequence of bytes, and a byte has one of 256 values. So every text can
-# be turned into tokens, and the tokens give the text back exactly.
+# be turned into tokens, and the tokens can be turned back into exactly the same text.
 
 # %%
 chosen = settings.recipe or settings.recipes[settings.dataset]
@@ -134,9 +134,9 @@ for text in ("The statement returns a value.", "smörgåsbord 🙂"):
 #
 # ## Packed without padding
 #
-# A batch of stage 08 had padding. A language model needs none. We write all documents one after another, each with a
-# mark for its end, and cut this line into blocks. As an example, take the documents "abc", "d" and "efgh", a context of
-# 3 tokens, and `|` as the mark for an end:
+# A batch in stage 08 contained padding. The batches of a language model need no padding. We write all documents in one
+# long line, with an end mark after each document, and cut this line into blocks. As an example, take the documents
+# "abc", "d" and "efgh", a context of 3 tokens, and `|` as the end mark:
 
 # %%
 line = "abc|d|efgh|"
@@ -145,9 +145,9 @@ print(blocks)
 assert blocks == ["abc|", "|d|e", "efgh"]
 
 # %% [markdown]
-# Each block begins with the last token of the block before it. In a block of 4 tokens, the model makes 3 guesses. In
-# the first block it guesses b, c and the end. So every token except the very first is guessed exactly once. The tokens
-# after the last full block are dropped. The core does the same:
+# Each block begins with the last token of the previous block. In a block of 4 tokens, the model makes 3 guesses. In the
+# first block, the model guesses b, c and the end mark. So every token except the very first is guessed exactly once.
+# The tokens after the last full block are dropped. The function `data.pack` builds the blocks in the same way:
 
 # %%
 packed = data.pack(["abc", "d", "efgh"], tokenizer, 3)
@@ -158,7 +158,8 @@ by_rule = [token for text in ("abc", "d", "efgh") for token in (*tokenizer.encod
 assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 
 # %% [markdown]
-# (Here a piece like "abc" may be a single token. Then the blocks hold more letters than in the example.)
+# (With a real vocabulary, a piece like "abc" may be a single token. Then the blocks hold more letters than in the
+# example.)
 #
 # ## Perplexity
 #
@@ -166,8 +167,8 @@ assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 # is the natural one, so the loss is counted in *nats*. *Perplexity* is $e$ to the power of the mean loss. A perplexity
 # of $k$ means that the guesses are as hard as guesses among $k$ equally likely tokens.
 #
-# **Predict:** four tokens got the probabilities 1/2, 1/4, 1/4 and 1/8. What is the perplexity? What is the perplexity
-# of a model that gives all tokens of the vocabulary the same probability?
+# **Predict:** a model gave the probabilities 1/2, 1/4, 1/4 and 1/8 to the four tokens of a text. What is the
+# perplexity? What is the perplexity of a model that gives all tokens of the vocabulary the same probability?
 
 # %%
 chances = [1 / 2, 1 / 4, 1 / 4, 1 / 8]
@@ -185,8 +186,8 @@ assert math.isclose(math.exp(loss), 4)
 # model with this perplexity has learned nothing yet. A single token with $p = 0$ would make the perplexity infinite.
 # </details>
 #
-# Perplexities are comparable only if the tokens are the same. With longer tokens, each guess is harder, although the
-# text is the same.
+# The perplexities of two models are comparable only if both models use the same tokens. With longer tokens, each guess
+# is harder, although the text is the same.
 #
 # ## What a LLaMA is made of
 #
@@ -216,9 +217,10 @@ print("product", hidden, "output", down @ hidden)
 assert torch.allclose(hidden, F.silu(gate @ x) * (up @ x))
 
 # %% [markdown]
-# The gate layer and the up layer are a **pair**, as queries and keys are: neuron $j$ of the gate layer is multiplied by
-# neuron $j$ of the up layer. Since $\text{silu}(0) = 0$, a neuron without links in one of these two layers outputs 0.
-# The layers `gate` and `down` are a **chain**, and `up` and `down` are another chain.
+# The gate layer and the up layer are a **pair**, as queries and keys are: the output of neuron $j$ of the gate layer,
+# after silu, is multiplied by the output of neuron $j$ of the up layer. Since $\text{silu}(0) = 0$, a neuron without
+# links in one of these two layers outputs 0. The layers `gate` and `down` are a **chain**, and `up` and `down` are
+# another chain.
 #
 # **Predict:** which of the eight links of `gate`, `up` and `down` lead nowhere?
 
@@ -242,8 +244,8 @@ assert {name: int(mask.sum()) for name, mask in left.items()} == {"gate": 1, "up
 # <details><summary>What you should have seen</summary>
 #
 # Only neuron 0 has links in both `gate` and `up`. Neuron 1 has one link, in `up`, and neuron 2 has two links, both in
-# `gate`. The results of these three links are multiplied by 0, so percolation cuts them. It also cuts the two links of
-# `down` that read these neurons. Three of the eight links are left, and the output is the same.
+# `gate`. The results of these three links are multiplied by 0, so percolation cuts these links. Percolation also cuts
+# the two links of `down` that read neurons 1 and 2. Three of the eight links are left, and the output does not change.
 # </details>
 
 # %%
@@ -254,7 +256,7 @@ assert torch.equal((down * left["down"]) @ kept, down @ hidden)
 # ## Heads that share their keys
 #
 # Larger LLaMAs save memory with *grouped queries*: several heads of queries read one head of keys and values. The
-# example has four heads of queries and two heads of keys, with two neurons each. Heads 0 and 1 of the queries share
+# example has four heads of queries and two heads of keys. Each head has two neurons. Heads 0 and 1 of the queries share
 # head 0 of the keys.
 
 # %%
@@ -268,12 +270,13 @@ assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 
 # %% [markdown]
 # One neuron of the keys lost its links. So one neuron in *each* of the two heads of queries that share this head of
-# keys lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. It turns neurons $j$ and
-# $j + d/2$ of a head of width $d$ by an angle that grows with the position. This mixes the two neurons, so a neuron
-# counts as inactive only together with its partner. The core finds the partners from the model.)
+# keys lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. The rotation turns neurons $j$
+# and $j + d/2$ of a head of width $d$ by an angle that grows with the position. This turn mixes the two neurons, so a
+# neuron counts as inactive only together with its partner. The package works out from the model which neurons are
+# partners.)
 #
 # With `per_head=True`, each head evolves as a separate network with its own exact number of links. Keys and values have
-# fewer heads, so they have fewer of these networks:
+# fewer heads than queries, so they have fewer of these networks:
 
 # %%
 small_llama = models.LlamaSize(width=16, feed_forward=24, layers=1, heads=4, key_heads=2)
@@ -300,9 +303,9 @@ for name, size in models.LLAMA_SIZES.items():
 pd.DataFrame(rows).style.hide(axis="index").format({"weights (millions)": "{:,.1f}", "can be sparse": "{:.0%}"})
 
 # %% [markdown]
-# The embedding and the last layer stay dense. Each has a row for every token of the vocabulary. In the 60M model they
-# have more than half of all weights; in the 1B model they have a tenth. So "70 % sparse" means something different for
-# each model.
+# The embedding and the last layer stay dense. Each of these two layers has one row for every token of the vocabulary.
+# Together they have more than half of all weights in the 60M model, but only a tenth in the 1B model. So "70 % sparse"
+# means something different for each model.
 
 # %%
 dimensions = models.LLAMA_SIZES[recipe.size]
@@ -313,10 +316,11 @@ print(str(plan).partition("\n\n")[2])
 # ## The first weights
 #
 # Before training, the output of each layer should be about as large as its input. A sum of $n$ inputs of size 1,
-# multiplied by weights of standard deviation $\sigma$, has size $\sigma\sqrt{n}$. So $\sigma = 1/\sqrt n$ keeps the
-# size. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128 the factor is $0.02 \cdot \sqrt{128} = 0.23$,
-# and after a few layers little of the signal is left. A neuron of a sparse layer has fewer inputs. `rescale_weights`
-# makes up for this with the factor $1/\sqrt{\text{density}}$.
+# multiplied by weights of standard deviation $\sigma$, has size $\sigma\sqrt{n}$. So with $\sigma = 1/\sqrt n$, the sum
+# has size 1 again. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128 the factor is
+# $0.02 \cdot \sqrt{128} = 0.23$, and after a few layers little of the signal is left. A neuron of a sparse layer has
+# fewer inputs than a neuron of a dense layer. To compensate, `rescale_weights` multiplies the weights by
+# $1/\sqrt{\text{density}}$.
 #
 # **Predict:** take width 128 and a standard deviation of 0.02. Which layer gives outputs with a standard deviation
 # closer to 1: a dense layer, or a rescaled layer with a tenth of its links?
@@ -332,15 +336,15 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both are equally far from 1: the rescaled sparse layer gives 0.23, and so does the dense layer. Rescaling makes each
-# weight of the sparse layer three times as large. Without rescaling, this layer gives a third of 0.23.
+# Neither layer is closer to 1: the standard deviation is 0.23 for both. Rescaling makes each weight of the sparse layer
+# three times as large. Without rescaling, the standard deviation of the sparse layer is a third of 0.23.
 # </details>
 #
-# But an *embedding* that starts at 0.02 is too small, and the model must first enlarge it. The rescaled links of a
-# sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a short run, this
-# advantage alone can put sparse methods ahead of a dense network. The package has records of four runs of the `tiny`
-# model on Tiny Shakespeare, with one seed and 120 steps each. They compare FC with an earlier version of CHTs that has
-# a tenth of the links:
+# But an *embedding* that starts with $\sigma = 0.02$ is too small, and the model must first enlarge it. The rescaled
+# links of a sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a short run,
+# this advantage alone can put sparse methods ahead of a dense network. The package has records of four runs of the
+# `tiny` model on Tiny Shakespeare, with one seed and 120 steps each. The runs compare FC with an earlier version of
+# CHTs, which has a tenth of the links:
 
 # %%
 first_weights = [
@@ -371,11 +375,11 @@ assert float(weight + 0.001) == 1
 
 # %% [markdown]
 # The sum is rounded to the nearest of these numbers. So a step that is added to a weight between 1 and 2 vanishes if it
-# is less than half of 1/128, which is 1/256. How large is this limit relative to the weight? This depends on the
+# is less than half of 1/128, which is 1/256. How large is this limit relative to the weight? The answer depends on the
 # weight.
 #
-# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Add 1/351 of itself to each of these numbers. How many of
-# them change?
+# **Predict:** bfloat16 has 128 numbers from 1 to below 2. To each of these numbers, add 1/351 of the number. How many
+# of the 128 numbers change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -393,21 +397,22 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 # weights, with $n$ from 176 to 255.
 # </details>
 #
-# For a weight just below 2, the limit 1/256 is nearly 1/512 of the weight. For a weight of 1, it is 1/256 of the
-# weight. The same shares hold between any two neighbouring powers of two. So a step below 1/512 of a weight always
-# vanishes. Just above a power of two, every step below about 1/256 of the weight vanishes.
+# For a weight just below 2, the limit 1/256 is nearly 1/512 of the weight. For a weight of 1, the limit is 1/256 of the
+# weight. Between any two neighbouring powers of two, the limit lies between the same two fractions of the weight. So a
+# step below 1/512 of a weight always vanishes. Just above a power of two, every step below about 1/256 of the weight
+# vanishes.
 #
 # So we keep the weights in float32, and round only the products (`precision="bfloat16"`). The published code keeps the
-# *weights* in bfloat16 (`"bfloat16_weights"` here). Then small steps no longer move large weights, but they still move
-# small weights. We do not know why this hurts RigL and GraNet most. Both methods start a regrown link from weight 0 and
-# soon compare its weight with old, large weights. In the paper's tables for the 130M model at 70 % sparsity, RigL has a
-# perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3 with weights in float32. FC with weights in
-# float32 has 17.1.
+# *weights* in bfloat16 (`"bfloat16_weights"` here). With such weights, small steps no longer change large weights, but
+# they still change small weights. We do not know why weights in bfloat16 harm RigL and GraNet most. Both methods start
+# a regrown link from weight 0 and soon compare this link with old links, whose weights are large. In the paper's tables
+# for the 130M model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3
+# with weights in float32. FC with weights in float32 has a perplexity of 17.1.
 #
 # ## Train
 #
-# The learning rate rises linearly to its peak. Then it falls along half a cosine to a tenth of the peak. Gradients are
-# clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
+# The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak.
+# Gradients are clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
 
 # %%
 for step in (1, recipe.warmup, recipe.steps):
@@ -425,9 +430,9 @@ print(f"{run.tokens:,} tokens in {run.seconds:.0f} s, {run.tokens_per_second:,.0
 print(f"{run.mfu:.0%} of the operations that one large product of matrices would do in that time")
 
 # %% [markdown]
-# The last line gives the *model FLOPs utilisation*, which the progress bar calls MFU. It is the number of operations
-# that a dense model of this size needs for these tokens, divided by the number that the device could do in the same
-# time. Layers with masks compute all operations of the dense model.
+# The last line gives the *model FLOPs utilisation*, which the progress bar calls MFU. MFU is the number of operations
+# that a dense model of this size needs for these tokens, divided by the number of operations that the device could do
+# in the same time. Layers with masks compute all operations of the dense model.
 
 # %%
 looks = pd.DataFrame([{"step": look.step, "loss": look.loss, "perplexity": look.perplexity} for look in run.looks])
@@ -436,10 +441,10 @@ looks.style.hide(axis="index").format({"loss": "{:.3f}", "perplexity": "{:.1f}"}
 # %% [markdown]
 # ## What the model writes
 #
-# The model draws one token after another. At temperature $T$, it draws a token with a probability proportional to
-# $p^{1/T}$, where $p$ is the model's own probability of this token. At temperature 0, the model takes the most probable
-# token. At temperature 1, it draws with the probabilities $p$. (The temperature of stage 03 works the other way: there,
-# a larger $T$ makes the draw less random.)
+# To write a text, the model draws one token after another. At temperature $T$, it draws a token with a probability
+# proportional to $p^{1/T}$, where $p$ is the model's own probability of this token. At temperature 0, the model takes
+# the most probable token. At temperature 1, it draws with the probabilities $p$. (The temperature of stage 03 works the
+# other way: there, a larger $T$ makes the draw less random.)
 
 # %%
 prompt = {"python_reference": "The statement", "tinyshakespeare": "KING"}.get(task.name, "The ")
@@ -449,14 +454,14 @@ for temperature in (0.0, 0.7, 1.0):
     print(f"--- temperature {temperature}\n{written.strip()}\n")
 
 # %% [markdown]
-# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0,
-# nothing is drawn, so the same prompt always gives the same text. Here this text ends after a few words. Drawn tokens
-# give longer and stranger texts.
+# After a few seconds of training, a model with a million weights has learned how the text *looks*. At temperature 0, no
+# token is drawn at random, so the same prompt always gives the same text. Here this text ends after a few words. The
+# texts at higher temperatures are longer and stranger.
 #
 # ## The topology of a head, and of a block
 #
 # The first picture shows the queries and keys of one head of the last layer, as in stage 08. The second picture shows
-# the gate before and after training.
+# the links of the gate layer before and after training.
 
 # %%
 last = f"model.layers.{dimensions.layers - 1}"
@@ -496,9 +501,9 @@ predicted_seconds = each * len(names) * settings.seeds
 print(f"{each:.1f} s per run, {predicted_seconds:.0f} s for {len(names)} methods × {settings.seeds} seeds")
 
 # %% [markdown]
-# **Predict:** in the paper's Table 2, the dense 60M model reaches a perplexity of 26.6. At 90 % sparsity it reaches 35
-# with SET or CHT. Which methods will be nearest to FC here? How far will they be from FC, in per cent of its
-# perplexity?
+# **Predict:** in the paper's Table 2, the dense 60M model reaches a perplexity of 26.6. At 90 % sparsity, the model
+# reaches a perplexity of 35 with SET or CHT. Which methods will be nearest to FC here? How far will these methods be
+# from FC, in per cent of FC's perplexity?
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -538,10 +543,10 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # <details><summary>What you should have seen</summary>
 #
 # After so few steps, all methods are close together. With the profile `laptop`, CHTss and GMP are nearest to FC, 0.2 %
-# below its perplexity. GraNet is 3.6 % below, and CHT is 5.2 % above. In the paper, after a long training run, SET and
-# CHT are about a third above FC. A single seed has no interval, so there is no ranking. The longer runs below show
-# more. The sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the
-# methods that it suits.
+# below its perplexity. GraNet is 3.6 % below FC's perplexity, and CHT is 5.2 % above it. In the paper, after a long
+# training run, SET and CHT are about a third above FC. One seed gives no confidence interval, so we do not rank the
+# methods. The longer runs below say more about the methods. The sparse methods share one learning rate, and FC has its
+# own. A single rate for all methods would favour those methods for which this rate is good.
 # </details>
 #
 # ## Recorded runs
@@ -573,7 +578,7 @@ for name, rows in compared.items():
     )
 
 # %% [markdown]
-# The table shows the differences of each method from FC and from SET, which regrows at random. The differences are
+# The table shows the differences of each method from FC and from SET, which regrows random links. The differences are
 # paired by seed and given in nats per token. A difference of 0.01 nats is about one per cent of the perplexity:
 
 # %%
@@ -585,34 +590,36 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 # for 200 steps, about one epoch of Tiny Shakespeare. On both corpora:
 #
 # - **At 70 % SET is level with FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC.
-# - **At 90 and 95 % all three are behind FC**, by 0.06 to 0.10 nats at 90 % and by 0.10 to 0.14 nats at 95 %. No
-#   interval contains 0.
-# - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 % they are level.
+# - **At 90 and 95 % all three sparse methods are behind FC**, by 0.06 to 0.10 nats at 90 % and by 0.10 to 0.14 nats at
+#   95 %. No interval contains 0.
+# - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 %, RigL and SET are level.
 #
 # We compare these results with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
 #
 # - **Agrees:** FC is ahead of all three sparse methods, and RigL is the last of them.
-# - **Does not agree:** in the paper, the methods are further apart. SET is behind FC by 0.28 nats, and RigL by 0.53.
-# - **Differs:** our model has a sixtieth of the weights. It trains for 200 steps instead of 10 000. It reads a megabyte
-#   of text about once, and the paper's model reads gigabytes. Its weights are in float32, $\zeta$ starts at 0.3 instead
-#   of 0.1, and there is no warm-up after updates. Any of these may change the order.
+# - **Does not agree:** in the paper, the methods are further apart than in our runs. SET is behind FC by 0.28 nats, and
+#   RigL by 0.53.
+# - **Differs:** our model has a sixtieth of the weights of the paper's model. Our model trains for 200 steps instead of
+#   10,000. It reads a megabyte of text about once, and the paper's model reads gigabytes. The weights of our model are
+#   in float32, $\zeta$ starts at 0.3 instead of 0.1, and there is no warm-up after updates. Any of these differences
+#   may change the order of the methods.
 # - **Untested:** CHTs, CHTss, CHT, MEST and GMP as the paper defines them, the paper's sizes, and its corpus.
 #
-# The models of size `small` have nine times as many weights in their layers as the `tiny` models. They trained for 100
-# steps, a third of an epoch of Tiny Shakespeare. On both corpora:
+# The models of size `small` have nine times as many weights in their layers as the `tiny` models. The `small` models
+# trained for 100 steps, a third of an epoch of Tiny Shakespeare. On both corpora:
 #
-# - **At 90 % the mean losses of all three are below FC's**, by 0.02 to 0.17 nats, and most intervals do not contain 0.
-#   At 70 % RigL is ahead of FC, by 0.07 to 0.15 nats.
+# - **At 90 % the mean losses of all three sparse methods are below FC's**, by 0.02 to 0.17 nats, and most intervals do
+#   not contain 0. At 70 % RigL is ahead of FC, by 0.07 to 0.15 nats.
 # - **SET has the lowest mean loss of the three at 90 and 95 %**, and RigL has the lowest at 70 %.
 #
 # Do not conclude that sparse models are better in the end. Each method used the best of the learning rates that we
 # tried for it (see `results/language_rates.jsonl`), and the rates of the sparse methods are five to ten times as high
 # as FC's rate. After so few steps, the loss shows how fast a model starts to learn. The `tiny` models saw four times as
-# many tokens. In their tables, FC is ahead at 90 and 95 %.
+# many tokens as the `small` models. In the tables of the `tiny` models, FC is ahead at 90 and 95 %.
 #
 # The table shows the seconds of training on one core, as medians of three runs on Tiny Shakespeare. (We leave out the
-# books, because other work ran at the same time as some of the `tiny` runs on them.) At 90 and 95 %, SET and RigL
-# stored and multiplied only the existing links:
+# runs on books, because the machine did other work during some of the `tiny` runs.) At 90 and 95 %, SET and RigL stored
+# and multiplied only the existing links:
 
 # %%
 shakespeare = pd.DataFrame(
@@ -637,8 +644,8 @@ medians.style.format("{:.0f}", na_rep="")
 # torchrun --nproc-per-node 8 -m chts_core.cli train 60m --dataset openwebtext --method chts/paper_llama --sparsity 0.7 --out runs/60m
 # ```
 #
-# `profile=paper` trains the paper's 60M model on OpenWebText. This profile streams the text, and uses T5's tokens and a
-# $\zeta$ that starts at 0.1. We have not run it yet, because we have no GPU.
+# `profile=paper` trains the paper's 60M model on OpenWebText. With this profile, the program streams the text, uses
+# T5's tokens and starts with $\zeta = 0.1$. We have not used this profile yet, because we have no GPU.
 #
 # ## Exercise: guesses
 #
@@ -656,7 +663,7 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# $n$ blocks with a context of 128 take $128 n + 1$ tokens.
+# $n$ blocks with a context of 128 need $128 n + 1$ tokens.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -672,12 +679,13 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 #
 # *★★☆ · 10 minutes · essential · objective 2 · write code*
 #
-# Write two functions. The first one computes the perplexity from the probabilities that the tokens got. The second one gets the
-# loss per token in nats, the number of tokens and the number of bytes of the same text. It computes the bits per byte. A bit is
-# the loss of a token that got the probability 1/2, which is $\log 2$ nats.
+# Write two functions. The first one computes the perplexity from the probabilities that a model gave to the tokens. The
+# second one computes the bits per byte of a text from the loss per token in nats, the number of tokens and the number
+# of bytes. A bit is the loss of a token that got the probability 1/2, which is $\log 2$ nats.
 #
 # Predict first: model A has a perplexity of 20 and needs 400 tokens for 1000 bytes. Model B has a perplexity of 40 and
-# needs 250 tokens for the same bytes. Which model is better? The check prints what your function returns for both.
+# needs 250 tokens for the same bytes. Which model is better? The check prints the bits per byte of both models, as your
+# function computes them.
 
 
 # %% tags=["exercise"]
@@ -695,13 +703,12 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Work in nats until the last step. The whole text costs `loss * tokens` nats.
+# Work in nats until the last step. The loss of the whole text is `loss * tokens` nats.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Model B is better: it has 1.33 bits per byte, and A has 1.73. B's tokens are longer, so each of them is harder to
-# guess.
+# Model B is better: it has 1.33 bits per byte, and A has 1.73. B's tokens are longer, so each token is harder to guess.
 #
 # ```python
 # def perplexity(chances: list[float]) -> float:
@@ -747,22 +754,22 @@ exercises.check("09.queries_of", queries_of)
 #     return [head * width + place for head in range(key_head * group, (key_head + 1) * group)]
 # ```
 #
-# So when one neuron of shared keys loses its links, several neurons of the queries lose theirs too. A small `key_heads`
-# makes percolation cut more.
+# So when one neuron of shared keys loses its links, several neurons of the queries lose theirs too. The smaller
+# `key_heads` is, the more links percolation cuts.
 # </details>
 #
 # ## Exercise: percolate a gate
 #
 # *★★★ · 20 minutes · essential · objective 3 · write code*
 #
-# A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and down reads
-# it. Write the percolation of this block. Your function gets the masks of gate, up and down, and `at_zero`, the value
-# of the activation at 0. Return the three masks without the links that lead nowhere. For silu, `at_zero` is 0, and the
-# result must equal the result of the core.
+# A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and the layer
+# `down` reads this product. Write the percolation of this block. Your function gets the masks of gate, up and down, and
+# `at_zero`, the value of the activation at 0. Return the three masks without the links that lead nowhere. For silu,
+# `at_zero` is 0, and the result must equal the result of the core.
 #
 # Now change the activation. An older block uses the sigmoid in place of silu, and $\text{sigmoid}(0) = 1/2$. Which
-# links lead nowhere then? The function must work for both activations. A link of the gate leads nowhere if it cannot
-# change the output, whatever its weight.
+# links lead nowhere in this older block? The function must work for both activations. A link of the gate leads nowhere
+# if it cannot change the output, whatever its weight.
 
 
 # %% tags=["exercise"]
@@ -773,8 +780,8 @@ def percolate_gate(
 
 
 # %% [markdown]
-# The check has four neurons. One has links in `gate`, `up` and `down`. Each of the others has no links in one of these
-# three layers.
+# The check uses a block with four neurons. One neuron has links in `gate`, `up` and `down`. Each of the other three
+# neurons has no links in one of these three layers.
 
 # %% tags=["check"]
 exercises.check("09.percolate_gate", percolate_gate)
@@ -782,15 +789,15 @@ exercises.check("09.percolate_gate", percolate_gate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First write a Boolean for each neuron: can its product differ from 0, and does the down layer read it? A neuron
-# without links in the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the block, so
-# one pass is enough.
+# First write a Boolean for each neuron: can its product differ from 0, and does the down layer read this product? A
+# neuron without links in the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the
+# block, so one pass is enough.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# With the sigmoid, a neuron without links in `gate` outputs half of its output of `up`. So it stays active if it has
-# links in `up` and `down`:
+# With the sigmoid, a neuron without links in `gate` outputs half of its output of `up`. So the neuron stays active if
+# it has links in `up` and `down`:
 #
 # ```python
 # def percolate_gate(
@@ -807,13 +814,14 @@ exercises.check("09.percolate_gate", percolate_gate)
 #
 # *★★★ · 25 minutes · essential · objective 4 · write code*
 #
-# You may use a GPU for 20 minutes. In a trial, the 60M model processed 12,000 tokens per second on it. Write two
+# You may use a GPU for 20 minutes. In a trial, the 60M model processed 12,000 tokens per second on this GPU. Write two
 # functions.
 #
-# `shortened` makes the paper's recipe fit into the time. It takes as many steps as the time allows. A step sees `batch`
-# contexts of `context` tokens. Keep the shape of the run: the warm-up is a tenth of the steps, and `update_every` is a
-# hundredth of them (rounded, and at least 1). Set `iterative_warmup` to 0, since its 20 steps would be longer than the
-# time between two updates. Change nothing else. Here is what the planner says if you change only `steps`:
+# `shortened` changes the paper's recipe so that the run fits into the time. The new recipe has as many steps as the
+# time allows. A step sees `batch` contexts of `context` tokens. Keep the shape of the run: the warm-up is a tenth of
+# the steps, and `update_every` is a hundredth of them (rounded, and at least 1). Set `iterative_warmup` to 0, since its
+# 20 steps would be longer than the time between two updates. Change nothing else. If you change only `steps`, the
+# planner refuses with this message:
 
 # %%
 try:
@@ -822,9 +830,9 @@ except ValueError as refusal:
     print(refusal)
 
 # %% [markdown]
-# `facts` reads a plan (`language.plan_run` returns one). It returns a dict with five numbers:
+# `facts` reads a plan (`language.plan_run` returns one). The function returns a dict with five numbers:
 #
-# - `"links"`: how many links the matrices of layer 0 have together at the end of the run (their names contain
+# - `"links"`: how many links the matrices of layer 0 have in total at the end of the run (their names contain
 #   `.layers.0.`);
 # - `"updates"`: how many updates there are;
 # - `"tokens"` and `"minutes"` of the whole run;
@@ -874,8 +882,8 @@ exercises.check("09.planned", shortened, facts)
 #     }
 # ```
 #
-# 109 steps fit. The paper's 10,000 steps would take 30 hours. A layer has 316,209 links, a tenth of its weights. But
-# the run needs even more memory than the dense model: masks on dense weights save no memory.
+# 109 steps fit. The paper's 10,000 steps would take 30 hours on this GPU. Layer 0 has 316,209 links, a tenth of its
+# weights. But the run needs even more memory than the dense model: masks on dense weights save no memory.
 # </details>
 #
 # ## Exercise: the least step
@@ -884,7 +892,7 @@ exercises.check("09.planned", shortened, facts)
 #
 # Weights are kept in bfloat16. Write a function that gives half the distance from a positive weight to the next larger
 # number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of the
-# learning rate. With steps of 0.001, all weights above a certain size stand still. What is the smallest of these
+# learning rate. With steps of 0.001, all weights above a certain size never change. What is the smallest of these
 # weights?
 
 
@@ -901,14 +909,14 @@ exercises.check("09.least_step", least_step, still_from)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Between 1 and 2 the distance is 1/128. It doubles at each power of two. `math.floor(math.log2(weight))` gives the
-# exponent of the largest power of two that is not above the weight.
+# Between 1 and 2 the distance is 1/128. The distance doubles at each power of two. `math.floor(math.log2(weight))`
+# gives the exponent of the largest power of two that is not above the weight.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# For weights from 0.25 to 0.5, half the distance is 0.25/256 = 0.00098. For weights from 0.5 to 1, it is 0.00195. So
-# weights of 0.5 and more stand still, and smaller weights move:
+# For weights from 0.25 to 0.5, half the distance is 0.25/256 = 0.00098. For weights from 0.5 to 1, half the distance is
+# 0.00195. So weights of 0.5 and more do not change, and smaller weights do:
 #
 # ```python
 # def least_step(weight: float) -> float:
@@ -924,14 +932,14 @@ exercises.check("09.least_step", least_step, still_from)
 # *★★☆ · 15 minutes · essential · objectives 4 and 5 · write code*
 #
 # Each method was trained with several learning rates, and `losses[method][rate]` is the validation loss. All methods
-# have the same rates. Return two things: a dict with the method that has the lowest loss at each rate, and the method
-# that has the lowest loss if each method takes its own best rate. Two reports that choose different rates can name
-# different winners from the same runs.
+# were trained with the same rates. Return two things: a dict with the method that has the lowest loss at each rate, and
+# the method that has the lowest loss if each method uses its own best rate. Two reports that choose different rates can
+# name different winners from the same runs.
 
 
 # %% tags=["exercise"]
 def winners(losses: dict[str, dict[float, float]]) -> tuple[dict[float, str], str]:
-    """The best method at each learning rate, and the best one at its own rate. Write this function."""
+    """The best method at each learning rate, and the best method if each has its own rate. Write this function."""
 
 
 # %% tags=["check"]
@@ -940,8 +948,8 @@ exercises.check("09.winners", winners)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `min(losses, key=...)` returns the method whose key is smallest. All methods have the same rates, so you can take them
-# from any method.
+# `min(losses, key=...)` returns the method for which the function `key` gives the smallest value. All methods have the
+# same rates, so you can take the rates from any method.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -954,9 +962,10 @@ exercises.check("09.winners", winners)
 # ```
 #
 # Something similar happens in our recorded runs of the `small` model (90 % sparsity, 100 steps, one seed) if you
-# compare rates that are close to each other. FC has 5.12 nats at the rate 0.0032, and SET has 5.23 at 0.004, so FC is
-# ahead. SET has 5.01 at 0.008, and FC has 5.52 at 0.0064, so SET is ahead by half a nat. At their own best rates, FC
-# has 5.10 and SET has 4.93.
+# compare rates that are close to each other. FC has a loss of 5.12 nats at the rate 0.0032, and SET has a loss of 5.23
+# nats at the rate 0.004, so FC is ahead. SET has a loss of 5.01 nats at the rate 0.008, and FC has a loss of 5.52 nats
+# at the rate 0.0064, so SET is ahead by half a nat. At their own best rates, FC has a loss of 5.10 nats and SET has a
+# loss of 4.93 nats.
 # </details>
 #
 # ## To discuss
@@ -964,7 +973,7 @@ exercises.check("09.winners", winners)
 # 1. For each cell of its Table 2, the paper chose the best of eight initial networks for CHTs. SET has no such setting.
 #    Is the comparison fair, and how would you report it?
 # 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
-#    float32, or with both? Which methods would move up?
+#    float32, or with both? Which methods would then rank higher?
 # 3. At size `small`, sparse methods are ahead of FC after 100 steps. At size `tiny`, they are behind FC after 200
 #    steps. Which runs would show whether sparse models only learn faster at first, or are also better in the end?
 #
@@ -975,8 +984,8 @@ exercises.check("09.winners", winners)
 #
 # <details><summary>Answer</summary>
 #
-# You cannot know this. B's tokens are longer, so each token is harder to guess, but there are fewer of them. Compare
-# losses per *byte* of the same text.
+# You cannot know this. B's tokens are longer, so each token is harder to guess, but a text has fewer of these tokens.
+# Compare the losses per *byte* of the same text.
 # </details>
 #
 # 2. Neuron 7 of a gated block has fifty links in the gate layer and none in the up layer. What does the neuron output,
@@ -984,32 +993,33 @@ exercises.check("09.winners", winners)
 #
 # <details><summary>Answer</summary>
 #
-# It outputs 0 for every input, because the up layer gives 0, so the product is 0. Percolation cuts the fifty links, and
-# also the links of the down layer that read this neuron.
+# The neuron outputs 0 for every input, because the up layer gives 0, so the product is 0. Percolation cuts the fifty
+# links, and also the links of the down layer that read this neuron.
 # </details>
 #
 # 3. A paper reports that a sparse method beats a dense network after 500 steps. What would you ask first?
 #
 # <details><summary>Answer</summary>
 #
-# Ask which first weights and which learning rate the dense network had, and whether they were chosen for it. Either of
-# them can put the dense network behind in a short run.
+# Ask which first weights and which learning rate the dense network had, and whether they were chosen for it. In a short
+# run, unsuitable first weights or an unsuitable learning rate can put the dense network behind.
 # </details>
 #
 # 4. With weights in bfloat16, RigL ends far behind SET. Is the gradient a bad guide?
 #
 # <details><summary>Answer</summary>
 #
-# You cannot know from this run. In bfloat16, small steps do not move large weights, so the training was different. Run
-# both methods with weights in float32.
+# You cannot know this from these runs. In bfloat16, small steps do not move large weights, so the training was
+# different. Run both methods with weights in float32.
 # </details>
 #
 # ## Key takeaways
 #
 # - With bytes, every text can be turned into tokens. Packing needs no padding.
-# - Perplexity is $e$ to the power of the mean loss. It is comparable only for the same tokens.
-# - The layers `gate` and `up` are a pair. Each of them forms a chain with `down`. Heads of queries may share their
-#   keys.
+# - Perplexity is $e$ to the power of the mean loss. The perplexities of two models are comparable only if the models
+#   use the same tokens.
+# - The layers `gate` and `up` are a pair. Each of these two layers forms a chain with `down`. Heads of queries may
+#   share their keys.
 # - First weights, learning rates and precision can decide a race before the topology has an effect.
 #
 # ## Further reading

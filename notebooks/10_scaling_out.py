@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. train one sparse model in several processes, and say what they must agree on;
+# 1. train one sparse model in several processes, and say what the processes must agree on;
 # 2. stop a run at any moment and continue it with a different number of processes;
 # 3. describe a grid of runs and schedule it on workers;
 # 4. estimate what a larger model will cost before you pay for it.
@@ -86,13 +86,13 @@ folder.mkdir(parents=True, exist_ok=True)
 #
 # A *rank* is one of several processes that train one model together. In the simplest method, each rank has a *copy* of
 # the model and a part of each batch. After the backward pass, the ranks compute the **mean** of their gradients, and
-# each rank gets it. This exchange is called an *all-reduce*. The whole method is called *data parallel* training
-# (`DistributedDataParallel`, "DDP", in PyTorch).
+# each rank receives this mean. This exchange is called an *all-reduce*. The whole method is called *data parallel*
+# training (`DistributedDataParallel`, "DDP", in PyTorch).
 #
 # Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent:
 # $w = (1, 1, 0)$. The loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$.
-# Example 0 is $(1, 2, 0)$. It gives $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$. It gives $y = 1$
-# and the gradient $(0, 2, 2)$. Rank 0 has the mean of these two, $(3, 7, 1)$.
+# Example 0 is $(1, 2, 0)$. This example gives $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$. This
+# example gives $y = 1$ and the gradient $(0, 2, 2)$. Rank 0 computes the mean of these two gradients, $(3, 7, 1)$.
 
 # %%
 weight = torch.tensor([1.0, 1, 0], requires_grad=True)
@@ -104,13 +104,13 @@ print(f"rank 0 {halves[0].tolist()}, rank 1 {halves[1].tolist()}, mean {mean.tol
 assert mean.tolist() == whole.tolist() == [4.5, 4.5, 2.5]
 
 # %% [markdown]
-# The mean of the gradients of the two ranks is the gradient of the whole batch. So both copies take the same step and
-# stay equal.
+# The mean of the gradients of the two ranks is the gradient of the whole batch. So both copies of the model take the
+# same step and stay equal.
 #
-# The third number is the gradient of the absent link. RigL looks at such gradients when it regrows links.
+# The third number of each gradient belongs to the absent link. RigL looks at such gradients when it regrows links.
 #
-# The two masks must be equal too. A *hash* is a short number that is computed from data. In practice, different masks
-# have different hashes. So the ranks compare short hashes instead of whole masks:
+# The masks of the two ranks must be equal too. A *hash* is a short number that is computed from data. In practice,
+# different masks have different hashes. So the ranks compare short hashes instead of whole masks:
 
 
 # %%
@@ -145,7 +145,8 @@ figures.show(
 # | c | -2 | 1 | -0.5 |
 #
 # **Predict:** suppose that each rank looks at its own gradients. Which link does rank 0 regrow, and which link does
-# rank 1 regrow? Which link is right? Which link would the ranks regrow if they averaged the *sizes* of their gradients?
+# rank 1 regrow? Which link is the right one? Which link would the ranks regrow if they averaged the *sizes* of their
+# gradients?
 
 # %%
 ranks = torch.tensor([[5.0, 1, -2], [-5, 3, 1]])
@@ -160,10 +161,10 @@ for name, gradient in {
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both ranks would take *a*, although its gradient over the whole batch is 0: what one half gains, the other half loses.
-# The right link is *b*. The mean of the sizes leads to *a* as well. Both mistakes, own gradients and mean sizes, have
-# occurred in published code. Another mistake is to let each rank choose its own new links. Then the copies differ, and
-# no error appears.
+# Both ranks would regrow *a*, although its gradient over the whole batch is 0: what one half gains, the other half
+# loses. The right link is *b*. With the mean of the sizes, the ranks would also regrow *a*. Both mistakes have occurred
+# in published code: ranks used only their own gradients, or they used the mean of the sizes. Another mistake is to let
+# each rank choose its own new links. Then the copies of the model differ, and no error message appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
@@ -227,8 +228,8 @@ agreed
 # %% [markdown]
 # The masks changed in all six updates. Each time, both ranks had the same masks, although they saw different examples.
 #
-# The core does not rely on this agreement. At each update, the ranks compare hashes of their masks, layer by layer. At
-# the seventh update, they found the row that rank 1 had flipped:
+# The core does not simply trust that the masks of the ranks are equal. At each update, the ranks compare hashes of
+# their masks, layer by layer. At the seventh update, the ranks found the row that rank 1 had flipped:
 
 # %%
 assert done.returncode != 0
@@ -243,8 +244,9 @@ print(refusal)
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
-# their new masks to the other ranks. The largest layer is assigned first. Each layer goes to the rank that has the
-# fewest weights so far. If two ranks have equally many weights, the rank with the lower number gets the layer.
+# the new masks of these layers to the other ranks. The layers are assigned by size, the largest first. Each layer goes
+# to the rank whose layers have the fewest weights so far. If two ranks have equally many weights, the rank with the
+# lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -258,7 +260,8 @@ assert owners == {"a": 0, "b": 1, "c": 1, "d": 1}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rank 0 gets *a* with 10 million weights. Rank 1 gets the other three with 11 million, so the shares are nearly equal.
+# Rank 0 gets *a* with 10 million weights. Rank 1 gets the other three layers with 11 million weights in total, so the
+# shares are nearly equal.
 # </details>
 #
 # The next cell applies the same rule to the 1B model on eight ranks:
@@ -274,7 +277,7 @@ print("millions of weights per rank:", [round(load) for load in loads])
 
 # %% [markdown]
 # A mask has a Boolean for each weight, and a Boolean takes a byte in memory. The ranks send each Boolean as a single
-# bit. They send only masks, because each rank already has the weights.
+# bit. The ranks send only masks, because each rank already has the weights.
 
 # %%
 mask = torch.tensor([1, 0, 0, 1, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
@@ -284,9 +287,9 @@ print(f"one update of LLaMA-1B: {sum(costs.values()) / 8 / 1e6:.0f} MB")
 # %% [markdown]
 # ## Kill a run and continue with fewer processes
 #
-# We run the training command of stage 09 in two processes. It saves a checkpoint every few steps. We wait for the first
-# checkpoint. Then we kill both processes without warning, with the signal SIGKILL. A power cut or a cluster's scheduler
-# can also end a run without warning.
+# We run the training command of stage 09 in two processes. This command saves a checkpoint every few steps. We wait for
+# the first checkpoint. Then we kill both processes without warning, with the signal SIGKILL. A power cut or a cluster's
+# scheduler can also end a run without warning.
 
 # %%
 corpus = "python_reference"
@@ -318,8 +321,8 @@ print(f"killed; the checkpoint was saved after step {killed_at} of {settings.ste
 
 # %% [markdown]
 # The program writes a checkpoint to a temporary file and then renames this file, so there is always one complete
-# checkpoint. The checkpoint does not store the number of ranks. The next cell resumes the run in one process. Then it
-# trains the same model again in an undisturbed run:
+# checkpoint. The checkpoint does not store the number of ranks. The next cell resumes the run in one process. Then the
+# cell trains the same model again in an undisturbed run:
 
 # %%
 resumed, uncut = (
@@ -339,17 +342,18 @@ print(f"{same} of {len(masks[0])} masks are exactly equal")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
-# Two processes add up the examples of a batch in a different order from one process, so the last digits of the weights
-# differ. The random numbers and the batches are the same. With the *same* number of processes and threads, a resumed
-# run ends with exactly the same bits. The tests check this with twenty kills at random moments.
+# Two processes do not add up the examples of a batch in the same order as one process, so the last digits of the
+# weights differ. The random numbers and the batches are the same in both runs. With the *same* number of processes and
+# threads, a resumed run ends with exactly the same bits. The tests of the package check this with twenty kills at
+# random moments.
 #
 # ## When a model does not fit
 #
 # Data parallel training needs the whole model on each GPU: the weights, their gradients and two moments of Adam.
-# Together they take 16 bytes per weight in float32. *Fully sharded* training (`fully_shard`, "FSDP") gives each rank a
-# share of the rows of each weight matrix. When a rank needs a layer, it collects the parts of the layer, and it deletes
-# this copy after use. The option `--parallel fsdp` selects this form of training. Each rank keeps the whole masks,
-# which take a byte per weight.
+# Together these four numbers take 16 bytes per weight in float32. *Fully sharded* training (`fully_shard`, "FSDP")
+# gives each rank a share of the rows of each weight matrix. When a rank needs a whole layer, it collects the missing
+# parts from the other ranks. After use, it deletes these parts. The option `--parallel fsdp` selects this form of
+# training. Each rank keeps the whole masks, which take a byte per weight.
 
 # %%
 rows = []
@@ -371,8 +375,8 @@ memory.style.hide(axis="index").format("{:.1f}", subset=list(memory.columns[1:])
 # ## A grid of runs
 #
 # Comparisons need many runs that do not depend on each other. A *sweep* is a grid of parameters, and each cell of the
-# grid is a run. The library Dask gives the cells to workers. Workers are processes on this machine, or on all machines
-# of a cluster.
+# grid is a run. The library Dask distributes the cells among workers. Workers are processes on this machine, or on all
+# machines of a cluster.
 
 # %%
 spec = {
@@ -383,8 +387,9 @@ spec = {
 print([cell.name for cell in sweeps.cells(spec)])
 
 # %% [markdown]
-# FC has no sparsity, so it runs once. The sweep checks all cells before the first one starts. It keeps the results of
-# finished cells. If a cell fails, the others still run. If a sweep is stopped, the same call continues it.
+# FC has no sparsity, so it runs only once for each seed. The sweep checks all cells before the first cell starts. The
+# sweep keeps the results of finished cells. If a cell fails, the other cells still run. If a sweep is stopped, the same
+# call continues the sweep.
 
 # %%
 results = sweeps.sweep(spec, folder / "sweep", workers=2)
@@ -401,7 +406,7 @@ assert all(row["status"] == "done" for row in results)
 pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1f}", "seconds": "{:.1f}"})
 
 # %% [markdown]
-# A sweep can also be described in a file. The same command runs it on this machine or on a cluster:
+# You can also describe a sweep in a file. The same command runs the sweep on this machine or on a cluster:
 #
 # ```
 # chts sweep sweep.yaml --out runs/sweep                                        # workers on this machine
@@ -427,15 +432,16 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #
 # ## What will it cost?
 #
-# Training a dense model with $N$ weights in its linear layers takes about $6N$ operations per token, and some more for
-# attention (Chowdhery et al., 2022). For a single layer of 1000 × 1000, this is 6 million operations per token. A
-# machine can do $F$ operations per second. Training reaches only a share of $F$, the *utilisation* (MFU):
+# Training a dense model with $N$ weights in its linear layers takes about $6N$ operations per token, plus some
+# operations for attention (Chowdhery et al., 2022). For a single layer of 1000 × 1000, this is 6 million operations per
+# token. A machine can do $F$ operations per second. Training reaches only a share of $F$, the *utilisation* (MFU):
 #
 # $$\text{seconds} = \frac{\text{tokens} \cdot \text{operations per token}}{F \cdot \text{MFU}}$$
 #
 # The *throughput* of a training run is the number of tokens per second. The throughput times the operations per token
-# gives the operations per second. Check the formula on the dense run of the sweep. Compare its operations per second
-# with the operations per second of one large matrix product on the same number of threads. What share does it reach?
+# gives the operations per second. Check the formula with the dense run of the sweep. Compare the operations per second
+# of this run with the operations per second of one large matrix product on the same number of threads. What share does
+# the run reach?
 
 # %%
 recipe = replace(language.RECIPES["tiny_ci"], steps=settings.sweep_steps)
@@ -448,12 +454,12 @@ print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense[
 
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
-# divide the operations by the operations per second of the dense run above. That run was one worker of the sweep, with
-# the number of threads that is printed above. The notebook itself may have a different number of threads. We do not
-# scale the days by the number of threads. Other work on the same machine lowers the rate and adds days, so run this on
-# an idle machine before you use it for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$
-# operations per second (an H100 in bfloat16, by its data sheet), at an *assumed* utilisation of 40 %. Masks on dense
-# weights need as many operations as the dense model.
+# divide the operations by the operations per second of the dense run above. One worker of the sweep made that run, with
+# the number of threads that is printed above. The notebook itself may use a different number of threads. We do not
+# scale the days by the number of threads. Other programs on the same machine lower the rate and so increase the number
+# of days. Run this notebook on an idle machine before you use the table for planning. The column "one GPU, hours" is
+# for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in bfloat16, according to its data sheet) at an
+# *assumed* utilisation of 40 %. Masks on dense weights need as many operations as the dense model.
 
 # %%
 rows = []
@@ -478,17 +484,18 @@ table.style.hide(axis="index").format(
 
 # %% [markdown]
 # The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can
-# save these operations. The estimate is a lower bound, because data, checkpoints and evaluations on the validation text
-# take extra time. We took the rate from one small model on a CPU. We did not check it on a GPU.
+# skip the operations of absent links. The estimate is a lower bound, because data, checkpoints and evaluations on the
+# validation text take extra time. We took the rate from one small model on a CPU. We did not check the estimate on a
+# GPU.
 #
 # ## Exercise: unequal halves
 #
 # *★★☆ · 10 minutes · useful · objective 1 · write code*
 #
-# Each rank computed the mean gradient of its part of the batch. Write a function that gets these gradients and the number of
-# examples in each part. It returns the gradient of the mean loss over the whole batch. Before you write it, think of parts of 3
-# and 1 examples: is the plain mean of the two gradients right? (An all-reduce takes the plain mean. So our trainer refuses a
-# batch that the ranks cannot share evenly.)
+# Each rank computed the mean gradient of its part of the batch. Write a function that gets these gradients and the
+# number of examples in each part. The function returns the gradient of the mean loss over the whole batch. Before you
+# write the function, think of parts of 3 and 1 examples: is the plain mean of the two gradients right? (An all-reduce
+# takes the plain mean. So our trainer refuses a batch that the ranks cannot share evenly.)
 
 
 # %% tags=["exercise"]
@@ -508,7 +515,7 @@ exercises.check("10.whole_gradient", whole_gradient)
 # <details><summary>Solution</summary>
 #
 # The plain mean is right only if all parts have the same number of examples. With parts of 3 and 1, the plain mean
-# counts the single example three times as much as each of the others.
+# counts the single example three times as much as each of the other three examples.
 #
 # ```python
 # def whole_gradient(gradients: list[torch.Tensor], sizes: list[int]) -> torch.Tensor:
@@ -521,9 +528,9 @@ exercises.check("10.whole_gradient", whole_gradient)
 #
 # *★★☆ · 15 minutes · essential · objective 1 · write code*
 #
-# Write RigL's regrowth for several ranks. The function gets the gradients of all ranks and one mask, which is equal on all
-# ranks. It returns the mask with `number` more links. Each new link was absent, and its gradient over the whole batch is among
-# the largest in size. All ranks have equal parts of the batch.
+# Write RigL's regrowth for several ranks. The function gets the gradients of all ranks and one mask, which is equal on
+# all ranks. The function returns the mask with `number` more links. The new links are the absent links whose gradients
+# over the whole batch are largest in size. All ranks have equal parts of the batch.
 
 
 # %% tags=["exercise"]
@@ -532,7 +539,8 @@ def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Te
 
 
 # %% [markdown]
-# The check has 8 places and two ranks. Three places hold links, and the gradient of each of these links is 9.
+# The check has two ranks and a mask with 8 places. Three places hold links, and the gradient of each of these links is
+# 9.
 
 # %% tags=["check"]
 exercises.check("10.regrow", regrow)
@@ -540,8 +548,8 @@ exercises.check("10.regrow", regrow)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First take the mean over the ranks, and then its size. `masked_fill` gives the existing links a value that never wins,
-# and `topk` works on a flat tensor.
+# First take the mean over the ranks, and then the size of this mean. With `masked_fill`, give the existing links a
+# value that is smaller than any size. Then use `topk` on the flattened tensor.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -559,10 +567,10 @@ exercises.check("10.regrow", regrow)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# The examples of an epoch are numbered from 0, in the order of training. Write a function that gives one rank its
-# examples of one step. Steps and ranks count from 0, and `batch` is the number of examples of all ranks together. A run
-# may continue with a different number of ranks after any step. Then it must see the same batches as a run without a
-# break. So the batch of a step must not depend on the number of ranks.
+# The examples of an epoch are numbered from 0, in the order of training. Write a function that returns the examples of
+# one rank in one step. Steps and ranks are numbered from 0, and `batch` is the number of examples of all ranks
+# together. A run may continue with a different number of ranks after any step. The continued run must see the same
+# batches as an undisturbed run. So the batch of a step must not depend on the number of ranks.
 
 
 # %% tags=["exercise"]
@@ -576,13 +584,13 @@ exercises.check("10.my_examples", my_examples)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Find the batch of the step first: the numbers that one process would take. Then share these numbers.
+# Find the batch of the step first: the numbers that one process would take. Then divide these numbers among the ranks.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# A checkpoint stores the number of steps, but nothing about ranks. Rank $r$ takes every `ranks`-th example of the
-# batch:
+# A checkpoint stores the number of steps, but nothing about ranks. Rank $r$ begins at example $r$ of the batch and
+# takes every `ranks`-th example:
 #
 # ```python
 # def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
@@ -594,15 +602,15 @@ exercises.check("10.my_examples", my_examples)
 #
 # *★★★ · 20 minutes · essential · objective 2 · write code*
 #
-# A trial is a small run in one process. It has `model`, `optimizer` (Adam), `schedule` (of the learning rate),
-# `sparsifier` and `generator` (which draws the batches). `trial.step()` makes one training step and returns the loss.
-# Write a function that saves a trial to a file, and one that loads the file into a fresh trial. At first, the fresh
-# trial has different weights, masks and random numbers. After loading, it must continue like the undisturbed run: the
-# losses must be equal to the last bit.
+# A trial is a small run in one process. A trial has the attributes `model`, `optimizer` (Adam), `schedule` (of the
+# learning rate), `sparsifier` and `generator` (which draws the batches). `trial.step()` makes one training step and
+# returns the loss. Write a function that saves a trial to a file, and a function that loads the file into a fresh
+# trial. At first, the fresh trial has different weights, masks and random numbers. After loading, the trial must
+# continue like the undisturbed run: the losses must be equal to the last bit.
 #
-# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns it. All parts except the generator
-# have `state_dict()` and `load_state_dict(state)`; a generator has `get_state()` and `set_state(state)`. Load the
-# Sparsifier last. It compares its links with the weights.
+# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns this dict. All parts except the
+# generator have `state_dict()` and `load_state_dict(state)`; a generator has `get_state()` and `set_state(state)`. Load
+# the Sparsifier last, because it compares its links with the weights.
 
 # %%
 trial = toys.Trial(seed=0)
@@ -612,7 +620,7 @@ print(sorted(trial.schedule.state_dict()))
 # %% [markdown]
 # Then experiment: leave out one part at a time, and see whether the losses change. The parts are `"weights"`,
 # `"gradients"`, `"moments"` (in the optimizer), `"schedule"`, `"generator"` and `"masks"` (in the Sparsifier). Which of
-# them are not needed between two steps? Decide on paper first.
+# these parts are not needed between two steps? Decide on paper first.
 
 
 # %% tags=["exercise"]
@@ -627,7 +635,7 @@ def load_run(trial, path):
 not_needed = None  # a set of names
 
 # %% [markdown]
-# The check makes 20 steps, saves, makes 20 more steps, and loads the file into a fresh trial.
+# The check makes 20 steps, saves the trial, makes 20 more steps, and loads the file into a fresh trial.
 
 # %% tags=["check"]
 exercises.check("10.continued", save_run, load_run, not_needed)
@@ -658,10 +666,11 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # not_needed = {"gradients"}
 # ```
 #
-# Each step sets the gradients to zero first, so the trial does not need the old ones. Without the masks, the Sparsifier
-# refuses to continue. The other parts are more dangerous: the run changes, and no error is raised. Without the
-# generator, the next loss differs. Without the moments or the schedule, the next loss is still right, and the loss
-# after it differs. (The optimizer saves the current rate, so a schedule that is left out does no harm for one step.)
+# Each step sets the gradients to zero first, so the trial does not need the old gradients. Without the masks, the
+# Sparsifier refuses to continue. It is more dangerous to leave out another part: the run changes, and no error is
+# raised. Without the generator, the next loss differs. Without the moments or the schedule, the next loss is still
+# right, but the loss after it differs. (The optimizer saves the current rate, so a schedule that is left out does no
+# harm for one step.)
 # </details>
 #
 # ## Exercise: a grid in words
@@ -669,7 +678,7 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # *★☆☆ · 10 minutes · essential · objective 3 · write code*
 #
 # "We compare SET, RigL and CHTs with FC, at 80 and 95 % sparsity, with the seeds 0 to 4." Write the `grid` of this
-# sweep, and predict how many runs it has. The check passes your grid to `sweeps.cells`. It trains nothing.
+# sweep, and predict how many runs it has. The check passes your grid to `sweeps.cells` and trains nothing.
 
 # %% tags=["exercise"]
 grid = None  # a dict of lists
@@ -686,7 +695,7 @@ exercises.check("10.grid", grid, num_runs)
 #
 # <details><summary>Solution</summary>
 #
-# Three methods at two sparsities with five seeds are 30 runs, and FC has five:
+# Three methods at two sparsities with five seeds give 30 runs, and FC has five runs:
 #
 # ```python
 # grid = {"method": ["fc", "set", "rigl", "chts"], "sparsity": [0.8, 0.95], "seed": [0, 1, 2, 3, 4]}
@@ -728,11 +737,11 @@ exercises.check("10.hours", hours)
 #
 # A cluster gives you `workers` workers for `budget` hours. `costs[method]` is the number of hours that one run takes.
 # Each method has the seeds 0 to `seeds` - 1. Assign the runs one by one: first all methods with seed 0 in the order of
-# `costs`, then all methods with seed 1, and so on. A run goes to the worker that is free first. If several workers are
-# free at the same time, the run goes to the worker with the lowest number. A run that would exceed the budget does not
-# start, but a later run may still fit.
+# `costs`, then all methods with seed 1, and so on. Each run goes to the worker that becomes free first. If several
+# workers are free at the same time, the run goes to the worker with the lowest number. A run that would exceed the
+# budget does not start, but a later run may still fit.
 #
-# Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour in which the last run ends.
+# Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour at which the last run ends.
 # Check this example by hand: runs of 3, 1 and 2 hours, two seeds, two workers and a budget of five hours.
 
 
@@ -748,14 +757,14 @@ exercises.check("10.schedule", schedule)
 # <details><summary>Hint</summary>
 #
 # Keep a list with one number for each worker: the hour from which the worker is free. `free.index(min(free))` is the
-# worker that is free first.
+# worker that becomes free first.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # Suppose that FC takes 3 hours, SET takes 1 hour and CHTs takes 2 hours. FC-0 runs on worker 0 until hour 3, and SET-0
-# and CHTs-0 run on worker 1 until hour 3. FC-1 would end in hour 6, so it does not start. SET-1 ends in hour 4. CHTs-1
-# ends in hour 5, so the makespan is 5.
+# and CHTs-0 run on worker 1 until hour 3. FC-1 would end at hour 6, so it does not start. SET-1 ends at hour 4. CHTs-1
+# ends at hour 5, so the makespan is 5.
 #
 # ```python
 # def schedule(
@@ -779,8 +788,8 @@ exercises.check("10.schedule", schedule)
 #
 # 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
 #    compare more often?
-# 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two is easier
-#    to share among a thousand ranks, and why?
+# 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two methods
+#    is easier to share among a thousand ranks, and why?
 # 3. Masks on dense weights cost as much as the dense model. For whom is it then worth training a sparse model?
 #
 # ## Self-check
@@ -793,28 +802,30 @@ exercises.check("10.schedule", schedule)
 # gradient over the whole batch. The mean of the sizes is a different number.
 # </details>
 #
-# 2. Two ranks have different masks, and nobody compares them. What is wrong with the model that is saved at the end?
+# 2. Two ranks have different masks, and no check compares the masks. What is wrong with the model that is saved at the
+#    end?
 #
 # <details><summary>Answer</summary>
 #
-# It is the model of rank 0. Gradients of two different networks changed its weights, and the other rank has another
-# network. The loss may look fine.
+# The saved model is the model of rank 0. Gradients of two different networks changed its weights, and the other rank
+# has a different network. The loss may still look normal.
 # </details>
 #
 # 3. A run with four processes was killed. You now have only one process. What can you do, and what will differ?
 #
 # <details><summary>Answer</summary>
 #
-# Continue from the checkpoint with one process. The batches and the random numbers are the same. Sums are added in a
-# different order, so the last digits differ. If two links have nearly the same score, a draw may choose the other one.
+# Continue from the checkpoint with one process. The batches and the random numbers are the same as with four processes.
+# But one process does not add up the gradients in the same order as four processes, so the last digits differ. If two
+# links have nearly the same score, a draw may choose the other link.
 # </details>
 #
-# 4. A sweep of 81 cells reports one failure. What happened to the other 80?
+# 4. A sweep of 81 cells reports one failure. What happened to the other 80 cells?
 #
 # <details><summary>Answer</summary>
 #
-# They are finished and recorded. The folder of the failed cell has its traceback. Fix the cause and call the same sweep
-# again. It runs only that cell.
+# The other 80 cells are finished and recorded. The folder of the failed cell has its traceback. Fix the cause and call
+# the same sweep again. The second call runs only the failed cell.
 # </details>
 #
 # ## Key takeaways
@@ -829,17 +840,17 @@ exercises.check("10.schedule", schedule)
 # ## Further reading
 #
 # - S. Li et al., *PyTorch Distributed: Experiences on Accelerating Data Parallel Training* (VLDB 2020),
-#   [arXiv 2006.15704](https://arxiv.org/abs/2006.15704). How DDP averages gradients during the backward pass.
+#   [arXiv 2006.15704](https://arxiv.org/abs/2006.15704): how DDP averages gradients during the backward pass.
 # - P. Goyal et al., *Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour* (2017),
-#   [arXiv 1706.02677](https://arxiv.org/abs/1706.02677). The learning rate of a batch that many ranks share.
+#   [arXiv 1706.02677](https://arxiv.org/abs/1706.02677): the learning rate of a batch that many ranks share.
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models* (SC 2020),
-#   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054). Why each rank needs only a part of the optimizer's moments.
+#   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054): why each rank needs only a part of the optimizer's moments.
 # - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023), [arXiv
-#   2304.11277](https://arxiv.org/abs/2304.11277). How to share a model that no single GPU can hold.
+#   2304.11277](https://arxiv.org/abs/2304.11277): how to share a model that no single GPU can hold.
 # - A. Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways* (2022),
-#   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311). The definition of the utilisation (MFU).
+#   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311): the definition of the utilisation (MFU).
 # - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020), [arXiv
-#   1911.11134](https://arxiv.org/abs/1911.11134). The method RigL.
+#   1911.11134](https://arxiv.org/abs/1911.11134): the method RigL.
 
 # %%
 temporary.cleanup()

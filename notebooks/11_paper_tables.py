@@ -71,16 +71,16 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# Each row of this table is a set of runs that can be compared. A run is one line of `results/*.jsonl`. It has the
-# settings, every evaluation on the validation data, the versions, the device, the seconds, and the SHA-256 hash of all
-# of these. We compute everything below from these lines.
+# Each row of this table is a set of runs that can be compared with each other. Each run is one line of
+# `results/*.jsonl`. The line contains the settings, every evaluation on the validation data, the versions, the device,
+# the time in seconds, and the SHA-256 hash of all of these. We compute everything below from these lines.
 #
 # ## Can the table be right?
 #
 # Before you compare your results with a published number, check whether this number can be right. The poster of the
-# paper prints its Table 2 with one column too few. So all numbers to the right of the missing column stand under the
-# wrong heading. The next table contains this column again. It shows the part for the 130M model. The numbers are
-# validation perplexities, and lower is better:
+# paper shows Table 2 with one column too few. So all numbers to the right of the missing column stand under the wrong
+# heading. The next table contains the missing column again. The table shows only the part of Table 2 for the 130M
+# model. The numbers are validation perplexities, and lower is better:
 
 # %%
 of_130m = pd.DataFrame(paper.PAPER_TABLE_2["130m"]).T
@@ -97,15 +97,16 @@ pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
 # <details><summary>What you should have seen</summary>
 #
 # RigL and GraNet are worse at 80 % than at 90 %. In the 60M part, SET is worse at 70 % than at 80 %. A digit may be
-# wrong, or the runs were unlucky: each cell is one run, without ±. We treat these cells as doubtful, and you should do
-# the same.
+# wrong, or chance may have made a run worse: each cell shows a single run, without ±. We treat these cells as doubtful,
+# and you should do the same.
 # </details>
 #
 # ## A difference in standard errors
 #
-# The *standard error* of a mean is the standard deviation of the runs, divided by the square root of their number.
-# Three runs gave 90.1, 90.2 and 90.3. Their mean is 90.2 and their standard deviation is 0.1, so the standard error is
-# $0.1 / \sqrt 3 = 0.058$. If a paper reports 90.4, its number is 0.2 away from this mean. This is 3.5 standard errors:
+# The *standard error* of a mean is the standard deviation of the runs, divided by the square root of the number of
+# runs. Three runs gave the scores 90.1, 90.2 and 90.3. Their mean is 90.2 and their standard deviation is 0.1, so the
+# standard error is $0.1 / \sqrt 3 = 0.058$. If a paper reports 90.4, its number is 0.2 away from this mean. This
+# distance is 3.5 standard errors:
 
 # %%
 runs = [90.1, 90.2, 90.3]
@@ -116,11 +117,11 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # %% [markdown]
 # ## MLPs
 #
-# The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons. It trains for 100 epochs at 99 % sparsity.
-# We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs, CHTss, MEST and GMP, but at
-# that time our versions did not follow the paper. Those runs are in `results/revision_1`, and we do not use them in
-# comparisons. Three later runs follow the paper's recipe. They are in `results/mlp_paper.jsonl`: two forms of CHTs, and
-# SET. Each of them has one seed, so we leave them out here.
+# The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons. The paper trains this MLP for 100 epochs at
+# 99 % sparsity. We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs, CHTss, MEST
+# and GMP, but at that time our versions did not follow the paper. Those runs are in `results/revision_1`, and we do not
+# use them in comparisons. Three later runs follow the paper's recipe. These runs train two forms of CHTs, and SET, and
+# their records are in `results/mlp_paper.jsonl`. Each method has only one seed there, so we leave these runs out here.
 #
 # The paper's code reports the *best test epoch*, so we do the same here. By construction, this number is too high
 # (stage 06), in the paper and in our runs.
@@ -132,8 +133,8 @@ def best_test_epoch(row: dict) -> float:
 
 
 # %% [markdown]
-# **Predict:** the network, the data, the optimizer and the number of links are the same. Will our accuracies differ
-# from the paper's by only a few standard errors?
+# **Predict:** the network, the data, the optimizer and the number of links are the same as in the paper. Will our
+# accuracies differ from the paper's by only a few standard errors?
 
 # %%
 fashion = recorded["images: fashion_mnist"]
@@ -148,14 +149,14 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # RigL and SET are within two standard errors of the paper's accuracies. So three seeds show no clear difference from
 # the paper. FC and GraNet ran with one seed, so they have a difference but no standard error.
 #
-# A standard error covers only what *seeds* change. It does not cover other differences between the experiments, and
-# here we know some of them. The paper standardises its pixels, trains on all 60,000 training images, draws different
-# first weights and lowers its learning rate once per epoch. Our runs did none of this. So even an equal number does not
-# prove that the experiments were equal.
+# A standard error covers only the effect of the *seeds*. The standard error does not cover other differences between
+# the experiments, and here we know some of them. The paper standardises its pixels, trains on all 60,000 training
+# images, draws different first weights and lowers its learning rate once per epoch. Our runs did none of this. So even
+# an equal number does not prove that the experiments were equal.
 #
 # We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's CHTs, and we reported
-# "does not agree". But it was a different method: new links started from zero, and the initial network was not the
-# paper's.
+# "does not agree". But our old CHTs was a different method: its new links started from zero, and its initial network
+# was not the paper's.
 # </details>
 #
 # The next table shows the share of neurons that are active at the end, beside the paper's numbers:
@@ -169,16 +170,16 @@ for method, (_, reported_neurons) in paper.PAPER_MLP["fashion_mnist"].items():
 pd.DataFrame(neurons).style.hide(axis="index")
 
 # %% [markdown]
-# Our networks keep fewer neurons active. The paper reports 100 % for SET on every data set, but our SET loses a fifth
-# of its neurons. So the paper may count active neurons in another way.
+# Our networks keep fewer neurons active than the paper's networks. The paper reports 100 % for SET on every data set,
+# but our SET loses a fifth of its neurons. So the paper may count active neurons in another way.
 #
 # We have no recorded runs on the other three data sets of the paper's table: MNIST, EMNIST and CIFAR10.
 #
 # ## Translation: compare differences
 #
-# The paper's Table 1 shows the BLEU of a Transformer, and our model has about a tenth of its weights. So we cannot
-# compare the scores themselves. With care, we can compare what sparsity *costs*. The table shows the BLEU of SET, CHTs
-# and CHTss minus the BLEU of FC in the same study, on Multi30k:
+# The paper's Table 1 shows the BLEU of a Transformer, and our model has about a tenth of the weights of this
+# Transformer. So we cannot compare the scores themselves. With care, we can compare what sparsity *costs*. The table
+# shows the BLEU of SET, CHTs and CHTss minus the BLEU of FC in the same study, on Multi30k:
 
 # %%
 multi30k = recorded["translation: multi30k, small"]
@@ -201,13 +202,13 @@ pd.DataFrame(costs).style.hide(axis="index")
 # %% [markdown]
 # Here, the number after ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a
 # thousand short captions is a noisy measure and three seeds are few. If the paper's difference lies inside our
-# interval, this does *not* show that we reproduced it.
+# interval, this does *not* show that we reproduced the paper's result.
 #
 # ## Language models: compare differences in nats
 #
-# For perplexities, ratios matter. So we compare their logarithms, in nats per token. The table shows the paper's 60M
-# model on OpenWebText beside our models of two sizes on the books. Each number is a loss minus the loss of SET in the
-# same study. A negative number means that the method is better than SET:
+# For perplexities, ratios matter. So we compare the logarithms of the perplexities, in nats per token. The table shows
+# the paper's 60M model on OpenWebText beside our models of two sizes on the books. Each number is the loss of a method
+# minus the loss of SET in the same study. A negative number means that the method is better than SET:
 
 
 # %%
@@ -240,8 +241,8 @@ pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fill
 # these methods as the paper defines them. On Tiny Shakespeare, we have three seeds of CHTs, which stage 12 compares
 # with SET. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no such gap. Our two models have a
 # sixtieth and a sixth of the weights of the paper's model, and they saw about 410,000 and 102,000 tokens instead of
-# more than a billion. The paper has numbers that explain why RigL is so far behind. They come from runs with the same
-# settings, but with weights in float32 instead of bfloat16.
+# more than a billion. The paper has numbers that explain why RigL is so far behind. These numbers come from runs with
+# the same settings, but with weights in float32 instead of bfloat16.
 
 # %%
 mixed, single = paper.PAPER_TABLE_2["130m"], paper.PAPER_FLOAT32
@@ -260,12 +261,13 @@ pd.DataFrame(
 # A claim says that one method is ahead of another. For each task with recorded runs of both methods, we subtract the
 # scores seed by seed and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is
 # above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, or if two tasks contradict each
-# other, the verdict is *undecided*. So each claim has one verdict, and it is in one table below. If the source is "its
-# design", the paper has no numbers for the claim. But the paper uses one variant and not the other, so we read this
-# choice as a claim. The numbers under "ahead by" are points of accuracy on the digits, and BLEU in translation.
+# other, the verdict is *undecided*. So each claim has one verdict, and one of the tables below contains it. If the
+# source is "its design", the paper has no numbers for the claim. But the paper uses one variant and not the other, so
+# we read this choice as a claim. The numbers under "ahead by" are percentage points of accuracy on the digits, and
+# points of BLEU in translation.
 #
-# **Predict:** three to ten seeds decide some of the claims with runs, for or against the paper. What share do they
-# decide?
+# **Predict:** for the claims with runs, we have three to ten seeds. What share of these claims do our runs decide, for
+# or against the paper?
 
 # %%
 everything = [row for rows in recorded.values() for row in rows]
@@ -309,12 +311,12 @@ claims_that("undecided")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Two of the 12 claims with runs are decided, and one of these goes against the paper. In our translator of number
-# words, links that restart from zero give better translations than links that get their last weight back. On the
+# Two of the 12 claims with runs are decided, and one of the two verdicts contradicts the paper. In our translator of
+# number words, links that restart from zero give better translations than links that get their last weight back. On the
 # digits, the interval contains 0. So the verdict comes from one task, and the interval of this task almost contains 0.
 # Most claims stay open. Small tasks and few seeds cannot show a difference of half a point. On average, one in twenty
-# intervals misses the truth, so one of the 13 comparisons may look decided by chance. A verdict holds only for these
-# runs. The last column says how they differ from the paper's runs.
+# intervals does not contain the true difference, so one of the 13 comparisons may look decided by chance. A verdict
+# holds only for these runs. The last column of the tables says how our runs differ from the paper's runs.
 # </details>
 #
 # Nobody has tested these claims here yet:
@@ -325,10 +327,10 @@ claims_that("untested")
 # %% [markdown]
 # ## Look at the curves
 #
-# The final score does not show how a run reached it. The figure shows the stored learning curves of one comparison. To
-# see another one, write its name from the first table into `comparison` in the parameters cell, or call the function
-# `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts with …`. The report
-# at the end of this section has tables of these methods.
+# The final score does not show how a run reached this score. The figure shows the stored learning curves of one
+# comparison. To see another comparison, write its name from the first table into `comparison` in the parameters cell,
+# or call the function `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts
+# with …`. The report at the end of this section has tables of these methods.
 
 
 # %%
@@ -348,7 +350,7 @@ curves(comparison, sparsities[-1])
 # The explorer below compares two methods, and shows the result of each seed.
 #
 # **Predict:** on the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, in the mean over ten seeds.
-# With how many of the ten seeds is it ahead?
+# With how many of the ten seeds is CHTs ahead?
 
 # %%
 explorer = widgets.CurveExplorer()
@@ -362,11 +364,12 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CHTs is ahead with six seeds. With two seeds the methods are level, and with two seeds SET is ahead by 0.6 points.
-# With only one seed, you could have found any of the three results.
+# CHTs is ahead with six seeds. With two seeds the methods are level. With the last two seeds, SET is ahead by 0.6
+# points. With only one seed, you could have found any of the three results.
 # </details>
 #
-# `chts report results` writes all curves and tables into one page. `chts report DIR` does the same for your own runs.
+# `chts report results` writes all curves and tables into one page. `chts report DIR` writes such a page for the runs in
+# the folder DIR.
 #
 # ## Exercise: how far away?
 #
@@ -384,7 +387,7 @@ exercises.check("11.errors_away", errors_away)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The variance is $2 / 3$, since the mean takes one degree of freedom.
+# The variance is $2 / 3$, because the mean uses one degree of freedom.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -401,11 +404,11 @@ exercises.check("11.errors_away", errors_away)
 #
 # *★★☆ · 15 minutes · essential · objective 1 · write code*
 #
-# Simulate 20,000 studies of the same question. Every study has `n` runs. A run scores `shift` plus normal noise of
-# standard deviation 1, which the generator draws. The interval of a study is its mean ± `factor` standard errors.
-# Return the share of studies whose interval contains 0, the true value. The shift is a difference in the set-up: it is
-# the same in all runs. The check uses three cases: 3 runs with the factor $t = 4.303$; 3 runs with the factor 1.96; and
-# 30 runs with the factor $t = 2.045$ and a shift of 1. Predict the three shares first.
+# Simulate 20,000 studies of the same question. Every study has `n` runs. The score of a run is `shift` plus normal
+# noise of standard deviation 1, which the generator draws. The interval of a study is its mean ± `factor` standard
+# errors. Return the share of studies whose interval contains 0, the true value. The shift is a difference in the
+# set-up: it is the same in all runs. The check uses three cases: 3 runs with the factor $t = 4.303$; 3 runs with the
+# factor 1.96; and 30 runs with the factor $t = 2.045$ and a shift of 1. Predict the three shares first.
 
 
 # %% tags=["exercise"]
@@ -419,7 +422,7 @@ exercises.check("11.coverage", coverage)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `torch.randn(20000, n, generator=generator)` has one study per row. `std(dim=1)` divides by n − 1.
+# `torch.randn(20000, n, generator=generator)` returns a tensor with one study per row. `std(dim=1)` divides by n − 1.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -433,7 +436,7 @@ exercises.check("11.coverage", coverage)
 #
 # The shares are 95 %, 81 % and less than 1 %. The factor 1.96 is right for many runs, but with three runs it gives an
 # interval that is too narrow. In the third case, the interval covers the variation between seeds, but it does not cover
-# the shift. More seeds make the interval narrower, so it misses 0 more often.
+# the shift. More seeds make the interval narrower, so the interval misses 0 more often.
 # </details>
 
 # %% [markdown]
@@ -446,8 +449,8 @@ exercises.check("11.coverage", coverage)
 # minus the mean of B:
 #
 # - *paired*: the interval of the differences by seed, with $n - 1$ degrees of freedom;
-# - *unpaired*: the interval that you get if you treat the runs of A and B as independent. The squared standard errors
-#   of the two means add up, and there are $2n - 2$ degrees of freedom.
+# - *unpaired*: the interval that you get if you treat the runs of A and B as independent. Add the squared standard
+#   errors of the two means, and use $2n - 2$ degrees of freedom.
 #
 # Predict first: which of the two intervals contains 0?
 
@@ -463,8 +466,8 @@ exercises.check("11.half_widths", half_widths)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `standard_error` works on a list of numbers, `math.hypot` gives the root of a sum of squares, and `stats.t.ppf(0.975,
-# freedom)` is the factor.
+# `standard_error` works on a list of numbers, `math.hypot` gives the square root of a sum of squares, and
+# `stats.t.ppf(0.975, freedom)` is the factor.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -489,7 +492,7 @@ exercises.check("11.half_widths", half_widths)
 #
 # In the paper's 60M model at 90 % sparsity, CHTs has a perplexity of 33.03 and SET has a perplexity of 35.26. On other
 # data, your SET has a perplexity of 120. Which perplexity would be ahead of your SET by the same number of nats? Write
-# a function that returns it.
+# a function that returns this perplexity.
 
 
 # %% tags=["exercise"]
@@ -524,10 +527,10 @@ exercises.check("11.same_gain", same_gain)
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
 # You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A
-# paper reports the same two methods, but at a different level of scores. `paper_mine` and `paper_rival` are pairs of a
-# mean and its standard error. The runs of the paper are not paired. By how much is your advantage over the rival larger
-# than the paper's? Return this difference and its standard error. Squares of standard errors of independent numbers add
-# up.
+# paper reports the same two methods, but all its scores are higher or lower than yours. `paper_mine` and `paper_rival`
+# are pairs of a mean and its standard error. The runs of the paper are not paired. By how much is your advantage over
+# the rival larger than the paper's advantage? Return this difference and its standard error. For independent numbers,
+# the squares of the standard errors add up.
 
 
 # %% tags=["exercise"]
@@ -541,8 +544,8 @@ exercises.check("11.difference_of_differences", difference_of_differences)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# You need three standard errors: one of your differences by seed, and two of the paper's means. `standard_error` and
-# `math.hypot` help.
+# You need three standard errors: one for your differences by seed, and one for each of the paper's two means.
+# `standard_error` and `math.hypot` help.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -593,8 +596,8 @@ exercises.check("11.by_chance", by_chance)
 # advantages of this method, one per seed. Use the 95 % confidence interval of each task. A task with one seed has no
 # interval, so it decides nothing. Return
 #
-# - `"holds"` if an interval is above 0 and none is below 0;
-# - `"does not hold"` if an interval is below 0 and none is above 0;
+# - `"holds"` if at least one interval is above 0 and no interval is below 0;
+# - `"does not hold"` if at least one interval is below 0 and no interval is above 0;
 # - `"untested"` if no task has an interval;
 # - `"undecided"` in all other cases.
 
@@ -638,32 +641,33 @@ exercises.check("11.verdict", verdict)
 #    number or the paper's?
 # 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
 # 3. A claim holds on one task, and another task does not decide it. May you say that the claim holds? How would you
-#    write this sentence?
+#    word the result?
 #
 # ## Self-check
 #
-# 1. Your mean is 20 standard errors below the paper's. Is the paper wrong?
+# 1. Your mean is 20 standard errors below the paper's mean. Is the paper wrong?
 #
 # <details><summary>Answer</summary>
 #
 # Not necessarily. The chance differences between seeds do not explain such a gap. But the cause may be the paper's
 # tuning, your settings, different preprocessing, an error in the paper or an error of yours. The standard error does
-# not say which.
+# not say which of these is the cause.
 # </details>
 #
-# 2. Why not report the best test epoch?
+# 2. Why should you not report the score of the best test epoch?
 #
 # <details><summary>Answer</summary>
 #
-# It is the highest of many noisy scores on the test data, which you should use only once. With more evaluations or more
-# noise, the number gets higher for the same model.
+# This score is the highest of many noisy scores on the test data, which you should use only once. With more evaluations
+# or more noise, the highest score rises, although the model is the same.
 # </details>
 #
 # 3. An interval contains 0. Are the two methods equal?
 #
 # <details><summary>Answer</summary>
 #
-# You cannot know. The data are compatible with no difference, and with all other differences inside the interval.
+# You cannot know this. The data are compatible with a difference of 0, and with all other differences inside the
+# interval.
 # </details>
 #
 # 4. You compare 20 pairs of methods, and both methods of each pair are equal. On average, how many 95 % intervals will
@@ -676,8 +680,8 @@ exercises.check("11.verdict", verdict)
 #
 # ## Key takeaways
 #
-# - Check whether a printed table can be right before comparing with it.
-# - A standard error covers the variation between seeds. It does not cover differences in the set-up.
+# - Check whether a printed table can be right before you compare your results with it.
+# - A standard error covers the variation between seeds. The standard error does not cover differences in the set-up.
 # - Where you cannot compare scores, you can sometimes compare differences within one study.
 # - "Undecided" is a result, and "does not hold" is a result too.
 # - Do not trust a number without the record of its run.
@@ -685,14 +689,14 @@ exercises.check("11.verdict", verdict)
 # ## Further reading
 #
 # - X. Bouthillier et al., *Accounting for Variance in Machine Learning Benchmarks* (MLSys 2021),
-#   [arXiv 2103.03098](https://arxiv.org/abs/2103.03098). Which sources of chance a seed covers, and which it does not.
+#   [arXiv 2103.03098](https://arxiv.org/abs/2103.03098): which sources of chance a seed covers, and which it does not.
 # - P. Henderson et al., *Deep Reinforcement Learning that Matters* (AAAI 2018),
 #   [arXiv 1709.06560](https://arxiv.org/abs/1709.06560). Seeds and code change results by as much as methods do.
 # - J. Dodge et al., *Show Your Work: Improved Reporting of Experimental Results* (EMNLP 2019),
-#   [arXiv 1909.03004](https://arxiv.org/abs/1909.03004). The best score as a function of the number of tries.
+#   [arXiv 1909.03004](https://arxiv.org/abs/1909.03004): the best score as a function of the number of tries.
 # - M. Post, *A Call for Clarity in Reporting BLEU Scores* (WMT 2018), [arXiv 1804.08771](https://arxiv.org/abs/1804.08771).
 # - D. Blalock et al., *What is the State of Neural Network Pruning?* (MLSys 2020),
-#   [arXiv 2003.03033](https://arxiv.org/abs/2003.03033). Why results of different papers can seldom be compared.
+#   [arXiv 2003.03033](https://arxiv.org/abs/2003.03033): why results of different papers can seldom be compared.
 # - J. Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets* (Journal of Machine Learning Research, 2006).
 #
 # Next: [12 What we know, what we don't](12_open_questions.ipynb).

@@ -79,8 +79,9 @@ all_seeds = range(seed, seed + settings.seeds)
 # ## One honest table
 #
 # Stages 06, 08, 09 and 11 each say what their runs cannot show. The next table collects these limits. The code computes
-# each of our numbers from recorded runs. An advantage is the mean difference between runs with equal seeds, with the
-# half-width of its 95 % interval. It is above 0 if our runs agree with the claim.
+# each of our numbers from recorded runs. An advantage is the mean difference between runs with equal seeds. After ±,
+# the table shows the half-width of the 95 % confidence interval of this mean. The advantage is above 0 if our runs
+# agree with the claim.
 #
 # **Predict:** for how many of the ten claims does the interval exclude 0? In how many of these cases do our runs agree
 # with the claim?
@@ -120,21 +121,21 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # Three intervals exclude 0, and one of the three agrees with its claim. In our translator of Multi30k, CHTs is ahead of
-# SET. In the paper, the two are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits, CHTs with random
-# regrowth is ahead of CHTs with link prediction. In the translator of number words, new links that start from zero are
-# ahead of new links that get their last weight back. The last two intervals end close to 0, and we looked at nine
-# intervals. So chance alone may have moved one of them away from 0.
+# SET. In the paper, the two methods are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits, CHTs with
+# random regrowth is ahead of CHTs with link prediction. In the translator of number words, new links that start from
+# zero are ahead of new links that get their last weight back. The last two intervals end close to 0, and we looked at
+# nine intervals. So chance alone may have moved one of these intervals away from 0.
 #
-# None of this contradicts the paper. Our tasks are small, and on the digits most missing links have a score of 0 (stage
-# 06). But none of it confirms the paper either.
+# None of these results contradicts the paper. Our tasks are small, and on the digits most missing links have a score of
+# 0 (stage 06). But none of these results confirms the paper either.
 # </details>
 #
 # ## How many seeds would decide?
 #
-# The interval shrinks with the number of seeds $n$. Its half-width is $t_{n-1} \cdot s / \sqrt n$, where $s$ is the
-# standard deviation of the differences. Suppose that the true difference is as large as the difference that we
-# measured. How many seeds do we need so that the half-width is no larger than the difference? The next cell prints the
-# factor $t_{n-1} / \sqrt n$ for each $n$:
+# The interval becomes narrower as the number of seeds $n$ grows. The half-width of the interval is
+# $t_{n-1} \cdot s / \sqrt n$, where $s$ is the standard deviation of the differences. Suppose that the true difference
+# is as large as the difference that we measured. How many seeds do we need so that the half-width is no larger than the
+# difference? The next cell prints the factor $t_{n-1} / \sqrt n$ for each $n$:
 
 # %%
 factors = {n: stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in range(2, 11)}
@@ -148,18 +149,19 @@ needed = [{"claim": row["claim"], "seeds now": row["seeds"], "seeds needed": row
 pd.DataFrame(needed).style.hide(axis="index")
 
 # %% [markdown]
-# More seeds on a small task cost little. But they answer a question about the small task. A claim about large models
-# needs runs of large models.
+# More seeds on a small task cost little. But they only answer a question about this small task. A claim about large
+# models needs runs of large models.
 #
 # ## Open questions
 #
 # **Does the topology matter beyond its degrees?** A trained sparse network has hubs: some neurons have many links.
 # Perhaps training only has to find the hubs, and it does not matter which neurons they connect to. Project 1 begins to
-# test this.
+# test this idea.
 #
 # **Does soft sampling help at scale?** In the paper's Table 11, the gain is large for translation on two corpora. Our
 # runs on the digits cannot decide this question. The published code for LLaMA has an option for soft regrowth, but this
-# option takes the links with the best scores. So we do not know how well soft regrowth works in a language model.
+# option always takes the links with the best scores. So we do not know how well soft regrowth works in a language
+# model.
 #
 # **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of all possible links, so they
 # compute more than CHTs and SET (stage 05). In the paper, the sigmoid decay ends earlier than the cubic decay, so that
@@ -179,17 +181,17 @@ for name, kind in kinds.items():
     print(f"{name}: {steps[f'{kind}, MLP 3×1568 at 99 %, batch 32']:.2f} times as fast as FC")
 
 # %% [markdown]
-# **Why are sparse networks almost as good as dense ones?** A network with a tenth of the links loses little on many
-# tasks. Perhaps large networks have many good subnetworks. Perhaps training changes the weights along only a few
-# directions anyway. Random masks do well in large models (S. Liu et al., below), so the choice of links may explain
-# only part of this.
+# **Why are sparse networks almost as good as dense ones?** A network with a tenth of the links loses little accuracy on
+# many tasks. Perhaps large networks have many good subnetworks. Perhaps training changes the weights along only a few
+# directions anyway. Random masks do well in large models (S. Liu et al., below), so the choice of links may be only a
+# part of the explanation.
 #
 # ## Project 1: shuffle the links, keep the degrees
 #
 # Take the links of a trained network and exchange their ends in pairs: $(a, b)$ and $(c, d)$ become $(a, d)$ and
 # $(c, b)$. Each neuron keeps its number of links, and everything else is random. Check by hand: two outputs and two
 # inputs have the links $(0, 0)$ and $(1, 1)$. Only one other network has these degrees: its links are $(0, 1)$ and
-# $(1, 0)$. The two networks should be equally likely.
+# $(1, 0)$. The two networks should be equally likely when we shuffle.
 
 # %%
 diagonal = torch.eye(2, dtype=torch.bool)
@@ -199,8 +201,8 @@ print(f"of 100 draws, {swapped} have the links (0, 1) and (1, 0)")
 assert swapped + sum(torch.equal(network, diagonal) for network in drawn) == 100
 
 # %% [markdown]
-# Now train a network with CHTs, and make two more networks from its masks. One is shuffled with the same degrees, and
-# one has the same number of links at random places.
+# Now train a network with CHTs, and make two more networks from its masks. In the first network, the links are
+# shuffled, and all degrees stay the same. The second network has the same number of links at random places.
 
 # %%
 trained = images.train(task, "chts", sparsity, recipe, seed=seed)
@@ -224,8 +226,8 @@ networks = {"learned": learned, "same degrees": shuffled, "random": random}
 # From here on, the links stay fixed. We train each network again from new random weights, with the same seeds for all
 # three networks.
 #
-# **Predict:** which of the three networks learns best from new weights? Is the shuffled network nearer to the learned
-# one or to the random one?
+# **Predict:** which of the three networks learns best from new weights? Is the accuracy of the shuffled network nearer
+# to the accuracy of the learned network or to the accuracy of the random network?
 
 
 # %%
@@ -265,11 +267,12 @@ for name, scores in shuffles.items():
 #
 # Compare each difference with its interval. If the interval contains 0, these seeds cannot tell the two networks apart,
 # and the question stays open. In the run that is printed here, with the profile `laptop`, both intervals contain 0. The
-# masks come from one trained network, so the interval covers what new weights change, but not what new masks change.
+# masks come from one trained network, so the interval covers the effect of new weights, but not the effect of new
+# masks.
 # </details>
 #
-# **A good result** has ten trained networks, several shuffles of each, and a larger task. If the learned links are
-# ahead of the shuffled ones and the interval excludes 0, then the topology matters beyond its degrees.
+# **A good result** comes from ten trained networks, several shuffles of each network, and a larger task. If the learned
+# links are ahead of the shuffled links and the interval excludes 0, then the topology matters beyond its degrees.
 #
 # ## Project 2: a regrowth rule of your own
 #
@@ -303,12 +306,12 @@ print(f"popular minus SET: {gained:+.2f} ± {100 * beside_set['interval']:.2f} p
 
 # %% [markdown]
 # **A good result** is a rule that passes the command `chts conformance` and differs from SET and from CHTs by more than
-# the half-width of the interval, on two tasks. A rule that is level with random regrowth is a result too.
+# the half-width of the interval, on two tasks. If your rule is level with random regrowth, this is a result too.
 #
 # ## Project 3: a sweep of ζ or of the temperature
 #
-# A sweep is a grid of runs in a file. The code below prints a sweep over three values of $\zeta$ and checks that each
-# run can start. It trains nothing.
+# A sweep is a grid of runs, which you can describe in a file. The code below prints a sweep over three values of
+# $\zeta$ and checks that each run can start. The code trains nothing.
 
 # %%
 turnovers = [f"chts with turnover=Turnover(zeta=Cosine({zeta}))" for zeta in (0.1, 0.3, 0.5)]
@@ -324,8 +327,8 @@ print(len(sweeps.cells(spec)), "runs")
 
 # %% [markdown]
 # Save the text as `sweep.yaml`. Then `chts sweep sweep.yaml --out runs/zeta` trains all runs, and `chts report
-# runs/zeta` compares them. To sweep the temperature, write `chts with removal=Removal('magnitude', temperature=3.0,
-# percolate=True)` as the method.
+# runs/zeta` compares these runs. To sweep the temperature, write `chts with removal=Removal('magnitude',
+# temperature=3.0, percolate=True)` as the method.
 #
 # **A good result** is a curve of the score over $\zeta$ with intervals, at two sparsities, and a sentence on whether the best
 # $\zeta$ depends on the sparsity.
@@ -356,8 +359,8 @@ first, other = (chts.topology.link_count(1568, inputs, 0.01) for inputs in (784,
 print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other))
 
 # %% [markdown]
-# Our recorded runs on the digits use these widths. The table of claims at the top shows their result at 95 %. At 95 and
-# 97 %, the nearest width is rounded up, so the dense network has about 1 % more weights.
+# Our recorded runs on the digits use these widths. The table of claims at the top shows the result at 95 % sparsity. At
+# 95 and 97 %, the nearest width is rounded up, so the dense network has about 1 % more weights.
 #
 # **A good result** is the same comparison on Fashion-MNIST, with the printed width, or with the translator. Report the
 # training FLOPs of both networks.
@@ -365,7 +368,7 @@ print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other
 # ## Project 5: your own data
 #
 # Any table of numbers with class labels can be a task. The next cell takes 569 rows of 30 measurements, which come with
-# scikit-learn. Put your own numbers in their place, and scale each column to $[0, 1]$.
+# scikit-learn. Replace these rows with your own numbers, and scale each column to $[0, 1]$.
 
 # %%
 values, labels = map(torch.from_numpy, load_breast_cancer(return_X_y=True))
@@ -384,15 +387,16 @@ for row in own_rows:
 
 # %% [markdown]
 # **A good result** uses the validation rows to choose the sparsity, and it uses the test rows once. Look at the inputs
-# with the most links: do you know why they matter?
+# with the most links: can you explain why these inputs matter?
 #
 # ## Exercise: read the table of claims
 #
 # *★★☆ · 20 minutes · essential · objective 1 · write code*
 #
 # "The interval contains 0" does not mean "the two are equal". To say that two methods are level, you need a *margin*:
-# the smallest difference that matters to you. The table also has nine intervals. To be 95 % sure of all nine together,
-# give each interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni correction*.)
+# the smallest difference that matters to you. There is another problem: the table has nine intervals. To be 95 % sure
+# of all nine together, give each interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni
+# correction*.)
 #
 # Write a function that reads one row of the table. `looks` is the number of intervals that you read together. Return
 #
@@ -403,15 +407,16 @@ for row in own_rows:
 #
 # A row has `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds` (the number of seeds, $n$). The
 # half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. With more looks, only
-# $t_{n-1}$ changes: it becomes `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. Here are the rows in numbers, and a margin
-# for each unit:
+# $t_{n-1}$ changes: it becomes `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. The next cell sets a margin for each unit
+# and shows the numbers of all rows:
 
 # %%
 margins = {"BLEU": 0.5, "nats": 0.02, "points": 0.5}
 pd.DataFrame(claims)[["claim", "unit", "seeds", "advantage", "interval"]].style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# **On paper first:** which rows are level? How many verdicts are left if you read all nine intervals together?
+# **On paper first:** which rows are level? How many claims still hold or do not hold if you read all nine intervals
+# together?
 
 
 # %% tags=["exercise"]
@@ -425,8 +430,8 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Compute the wider half-width first: divide the half-width by the old $t_{n-1}$, and multiply it by the new one. The two ends
-# of the interval are `advantage - half` and `advantage + half`.
+# Compute the wider half-width first: divide the half-width by the old $t_{n-1}$, and multiply the result by the new
+# $t_{n-1}$. The two ends of the interval are `advantage - half` and `advantage + half`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -447,8 +452,8 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 #
 # With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows
 # whose interval contains 0 are undecided: their intervals reach beyond the margin. With nine looks, no claim is
-# decided, and no row is level. The half-width becomes three times as large with three seeds, and 1.6 times as large
-# with ten seeds.
+# decided, and no row is level. The half-width becomes three times as large for a claim with three seeds, and 1.6 times
+# as large for a claim with ten seeds.
 # </details>
 #
 # ## Exercise: how many seeds?
@@ -473,7 +478,8 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 #
 # <details><summary>Solution</summary>
 #
-# $s = 1.155$. With 7 seeds, the half-width is $0.92 \cdot 1.155 = 1.07$. With 8 seeds, it is $0.84 \cdot 1.155 = 0.97$:
+# $s = 1.155$. With 7 seeds, the half-width is $0.92 \cdot 1.155 = 1.07$. With 8 seeds, the half-width is
+# $0.84 \cdot 1.155 = 0.97$:
 #
 # ```python
 # number_of_seeds = 8
@@ -486,7 +492,8 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 #
 # Project 1 compares a network with a shuffled network of the same degrees. Write one step of the shuffle. Links are
 # pairs (output, input). The links $(a, b)$ and $(c, d)$ of a mask become $(a, d)$ and $(c, b)$. In some cases, a swap
-# would lose a link. Find these cases, and return the mask unchanged. Do not change the mask that you get.
+# would lose a link. Find out which cases these are, and return the mask unchanged in these cases. Do not change the
+# mask that your function gets.
 
 
 # %% tags=["exercise"]
@@ -495,7 +502,7 @@ def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> to
 
 
 # %% [markdown]
-# The check swaps links of small masks, and then a hundred pairs of a random mask.
+# The check swaps links of small masks, and then a hundred pairs of links of a random mask.
 
 # %% tags=["check"]
 exercises.check("12.swap", swap)
@@ -508,7 +515,7 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Solution</summary>
 #
-# If one of the new links already exists, two links become one. If $a = c$ or $b = d$, the new links are the old ones,
+# If one of the new links already exists, two links become one. If $a = c$ or $b = d$, the new links are the old links,
 # so they already exist:
 #
 # ```python
@@ -528,27 +535,28 @@ exercises.check("12.swap", swap)
 # ## To discuss
 #
 # 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
-# 2. A shuffled network learns as well as the learned one. What does this say about link prediction as a rule, and what
-#    does it not say?
+# 2. A shuffled network learns as well as the network with the learned links. What does this say about link prediction
+#    as a rule, and what does it not say?
 # 3. When would you use a sparse network in practice today? What would have to change before you use sparse networks
 #    more often?
 #
 # ## Self-check
 #
-# 1. A claim lies in the grey band of the figure. Is it false?
+# 1. A claim lies in the grey band of the figure. Is the claim false?
 #
 # <details><summary>Answer</summary>
 #
 # No. Our runs do not show the sign of the difference. The claim may be true, and more seeds or another task may show
-# it.
+# that it is.
 # </details>
 #
-# 2. Why does project 1 compare with shuffled links, and not only with random links?
+# 2. Why does project 1 compare the learned links with shuffled links, and not only with random links?
 #
 # <details><summary>Answer</summary>
 #
-# A random network differs from the learned one in its degrees and in which neurons are connected. The shuffled network
-# has the same degrees. So its difference from the learned one can only come from which neurons are connected.
+# A random network differs from the learned network in its degrees and in which neurons are connected. The shuffled
+# network has the same degrees as the learned network. So a difference between the shuffled network and the learned
+# network can only come from which neurons are connected.
 # </details>
 #
 # 3. Random regrowth is ahead of link prediction on the digits. Why is this weak evidence against link prediction?
@@ -556,7 +564,7 @@ exercises.check("12.swap", swap)
 # <details><summary>Answer</summary>
 #
 # The layers are small, so most missing links have a score of 0, and link prediction cannot distinguish between these
-# links. This is one task and one of many intervals, and the interval ends close to 0.
+# links. The evidence comes from one task and from one of many intervals, and this interval ends close to 0.
 # </details>
 #
 # ## Key takeaways
@@ -569,16 +577,16 @@ exercises.check("12.swap", swap)
 # ## Further reading
 #
 # - T. Hoefler et al., *Sparsity in Deep Learning: Pruning and growth for efficient inference and training in neural networks*
-#   (Journal of Machine Learning Research, 2021), [arXiv 2102.00554](https://arxiv.org/abs/2102.00554). A survey of the field.
+#   (Journal of Machine Learning Research, 2021), [arXiv 2102.00554](https://arxiv.org/abs/2102.00554): a survey of the field.
 # - J. Frankle and M. Carbin, *The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks* (ICLR 2019),
-#   [arXiv 1803.03635](https://arxiv.org/abs/1803.03635). Which first weights a sparse network needs.
+#   [arXiv 1803.03635](https://arxiv.org/abs/1803.03635): which first weights a sparse network needs.
 # - S. Liu et al., *The Unreasonable Effectiveness of Random Pruning* (ICLR 2022),
-#   [arXiv 2202.02643](https://arxiv.org/abs/2202.02643). Random masks in large models.
+#   [arXiv 2202.02643](https://arxiv.org/abs/2202.02643): random masks in large models.
 # - J. Su et al., *Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot* (NeurIPS 2020),
-#   [arXiv 2009.11094](https://arxiv.org/abs/2009.11094). Masks that are shuffled within each layer.
-# - S. Maslov and K. Sneppen, *Specificity and Stability in Topology of Protein Networks* (Science, 2002). Networks with
+#   [arXiv 2009.11094](https://arxiv.org/abs/2009.11094): masks that are shuffled within each layer.
+# - S. Maslov and K. Sneppen, *Specificity and Stability in Topology of Protein Networks* (Science, 2002): networks with
 #   the same degrees.
-# - S. Hooker, *The Hardware Lottery* (2020), [arXiv 2009.06489](https://arxiv.org/abs/2009.06489). How hardware decides
+# - S. Hooker, *The Hardware Lottery* (2020), [arXiv 2009.06489](https://arxiv.org/abs/2009.06489): how hardware decides
 #   which ideas succeed.
 
 # %%

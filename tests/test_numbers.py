@@ -338,7 +338,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "all three are behind FC**, by {:.2f} to {:.2f} nats at 90 % and by {:.2f} to {:.2f} nats at 95 %",
+        "three sparse methods are behind FC**, by {:.2f} to {:.2f} nats at 90 % and by {:.2f} to {:.2f} nats at 95 %",
         lambda: [
             pick(mean for mean, _ in gaps("tiny", share, "fc", THREE)) for share in (0.9, 0.95) for pick in (min, max)
         ],
@@ -350,7 +350,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "At 90 % the mean losses of all three are below FC's**, by {:.2f} to {:.2f} nats",
+        "At 90 % the mean losses of all three sparse methods are below FC's**, by {:.2f} to {:.2f} nats",
         lambda: [-pick(mean for mean, _ in gaps("small", 0.9, "fc", THREE)) for pick in (max, min)],
     ),
     (

@@ -42,8 +42,8 @@ print(mask.int())
 # %% [markdown]
 # ## 1 · Count (2 points)
 #
-# `mask` is a layer with 6 outputs and 8 inputs. How many links does it have, what is its density, and how many links
-# does each output and each input have? Set `links` (a whole number), `density` (a fraction), `output_degrees` and
+# `mask` is a layer with 6 outputs and 8 inputs. How many links does the layer have, what is its density, and how many
+# links does each output and each input have? Set `links` (a whole number), `density` (a fraction), `output_degrees` and
 # `input_degrees` (lists of whole numbers).
 
 # %% nbgrader={"grade": false, "grade_id": "count", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -206,7 +206,7 @@ assert torch.allclose(probabilities(pair, 2.0), torch.tensor([0.1, 0.9])), (
 ### BEGIN HIDDEN TESTS
 with_zero = probabilities(torch.tensor([0.0, 1.0, 1.0]), 3.0)
 assert torch.allclose(with_zero, torch.tensor([0.0, 0.5, 0.5])), (
-    "a link with the score 0 is not drawn while other scores are not 0."
+    "a link with the score 0 has the probability 0 if another score is larger than 0."
 )
 tiny = probabilities(torch.tensor([1e-30, 2e-30]), 9.0)
 assert torch.allclose(tiny, torch.tensor([1 / 513, 512 / 513]), atol=1e-4), (
@@ -218,11 +218,12 @@ assert torch.allclose(probabilities(drawn, 1.7), drawn**1.7 / (drawn**1.7).sum()
 ### END HIDDEN TESTS
 
 # %% [markdown]
-# ## 5 · Which links go? (2 points)
+# ## 5 · Which links are removed? (2 points)
 #
-# `weight` is a layer of your own with 10 links. An update removes the three least important links. Which links are
-# these by **magnitude**, and which are they by **relative importance**? Set `gone_by_magnitude` and
-# `gone_by_importance`, two Boolean tensors of the shape of `weight`. They are true at the links that go.
+# `weight` is a layer of your own with 10 links. An update removes the three least important links. Which links are the
+# least important by **magnitude**, and which are the least important by **relative importance**? Set
+# `gone_by_magnitude` and `gone_by_importance`, two Boolean tensors of the shape of `weight`. Each tensor is true at the
+# links that the update removes.
 
 # %% nbgrader={"grade": false, "grade_id": "weights", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "removal")
@@ -283,8 +284,8 @@ assert torch.equal(gone_by_importance, (importance <= limit) & (own != 0)), (
 # ## 6 · Percolation (3 points)
 #
 # A hidden neuron without incoming links or without outgoing links is inactive, and its links are of no use. Write
-# `percolated` yourself. It gets the masks of two layers that follow each other. It returns the masks without the links
-# of the inactive neurons between the layers. Do not change the masks that you get.
+# `percolated` yourself. The function gets the masks of two layers that follow each other. The function returns the
+# masks without the links of the inactive neurons between the layers. Do not change the masks that you get.
 
 
 # %% nbgrader={"grade": false, "grade_id": "percolated", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -321,7 +322,9 @@ for hidden in (4, 9, 30):
     expected = chts.percolation.percolate(given, chain)
     copies = [mask.clone() for mask in given.values()]
     with patch.object(
-        chts.percolation, "percolate", side_effect=AssertionError("you called the core; write it yourself.")
+        chts.percolation,
+        "percolate",
+        side_effect=AssertionError("you called the function of the core; write the percolation yourself."),
     ):
         swept = percolated(*copies)
     assert all(map(torch.equal, copies, given.values())), (
@@ -335,9 +338,9 @@ for hidden in (4, 9, 30):
 # %% [markdown]
 # ## 7 · Density decay (2 points)
 #
-# CHTss trains a layer of 200 inputs and 100 outputs. Its sparsity rises along the sigmoid with $k = 6$, from 0.5 at
-# step 0 to `final` at step `end`. How many links does the layer have half-way to `end`, and how many does it have at
-# three quarters of the way? Set `half_way` and `three_quarters` (whole numbers, rounded).
+# CHTss trains a layer of 200 inputs and 100 outputs. The sparsity of the layer rises along the sigmoid with $k = 6$,
+# from 0.5 at step 0 to `final` at step `end`. How many links does the layer have half-way to `end`, and how many does
+# it have at three quarters of the way? Set `half_way` and `three_quarters` (whole numbers, rounded).
 
 # %% nbgrader={"grade": false, "grade_id": "decay-data", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "decay")
@@ -365,12 +368,12 @@ import math
 generator = generator_of(student, "decay")
 own_final = 0.8 + 0.01 * int(torch.randint(20, (1,), generator=generator))
 assert abs(half_way - 20_000 * (1 - (0.5 + own_final) / 2)) <= 1, (
-    "half_way is not right; half-way, the sparsity is the mean of both ends."
+    "half_way is not right; half-way, the sparsity is the mean of 0.5 and final."
 )
 sigmoid = [1 / (1 + math.exp(-x)) for x in (-6, 3, 6)]
 share = (sigmoid[1] - sigmoid[0]) / (sigmoid[2] - sigmoid[0])
 assert abs(three_quarters - 20_000 * (0.5 - (own_final - 0.5) * share)) <= 1, (
-    "three_quarters is not right; at u = 3/4, the sigmoid is at σ(k/2)."
+    "three_quarters is not right; at three quarters of the way, the sigmoid has the value σ(k/2)."
 )
 ### END HIDDEN TESTS
 
@@ -437,7 +440,7 @@ assert abs(mean_difference - float(paired.mean())) < 1e-4, (
 )
 error = float(paired.std() / 3**0.5)
 assert error < 1e-6 or abs(half_width - error) > 1e-4, (
-    "half_width is not right: that is the standard error; multiply it by t."
+    "half_width is not right: it is the standard error. Multiply the standard error by t."
 )
 assert error < 1e-6 or abs(half_width - 1.96 * error) > 1e-4, (
     "you used 1.96, which is right only for many runs; for three runs, t is 4.303."
@@ -447,7 +450,7 @@ assert abs(half_width - 4.303 * error) < 5e-4, (
 )
 decided = abs(mean_difference) > half_width
 expected = ("chts" if mean_difference > 0 else "set") if decided else "undecided"
-assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f} the verdict is: {expected}."
+assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f} the verdict is {expected}."
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -506,9 +509,7 @@ assert faults <= set("ABCDEF"), f"faults is {faults!r}; expected letters from A 
 assert "B" in faults, "line B is wrong: absent links have weight 0, so line B counts them as the smallest weights."
 assert "D" in faults, "line D is wrong: it draws a number of links that varies, and some of these links already exist."
 assert "F" in faults, "line F is wrong: a removed link that comes back gets its old weight and momentum."
-assert faults == {"B", "D", "F"}, (
-    f"{sorted(faults - {'B', 'D', 'F'})} would be right if the lines above them were right."
-)
+assert faults == {"B", "D", "F"}, f"{sorted(faults - {'B', 'D', 'F'})} would be right if the earlier lines were right."
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "9b-update", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
@@ -536,7 +537,7 @@ for draw in range(600):
         "the weights are not right; links that stay keep their weight, and all other weights are 0."
     )
     assert torch.equal(m, speeds * stays), (
-        "the momentum is not right; links that stay keep their momentum, and it is 0 elsewhere."
+        "the momentum is not right; links that stay keep their momentum, and the momentum is 0 in all other places."
     )
     often += after & ~stays
 share = often[~stays] / 600
@@ -550,11 +551,11 @@ assert float((share - expected).abs().max()) < 0.11, (
 # %% [markdown]
 # ## 10 · What does it cost? (2 points)
 #
-# A layer of LLaMA-60M has 512 inputs and 1,376 outputs. In float32, it keeps a value of 4 bytes for the weight, for the
-# gradient, and for each of the `moments` of your optimizer. A dense layer keeps these values for every possible link. A
-# layer that stores only its links keeps these values for each existing link, and 12 bytes more for the place of the
-# link (stage 07). Set `bytes_dense`, `bytes_links` at your `density`, and `break_even`, the density at which both
-# layers take the same memory.
+# A layer of LLaMA-60M has 512 inputs and 1,376 outputs. In float32, the layer keeps a value of 4 bytes for the weight,
+# for the gradient, and for each of the `moments` of your optimizer. A dense layer keeps these values for every possible
+# link. A layer that stores only its links keeps these values for each existing link, and 12 bytes more for the place of
+# the link (stage 07). Set `bytes_dense`, `bytes_links` at your `density`, and `break_even`, the density at which both
+# layers need the same amount of memory.
 
 # %% nbgrader={"grade": false, "grade_id": "cost-data", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "cost")
@@ -599,7 +600,7 @@ assert abs(break_even - 4 * values / each) < 0.005, (
 #
 # | the page | one point if |
 # |---|---|
-# | asks | it says in one sentence what you wanted to know, and why it could have gone either way |
+# | asks | it says in one sentence what you wanted to know, and why either answer was possible |
 # | shows | it gives the result with its interval and the number of runs, and it claims no more than the interval allows |
 # | counts | it says how many links and training steps each method used, beside its accuracy |
 # | doubts | it names one thing in your set-up that could have favoured a method |

@@ -135,14 +135,14 @@ GONE = "gone_by_magnitude = gone_by_importance = "
             "percolated",
             f"{PERCOLATED}graph = chts.percolation.LayerGraph(chains=(('a', 'b'),))\n"
             "    return tuple(chts.percolation.percolate({'a': first, 'b': second}, graph).values())",
-            {"6b-percolated": "write it yourself"},
+            {"6b-percolated": "write the percolation yourself"},
         ),
         (
             "decay",
             "half_way, three_quarters = (round(20_000 * (0.5 - (final - 0.5) * u)) for u in (0.5, 0.75))",
-            {"7-decay": "at u = 3/4"},
+            {"7-decay": "at three quarters of the way"},
         ),
-        ("decay", "half_way, three_quarters = 9000, 8000", {"7-decay": "the mean of both ends"}),
+        ("decay", "half_way, three_quarters = 9000, 8000", {"7-decay": "the mean of 0.5 and final"}),
     ],
 )
 def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails: dict[str, str]) -> None:
@@ -170,7 +170,7 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
             'mean_difference, half_width, verdict = 0.1, 0.057735, "chts"',
-            {"8a-runs": "with your second seed", "8b-statistics": "that is the standard error"},
+            {"8a-runs": "with your second seed", "8b-statistics": "it is the standard error"},
         ),
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
@@ -180,7 +180,7 @@ def test_a_wrong_answer_fails_where_it_should(question: str, answer: str, fails:
         (
             {"chts": [0.5, 0.6, 0.7], "set": [0.5, 0.5, 0.5]},
             'mean_difference, half_width, verdict = 0.1, 0.24843, "chts"',
-            {"8a-runs": "with your second seed", "8b-statistics": "the verdict is: undecided"},
+            {"8a-runs": "with your second seed", "8b-statistics": "the verdict is undecided"},
         ),
         (
             {"chts": [0.5, 0.6]},

@@ -30,7 +30,7 @@ def test_stage_08b_finds_and_scores_what_it_says(executed: Executed) -> None:
 def test_stage_08b_says_what_greedy_decoding_misses() -> None:
     words, printed = committed.words("08b"), committed.printed("08b")
     assert (
-        "Greedy decoding takes *vier* and ends with the probability 0.6 · 0.4 = 0.24. "
+        "Greedy decoding takes *vier* first and reaches the probability 0.6 · 0.4 = 0.24. "
         "The most likely translation has the probability 0.4 · 0.9 = 0.36," in words
     )
     assert "beam 1: {'vier·hundert': 0.24}" in printed
@@ -41,7 +41,7 @@ def test_stage_08b_says_what_bleu_sees() -> None:
     words, printed = committed.words("08b"), committed.printed("08b")
     assert "= 53.7$$" in words
     assert " 53.73  Montag , der dritte Mai zweitausend" in printed
-    assert "<details><summary>What you should have seen</summary> BLEU is 0. One word has no pairs" in words
+    assert "<details><summary>What you should have seen</summary> BLEU is 0. A single word has no pairs" in words
     assert "BLEU of one right word: 0, exact: 100%" in printed
 
 

@@ -116,7 +116,10 @@ def test_stage_09_says_how_far_the_methods_are_from_fc() -> None:
     assert "CHTss and GMP are nearest to FC, 0.2 % below its perplexity" in words
     assert min(per_cent, key=per_cent.__getitem__) == "granet"
     assert max(per_cent, key=per_cent.__getitem__) == "cht"
-    assert f"GraNet is {-per_cent['granet']:.1f} % below, and CHT is {per_cent['cht']:.1f} % above" in words
+    assert (
+        f"GraNet is {-per_cent['granet']:.1f} % below FC's perplexity, and CHT is {per_cent['cht']:.1f} % above"
+        in words
+    )
     shown = next(html for html in committed.shown("09", "text/html") if "perplexity minus fc (%)" in html)
     assert f"{per_cent['cht']:+.1f}" in shown
     assert "In the paper, after a long training run, SET and CHT are about a third above FC" in words
@@ -156,9 +159,10 @@ def test_stage_09_says_who_wins_at_which_rate() -> None:
             losses[row["method"]][row["recipe"]["learning_rate"]] = row["validation"][-1]["loss"]
     fc, sparse = losses["fc"], losses["set"]
     words = committed.words("09")
-    assert f"FC has {fc[0.0032]:.2f} nats at the rate 0.0032, and SET has {sparse[0.004]:.2f} at 0.004" in words
-    assert f"SET has {sparse[0.008]:.2f} at 0.008, and FC has {fc[0.0064]:.2f} at 0.0064" in words
-    assert f"FC has {min(fc.values()):.2f} and SET has {min(sparse.values()):.2f}" in words
+    loss = "has a loss of"
+    assert f"FC {loss} {fc[0.0032]:.2f} nats at the rate 0.0032, and SET {loss} {sparse[0.004]:.2f} nats" in words
+    assert f"SET {loss} {sparse[0.008]:.2f} nats at the rate 0.008, and FC {loss} {fc[0.0064]:.2f} nats" in words
+    assert f"FC {loss} {min(fc.values()):.2f} nats and SET {loss} {min(sparse.values()):.2f} nats" in words
     assert fc[0.0064] - sparse[0.008] == pytest.approx(0.5, abs=0.05)
 
 
