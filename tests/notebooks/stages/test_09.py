@@ -12,6 +12,7 @@ import torch
 import chts_core as chts
 from chts_core.lab.notebook.tour import comparison
 from chts_core.lab.results import paper, records
+from chts_core.lab.results.statistics import mean_and_interval
 from chts_core.lab.train import language
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
@@ -61,6 +62,40 @@ def test_stage_09_writes_a_text(executed: Executed) -> None:
 
 
 # --- what the text says of the committed outputs ---
+
+
+def test_the_text_of_stage_09_compares_the_nine_at_90_percent() -> None:
+    rows = [
+        row
+        for name in ("language", "llama_warmup", "language_tiny")
+        for row in records.read_runs(records.results_folder() / f"{name}.jsonl")
+        if row["dataset"] == "tinyshakespeare" and row["recipe"]["size"] == "tiny" and row["sparsity"] in (0.0, 0.9)
+        if row["method"] in METHODS and not row["recipe"].get("iterative_warmup")
+    ]
+    assert len(rows) == 9 * 3
+    losses: dict[str, dict[int, float]] = {}
+    for row in rows:
+        losses.setdefault(row["method"], {})[row["seed"]] = row["validation"][-1]["loss"]
+
+    def from_rival(method: str, rival: str) -> tuple[float, float]:
+        return mean_and_interval([losses[method][seed] - losses[rival][seed] for seed in range(3)])
+
+    words = committed.words("09")
+    from_fc = [from_rival(method, "fc") for method in METHODS if method != "fc"]
+    assert f"by {min(from_fc)[0]:.2f} to {max(from_fc)[0]:.2f} nats. No interval contains 0." in words
+    assert all(mean > interval for mean, interval in from_fc)
+    mean, interval = from_rival("mest", "set")
+    assert mean < -interval
+    assert f"**MEST is ahead of SET**, by {-mean:.3f} ± {interval:.3f} nats" in words
+    assert from_rival("rigl", "set")[0] > from_rival("rigl", "set")[1]
+    undecided = [from_rival(method, "set") for method in ("granet", "gmp", "cht", "chts", "chtss")]
+    assert all(abs(mean) < interval for mean, interval in undecided)
+    published = paper.PAPER_TABLE_2["60m"]
+    ahead = {method: math.log(published["set"][0.9] / published[method][0.9]) for method in ("chts", "chtss")}
+    assert f"CHTs is {ahead['chts']:.3f} nats ahead of SET, and CHTss is {ahead['chtss']:.3f} nats ahead" in words
+    for method, advantage in ahead.items():
+        mean, interval = from_rival(method, "set")
+        assert mean - interval > -advantage
 
 
 def test_stage_09_says_which_steps_vanish_in_bfloat16() -> None:
