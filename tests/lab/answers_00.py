@@ -71,8 +71,8 @@ STUBS = [
     *cases("00.kind", (lambda _: None, "kind() returns None; return 'static', 'pruning' or 'dynamic'.")),
     *cases(
         "00.regrown_by",
-        (named_by_run(None, None, None, None), "replace None by the name of a method for run 1."),
-        (named_by_run("RigL", "CHT", None, None), "replace None by the name of a method for run 3."),
+        (named_by_run(None, None, None, None), "for run 1, replace None by the name of a method."),
+        (named_by_run("RigL", "CHT", None, None), "for run 3, replace None by the name of a method."),
     ),
     *cases("00.needed", (lambda *_: None, "needed() returns None; return a list of stages.")),
 ]
@@ -89,11 +89,11 @@ SLIPS = [
             "48.0 is the cost of the first layer alone; add the last layer.",
         ),
         (flops(12), "one image should cost 6 · (8 + 8) FLOPs; the function returns 192."),
-        (flops(batched=False), "ten images cost ten times as much as one; use the batch size."),
+        (flops(batched=False), "ten images cost ten times as much as one image; multiply by the batch size."),
         (flops(rounded=False), "has 4 links, the nearest integer to 3.75; the function returns 58.5 FLOPs."),
         (
             lambda neurons, density, batch: flops(dense=len(neurons) - 2)(neurons, density, batch),
-            "with two hidden layers of 4 neurons, the function returns 192 FLOPs. Only the last layer is dense.",
+            "with two hidden layers of 4 neurons, the function returns 192 FLOPs. Only the last layer should be dense.",
         ),
     ),
     *cases(
@@ -120,7 +120,7 @@ SLIPS = [
     ),
     *cases(
         "00.regrown_by",
-        (named_by_run("RigL", "CHT", "CHTs", "GMP"), "'GMP' is none of the four methods: CHT, CHTs, RigL, SET."),
+        (named_by_run("RigL", "CHT", "CHTs", "GMP"), "'GMP' is not one of the four methods: CHT, CHTs, RigL, SET."),
         (
             named_by_run("RigL", "CHT", "CHT", "SET"),
             "each of the four methods has exactly one run; you named a method more than once.",
@@ -136,7 +136,8 @@ SLIPS = [
         ),
         (
             named_by_run("RigL", "CHT", "SET", "CHTs"),
-            "run 4 is not a run of CHTs. CHTs draws links by their numbers of paths. It draws no link without a path ",
+            "run 4 is not a run of CHTs. CHTs draws links at random, and links with more paths are likelier. It "
+            "draws no link without a path ",
         ),
     ),
     *cases(
@@ -145,10 +146,10 @@ SLIPS = [
         (lambda target, needs: [*needed(target, needs), target], "E does not come before itself."),
         (
             lambda target, needs: list(needs)[: list(needs).index(target)],
-            "You found ['A', 'B', 'C', 'D'] before E; neither E nor a stage before it names D.",
+            "You found ['A', 'B', 'C', 'D'] before E; neither E nor a stage before E names D.",
         ),
         (lambda target, needs: needed(target, needs)[::-1], "before E; keep the order A, B, C, D, E"),
         (lambda target, needs: [*needed(target, needs), *needs[target]], "name each stage once."),
-        (lambda *_: ["A", "B", "C"], "A names no stage; return an empty list."),
+        (lambda *_: ["A", "B", "C"], "stage A names no stage, so return an empty list for A."),
     ),
 ]

@@ -165,7 +165,7 @@ STUBS = [
     ),
     *cases("01.image_field", (lambda *_: None, "image_field() returns None; return a Boolean mask (pixels, pixels).")),
     *cases("01.four_cycles", (lambda _: None, "four_cycles() returns None; return a number of cycles.")),
-    *cases("01.names", (named(None, None, None, None, None), "replace None by the name of a network for A.")),
+    *cases("01.names", (named(None, None, None, None, None), "for A, replace None by the name of a network.")),
 ]
 
 SLIPS = [
@@ -175,7 +175,7 @@ SLIPS = [
         (small_world(rewired, links=1), "for 8 outputs, 4 inputs and 16 links at β = 0, the mask has 17 links."),
         (
             small_world(rewired, ring=False),
-            "for 8 outputs, 4 inputs and 16 links at β = 0, output 0 takes input 1 and leaves out input 3, which is ",
+            "for 8 outputs, 4 inputs and 16 links at β = 0, output 0 is at position -0.25 on the ring of inputs. ",
         ),
         (
             small_world(rewired, wide=False),
@@ -183,34 +183,37 @@ SLIPS = [
         ),
         (
             lambda outputs, inputs, links, *_: (torch.arange(outputs * inputs) < links).view(outputs, inputs),
-            "They are the larger side, so their numbers of links may differ by at most one.",
+            "The outputs are the larger side, so their numbers of links may differ by at most one.",
         ),
         (small_world(lost), "does the function lose a link when its new place already has one?"),
         (
             small_world(anywhere),
-            "at β = 0.5 an output has 0 to 4 links; each output must keep its 2 links of the lattice.",
+            "at β = 0.5, an output has 0 to 4 links; each output must keep its 2 links of the lattice.",
         ),
-        (small_world(lambda lattice, *_: lattice), "at β = 0.5 no link moves; remove some links and draw new ones."),
+        (small_world(lambda lattice, *_: lattice), "at β = 0.5, no link moves; remove some links and draw new ones."),
         (
             small_world(by_coin),
-            "at β = 0.5 up to 9 of 16 links moved. Remove exactly 8 links; do not toss a coin for each link.",
+            "at β = 0.5, up to 9 of 16 links moved. Remove exactly 8 links; do not toss a coin for each link.",
         ),
         (
             small_world(lambda *given: rewired(*given, back=False)),
-            "at β = 0.5 no link comes back to its old place, but a link may come back.",
+            "at β = 0.5, no removed link appears again in its old place; allow this, because each free place is ",
         ),
-        (small_world(one_by_one), "Do you remove all chosen links before you draw the first new end?"),
-        (small_world(to_the_first), "of the core's draws"),
+        (small_world(one_by_one), "Do you remove all chosen links before you draw the first new link?"),
+        (small_world(to_the_first), "of the core's masks"),
     ),
     *cases(
         "01.rich",
-        ((0.2, 0.15), "0.2 is the chance if all five nodes were equally likely; a node with more links is likelier."),
-        ((3, 0.15), "3 is the number of entries of node 3; divide it by the number of all entries."),
+        (
+            (0.2, 0.15),
+            "0.2 is the chance if all five nodes were equally likely; a node with more links is chosen more often.",
+        ),
+        ((3, 0.15), "3 is the number of entries of node 3 in the list; divide it by the number of all entries."),
         (
             (0.75, 0.15),
-            "0.75 is the share of the links that node 3 has; a newcomer draws from the eight ends of the links.",
+            "0.75 is the share of the links that end at node 3; a newcomer draws one of the eight ends of the links.",
         ),
-        ((0.5, 0.15), "0.5 is not right for one newcomer; count the entries of node 3."),
+        ((0.5, 0.15), "0.5 is not right for one newcomer; count the entries of node 3 in the list."),
         (
             (0.375, 0.140625),
             "0.140625 is the square of the first chance, but the first new link adds two entries, one of them for ",
@@ -225,7 +228,7 @@ SLIPS = [
             (0.375, 0.775),
             "0.775 is the sum of the two chances; both newcomers must choose node 3, so multiply the chances.",
         ),
-        ((0.375, 0.3), "0.3 is not right for two newcomers; write down the list of entries after the first."),
+        ((0.375, 0.3), "0.3 is not right for two newcomers; write down the list of entries after the first newcomer."),
     ),
     *cases(
         "01.image_field",
@@ -233,31 +236,32 @@ SLIPS = [
         (lambda *given: image_field()(*given[:2], given[2] + 1), "your neurons have 2 to 2 links; each needs 1."),
         (
             image_field(own=False),
-            "in an image of 3 rows of 3 pixels, neuron 0 is in row 0, column 0. It takes pixel 1 (row 0, column 1) ",
+            "in an image of 3 rows of 3 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 1 (row 0, ",
         ),
         (image_field(turned=True), "which is nearer in a straight line."),
         (image_field(1.0), "which is nearer in a straight line."),
         (image_field(torch.inf), "which is nearer in a straight line."),
         (
             along_the_row,
-            "in an image of 2 rows of 4 pixels, neuron 0 is in row 0, column 0. It takes pixel 7 (row 1, column 3) ",
+            "in an image of 2 rows of 4 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 7 (row 1, ",
         ),
     ),
-    *cases("01.four_cycles", (lambda _: 2, "you counted each pair of outputs in both orders.")),
+    *cases("01.four_cycles", (lambda _: 2, "you counted each pair of outputs in both orders; count it only once.")),
     *cases(
         "01.names",
         ({"A": "BSF"}, "keep the letters A, B, C, D, E."),
         (named("BSF", "ER", "CSTI", "BRF", "ERK"), "'ERK' is none of ER, BSW, BSF, BRF, CSTI."),
-        (named("BSF", "ER", "CSTI", "BRF", "BRF"), "each name belongs to one network; you used one twice."),
+        (named("BSF", "ER", "CSTI", "BRF", "BRF"), "each name belongs to one network; you used a name more than once."),
         (named("BSF", "ER", "CSTI", "BSW", "BRF"), "D is not BSW: its clustering is "),
         (named("ER", "BSF", "CSTI", "BRF", "BSW"), "A is not ER: its clustering is "),
         (named("CSTI", "ER", "BSF", "BRF", "BSW"), "A is not CSTI: 0 of its neurons have no link; CSTI leaves more "),
         (named("BSF", "CSTI", "ER", "BRF", "BSW"), "B is not CSTI: 0 of its neurons have no link; CSTI leaves more "),
         (
             named("BSW", "ER", "CSTI", "BRF", "BSF"),
-            "A is not BSW: its outputs have 1 to 24 links; in BSW and BRF, these numbers differ by at most one.",
+            "A is not BSW: its outputs have 1 to 24 links; in BSW and BRF, the numbers of links of two outputs "
+            "differ by at most one.",
         ),
-        (named("BSF", "ER", "CSTI", "ER", "BSW"), "each name belongs to one network; you used one twice."),
+        (named("BSF", "ER", "CSTI", "ER", "BSW"), "each name belongs to one network; you used a name more than once."),
         (named("BSF", "BRF", "CSTI", "ER", "BSW"), "B is not BRF: its outputs have "),
         (named("BRF", "ER", "CSTI", "BSF", "BSW"), "A is not BRF: its outputs have "),
         (named("BSF", "ER", "BRF", "CSTI", "BSW"), "C is not BRF: its outputs have "),

@@ -93,7 +93,11 @@ SLIPS = [
             [[0, 1, 1], [0, 1, 1], [1, 1, 1]],
             "CH2-L3n and the number of L3 paths are highest for the same missing link: output 0 – input 0: number of ",
         ),
-        (EQUAL_SCORES, "both links have the same score: output 0 – input 2: number of L3 paths 5, CH2-L3n 12.00, "),
+        (
+            EQUAL_SCORES,
+            "two missing links have the same score, but the link with fewer paths must have the higher score: output "
+            "0 – input 2: number of L3 paths 5, CH2-L3n 12.00, ",
+        ),
         (
             [[1, 1], [0, 1]],
             "CH2-L3n and the number of L3 paths are highest for the same missing link: output 1 – input 0: number of ",
@@ -101,13 +105,13 @@ SLIPS = [
     ),
     *cases(
         "02.equal_degree",
-        (0.16, "0.16 is a density; give the degree, a number of links."),
-        (100, "100 is right for one product; there are four products."),
-        (126, "126 is right for two products; P and Q are products, too."),
-        (1587, "1587 is right if the whole layer had d³ paths; it has about 1000 d³."),
+        (0.16, "0.16 is a density; give the degree, which is a number of links."),
+        (100, "100 is the degree for one matrix product; there are four products."),
+        (126, "126 is the degree for two matrix products; P and Q are products, too."),
+        (1587, "1587 is the degree if the whole layer had d³ paths; it has about 1000 d³ paths."),
         (4_000_000, "4000000 is the third power of d; take its cube root."),
         (2000, "2000 is the square root of d³; take the cube root."),
-        (50, "50 is not right: at this degree there are 1.2e+08 paths, but four products take 4e+09 multiplications."),
+        (50, "50 is not right: at this degree, there are 1.2e+08 paths, but four products take 4e+09 multiplications."),
     ),
     *cases(
         "02.draw_link",

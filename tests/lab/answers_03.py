@@ -124,7 +124,7 @@ SLIPS = [
             bisected(in_nats),
             "Your entropy is in nats; use log2.",
         ),
-        (softness_for_bits, "This is the softness δ; return T = δ / (1 - δ)."),
+        (softness_for_bits, "Your answer is the softness δ; return T = δ / (1 - δ)."),
         (
             bisected(in_bits, wrong_half=True),
             "which leaves 0.00 bits, fewer than required. A larger T leaves fewer bits. Which half of ",
@@ -143,46 +143,51 @@ SLIPS = [
         "03.two_of_three",
         (85, "85 is not a probability; expected a number between 0 and 1."),
         (0.5, "0.5 is the chance of being drawn first; add the chance of being drawn second."),
-        (0.75, "0.75 is right for two draws with replacement; here a link cannot be drawn twice."),
-        (1, "1 is twice the chance in one draw, so the link would always be drawn."),
-        (0.667, "0.667 is right for equal scores; the scores are 1, 2 and 3."),
+        (0.75, "0.75 is the answer for two draws with replacement; here, a link cannot be drawn twice."),
+        (1, "1 is twice the chance in one draw; with this chance, the link would always be drawn."),
+        (0.667, "0.667 is the answer for equal scores; the scores are 1, 2 and 3."),
         (0.15, "0.15 is the chance that the link is *not* drawn; subtract it from 1."),
         (
             0.933,
-            "right if the link with score 1 always comes before the link with score 2; count the other order, too.",
+            "the answer if the link with score 1 is always drawn before the link with score 2; count the other "
+            "order, too.",
         ),
         (
             0.917,
-            "right if the link with score 2 always comes before the link with score 1; count the other order, too.",
+            "the answer if the link with score 2 is always drawn before the link with score 1; count the other "
+            "order, too.",
         ),
         (0.733, "0.733 is the chance of the link with score 2; the strongest link has score 3."),
         (0.417, "0.417 is the chance of the weakest link; the strongest link has score 3."),
-        (0.8, "0.8 is not right; which pairs of links leave out the strongest link?"),
+        (0.8, "0.8 is not right; which pairs of links do not contain the strongest link?"),
     ),
     *cases(
         "03.inclusion",
-        (lambda *_: [1.0], "for 1 draws from 3 links you return 1.000; expected 3 chances."),
+        (lambda *_: [1.0], "for 1 draws from 3 links, you return 1.000; expected 3 chances."),
         (
             lambda chances, number: [1 - (1 - p) ** number for p in chances],
-            "These are draws with replacement; a link cannot be drawn twice.",
+            "These chances belong to draws with replacement; a link cannot be drawn twice.",
         ),
         (
             lambda chances, number: [number * p for p in chances],
-            "for 2 draws from 3 links you return 0.333 0.667 1.000. These are the chances times the number of draws. ",
+            "for 2 draws from 3 links, you return 0.333 0.667 1.000. These are the given chances ",
         ),
-        (enumerated(combinations), "Do you count every order, and divide by the chances that are left?"),
-        (enumerated(permutations, renewed=False), "Do you count every order, and divide by the chances that are left?"),
+        (enumerated(combinations), "Do you count every order, and divide by the sum of the chances that are left?"),
+        (
+            enumerated(permutations, renewed=False),
+            "Do you count every order, and divide by the sum of the chances that are left?",
+        ),
         (
             enumerated(lambda *of: product(of[0], repeat=of[1])),
-            "Do you count every order, and divide by the chances that are left?",
+            "Do you count every order, and divide by the sum of the chances that are left?",
         ),
         (
             lambda chances, number: [number / 3] * 3 if number > 1 else chances,
-            "for 2 draws from 3 links you return 0.667 0.667 0.667; expected 0.417 0.733 0.850.",
+            "for 2 draws from 3 links, you return 0.667 0.667 0.667; expected 0.417 0.733 0.850.",
         ),
         (
             shared_out,
-            "for 3 draws from 8 links you return 0.375 0.375 0.375 0.375 0.375 0.375 0.375 0.375; expected about ",
+            "for 3 draws from 8 links, you return 0.375 0.375 0.375 0.375 0.375 0.375 0.375 0.375; expected about ",
         ),
     ),
     *cases(
@@ -197,11 +202,11 @@ SLIPS = [
         ),
         (
             (overlap, lambda masks: float(masks[-1].float().mean())),
-            "0.5 is the density of the last mask; a link that was removed was active, too.",
+            "0.5 is the density of the last mask; count the links of the earlier masks, too.",
         ),
         (
             (overlap, lambda masks: float(sum(mask.float().mean() for mask in masks))),
-            "2.0 is the sum of the densities; count each place once.",
+            "2.0 is the sum of the densities; count each place only once.",
         ),
         (
             (overlap, lambda masks: float(torch.stack(masks).all(dim=0).float().mean())),
@@ -210,14 +215,15 @@ SLIPS = [
         ((overlap, lambda masks: 8 * itop(masks)), "6.0 is a number of links; divide it by the number of places."),
         (
             (overlap, lambda masks: 2 * itop(masks)),
-            "1.5 is a multiple of the links of one mask; divide by the number of places.",
+            "1.5 is the number of places used, divided by the links of one mask; divide it by the number of all "
+            "places.",
         ),
         ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6; expected 0.75."),
     ),
     *cases(
         "03.fool_the_overlap",
         (back_and_forth()[:3], "your lists have 8 8 8 numbers; expected four lists of 8 numbers."),
-        (back_and_forth(2, 1, 0, 0, 1, 0, 0, 0), "write 1 for a link and 0 for a place without one."),
+        (back_and_forth(2, 1, 0, 0, 1, 0, 0, 0), "write 1 for a link and 0 for a place without a link."),
         (back_and_forth(1, 1, 0, 0, 1, 1, 1, 0), "mask 3 (counted from 0) has 5 links; expected 4."),
         (
             back_and_forth(1, 1, 1, 1, 0, 0, 0, 0),
@@ -225,7 +231,8 @@ SLIPS = [
         ),
         (
             back_and_forth(1, 1, 0, 0, 0, 0, 1, 1),
-            "rates are 0.5 0.75 0.75 1, so a later update still tries a new place. Where else can its two links go?",
+            "rates are 0.5 0.75 0.75 1, so a later update still uses a new place. Which earlier places could its two "
+            "new links use?",
         ),
     ),
 ]

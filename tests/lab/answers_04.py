@@ -140,31 +140,32 @@ SLIPS = [
         (lambda masks: paths(masks)[:1], "return counts in the shapes of the masks, [(2, 2), (2, 2)]."),
         (
             lambda masks: paths(masks, anywhere=True),
-            "no path goes through a place without a link; multiply by the mask.",
+            "no path goes through a place without a link; multiply the counts by the mask.",
         ),
         (
             lambda masks: paths(masks, to=False),
-            "with sizes (2, 2, 2) the counts of the layers sum to [4, 2]; expected 4 in each, because every path ",
+            "with sizes (2, 2, 2), the counts of the layers sum to [4, 2]; expected 4 in each layer, because every ",
         ),
         (
             lambda masks: paths(masks, from_it=False),
-            "with sizes (2, 2, 2) the counts of the layers sum to [3, 4]; expected 4 in each, because every path ",
+            "with sizes (2, 2, 2), the counts of the layers sum to [3, 4]; expected 4 in each layer, because every ",
         ),
         (shuffled, "the links with at least one path are not the links that percolation leaves."),
     ),
     *cases(
         "04.importance",
-        ((0.125, (2, 0)), "0.125 is the share at the input alone; add the share at the output."),
-        ((1, (2, 0)), "1 is the share at the output alone; add the share at the input."),
+        ((0.125, (2, 0)), "0.125 is only the share at the input; add the share at the output."),
+        ((1, (2, 0)), "1 is only the share at the output; add the share at the input."),
         (
             (0.111, (2, 0)),
-            "0.111 is the weight divided by the total of both sums; divide it by each sum, then add the two shares.",
+            "0.111 is the weight divided by the total of both sums; divide the weight by each sum, then add the two "
+            "shares.",
         ),
         (
             (0.0588, (2, 0)),
             "0.0588 is the link's share of all weights of the layer; add its shares of its row and of its column.",
         ),
-        ((1 / 7, (2, 0)), "is what you get without the link's own weight in the sums; include it."),
+        ((1 / 7, (2, 0)), "is the answer without the link's own weight in the sums; include this weight."),
         ((1.2, (2, 0)), "1.2 is not right; what do column 1 and row 1 sum to?"),
         ((1.125, (1, 1)), "(1, 1) has the smallest weight, so WM removes it. Which link has the smallest RI?"),
         ((1.125, (0, 2)), "(0, 2) is not a link. A link is named (output, input), row before column."),
@@ -180,7 +181,8 @@ SLIPS = [
         ),
         (
             links([2, 1, 0], [0, 2, 0], [0, 0, 1]),
-            "RI removes (0, 1), with RI 0.67, but both of its neurons have other links. Make this weight larger, so ",
+            "RI removes (0, 1), with RI 0.67, but both neurons of this link have other links. Make this weight "
+            "larger, so ",
         ),
         (
             links([1, 10, 0], [0, 1, 0], [0, 0, 1]),
@@ -195,16 +197,19 @@ SLIPS = [
         ),
         (
             lambda masks: parameters(masks, biases=0),
-            "a small network: 18 is right without biases; every remaining neuron has a bias.",
+            "a small network: 18 is the number without the biases; every remaining neuron has a bias.",
         ),
         (
             lambda masks: parameters(masks, dense=False),
             "a small network: 14 is the number of links and biases; the remaining matrices are dense, so count all ",
         ),
-        (lambda masks: parameters(masks, percolated=False), "is right before the cascade; percolate first."),
+        (
+            lambda masks: parameters(masks, percolated=False),
+            "is the number of parameters without the cascade; percolate the masks first.",
+        ),
         (
             without_unlinked_inputs,
-            "a small network: 20 is what you get without the inputs that have no link; compaction removes only ",
+            "a small network: 20 is the number without the inputs that have no link; compaction removes only ",
         ),
         (
             lambda masks: parameters(masks) + 1,
@@ -223,13 +228,16 @@ SLIPS = [
             "you keep 3 neurons in hidden 2; the core keeps 2. A neuron with links only from lost neurons is lost, ",
         ),
         (with_all_biases, "layer 1 has 4 biases for 3 neurons in hidden 1; drop the biases of lost neurons."),
-        (with_all_columns, "hidden 1 has 3 neurons, but layer 2 reads 4; drop the columns of lost neurons."),
+        (with_all_columns, "hidden 1 has 3 neurons, but layer 2 has 4 inputs; drop the columns of lost neurons."),
         (
             folded(lambda _, bias: 0 * bias),
             "you drop the neurons, but their values are then missing from the next layer; add them to its biases.",
         ),
         (folded(lambda _, bias: bias), "you fold the bias itself; the neuron sends activation(bias)."),
-        (folded(weighted=False), "you add the value of a lost neuron without the weight of its link."),
+        (
+            folded(weighted=False),
+            "you add the value of a lost neuron, but do not multiply it by the weight of its link.",
+        ),
         (into_the_last_bias, "the outputs differ by up to 0.1. For each link from a lost neuron, add "),
     ),
 ]

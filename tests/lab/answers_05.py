@@ -59,22 +59,26 @@ SLIPS = [
     *cases(
         "05.links_at_step",
         (17000, "17000 is the number of absent links; count the existing links."),
-        (2927, "2927 is right for step 2050 if every step were an update; find the last update before it."),
-        (6000, "6000 is right for a straight line or a sigmoid; the cubic schedule falls faster at first."),
+        (2927, "2927 is the number of links if every step were an update; find the last update before step 2050."),
+        (
+            6000,
+            "6000 is the number of links for a straight line or a sigmoid; in a cubic decay, the number falls faster "
+            "at first.",
+        ),
         (2000, "2000 is the number of links at the end of the decay; step 2050 comes earlier."),
-        (10000, "10000 is the number of links at the start; the layer has fewer by step 2050."),
+        (10000, "10000 is the number of links at the start; the layer has fewer links at step 2050."),
         (0.15, "0.15 is a density; multiply it by the number of places of the layer."),
-        (2857, "2857 is right for the next update, at step 2100; step 2050 comes before it."),
-        (1000, "1000 is what you get with the wrong sign: (1 - u)³ multiplies s_i - s_f, which is negative."),
+        (2857, "2857 is the number of links after the next update, at step 2100; step 2050 comes before this update."),
+        (1000, "1000 is the answer with the wrong sign; (1 - u)³ multiplies s_i - s_f, which is negative."),
         (3200, "3200 is not right; what is u at the last update before step 2050?"),
     ),
     *cases(
         "05.exchanged",
-        (600, "600 is right if ζ stayed constant; it falls with a cosine."),
-        (450, "450 is right for step 2000; at step 4000 the cosine is negative."),
-        (200, "200 is right for a straight line from ζ to 0; ζ falls with a cosine."),
-        (300, "300 is right for step 3000; step 4000 comes later."),
-        (1500, "1500 is a share of all places; an update exchanges a share of the *links*."),
+        (600, "600 is the number for a constant ζ; here, ζ falls along a cosine."),
+        (450, "450 is the number at step 2000; at step 4000, the cosine is negative."),
+        (200, "200 is the number if ζ falls along a straight line to 0; here, ζ falls along a cosine."),
+        (300, "300 is the number at step 3000; step 4000 comes later."),
+        (1500, "1500 is the number for a share of all places; an update exchanges a share of the *links*."),
         (0.075, "0.075 is a share; multiply it by the number of links."),
         (7.5, "7.5 is a percentage; turn it into a number of links."),
         (180, "180 is not right; what is the cosine of π · 4000 / 6000?"),
@@ -83,12 +87,18 @@ SLIPS = [
         "05.mean_density",
         (
             mean_density(sparsity=True),
-            "This is the mean sparsity; subtract it from 1.",
+            "Your answer is the mean sparsity; subtract it from 1.",
         ),
         (mean_density(smooth=True), "Your density falls at every step, but it must stay the same between two updates."),
-        (mean_density(ahead=1), "You use the next update, but a step has the links of the last update."),
-        (lambda *of: of[1] * mean_density()(*of), "This is a sum over the steps; divide it by their number."),
-        (lambda *_: 0.3, "This is the mean of the densities at the start and at the end; average over all steps."),
+        (
+            mean_density(ahead=1),
+            "You use the density of the next update, but a step has the density of the last update.",
+        ),
+        (
+            lambda *of: of[1] * mean_density()(*of),
+            "Your answer is a sum over the steps; divide it by the number of steps.",
+        ),
+        (lambda *_: 0.3, "Your answer is the mean of only the first and the last density; average over all steps."),
         (lambda *of: 1.01 * mean_density()(*of), ". Do you begin at step 0?"),
     ),
     *cases(
@@ -98,20 +108,23 @@ SLIPS = [
         (lambda u: u if u < 0.5 or u > 0.9 else 0.4, "your share falls at u = 0.499, so the network would grow."),
         (
             lambda u: u,
-            "the mean of 1 - share is 0.500, and it is 0.250 for the cubic schedule. You would train more links in ",
+            "the mean of 1 - share is 0.500, and it is 0.250 for the cubic schedule. Your schedule would train more "
+            "links than ",
         ),
         (
             ramp(0.0, 0.2),
-            "the mean of 1 - share is 0.100, and it is 0.250 for the cubic schedule. You would train fewer links in ",
+            "the mean of 1 - share is 0.100, and it is 0.250 for the cubic schedule. Your schedule would train fewer "
+            "links than ",
         ),
-        (cubic, "at u = 0.1 the share is 0.271; expected at most 0.03. Make the first tenth gentler."),
+        (cubic, "at u = 0.1, the share is 0.271; expected at most 0.03. Let the share rise more slowly"),
         (
             squeezed,
-            "one of 100 updates takes 6.0% of the fall; expected at most 4 %. (A sigmoid over half the window takes ",
+            "one of 100 updates covers 6.0% of the fall; expected at most 4 %. (With a sigmoid over half the window, "
+            "one ",
         ),
         (
             ramp(0.2, 0.3),
-            "one of 100 updates takes 10.0% of the fall; expected at most 4 %.",
+            "one of 100 updates covers 10.0% of the fall; expected at most 4 %.",
         ),
     ),
     *cases(
@@ -124,7 +137,7 @@ SLIPS = [
             lambda final, window_end, stop, _: sigmoid_sparsity(stop, 0, window_end, 0.5, final),
             "Step 7500 is not an update. The last update is at step 7400.",
         ),
-        (lambda *_: 0.96, "After the window the sparsity stays at 0.9."),
+        (lambda *_: 0.96, "After the window, the sparsity stays at 0.9."),
         (lambda *_: 0.7, "expected 0.89890. What is the sparsity at the last update?"),
     ),
 ]

@@ -151,31 +151,34 @@ SLIPS = [
     *cases(
         "06b.resting_weight",
         (-0.171, "-0.171 is the weight after one step; each later step is 0.9 times the step before it."),
-        (-1.9, "-1.9 is the sum with the first term 1.9; the buffer is multiplied by 0.9 before it moves the"),
+        (-1.9, "-1.9 is the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the"),
         (-17.1, "-17.1 is the sum of the buffers; multiply it by the learning rate."),
-        (1.71, "1.71 is the right distance with the wrong sign; SGD subtracts."),
+        (1.71, "1.71 is the right distance with the wrong sign; SGD subtracts the buffer."),
         (-0.71, "-0.71 is the result if the weight continues from its old value; the removal sets it to 0."),
-        (-1, "-1 is not right; the steps are a geometric series with ratio 0.9, and the first is -0.171."),
+        (-1, "-1 is not right; the steps are a geometric series with ratio 0.9, and the first step is -0.171."),
     ),
     *cases(
         "06b.drop_links",
         (drop(weight_too=False), "you changed no weight; set the weights of the removed links to 0."),
         (lambda _, weight, __: weight.data[0].zero_(), "the weight of a removed link is not 0; set it to 0."),
-        (drop_all_weights, "the weight of a link that stays has changed."),
-        (drop(state=False), "SGD still has a momentum_buffer for a removed link; it will move the link."),
-        (drop(everywhere=True), "the momentum_buffer of a link that stays has changed."),
+        (drop_all_weights, "your function changed the weight of a link that stays."),
+        (
+            drop(state=False),
+            "SGD still has a momentum_buffer for a removed link; set it to 0, or it will move the link.",
+        ),
+        (drop(everywhere=True), "your function changed the momentum_buffer of a link that stays."),
         (
             drop(keys=["momentum_buffer"]),
-            "with Adam your function raises KeyError: 'momentum_buffer'. SGD and Adam keep different tensors in ",
+            "with Adam, your function raises KeyError: 'momentum_buffer'. SGD and Adam keep different tensors in ",
         ),
         (drop_and_forget, "SGD has lost its momentum_buffer; the remaining links need it."),
         (drop_all_numbers, "Adam's step counts the steps of all links; leave it unchanged."),
     ),
     *cases(
         "06b.not_held",
-        (missing(slice(1)), "you looked at only one group of the optimizer; go through all of them."),
+        (missing(slice(1)), "you looked at only one group of the optimizer; go through all its groups."),
         (missing(slice(1, None)), "you looked at only one group; go through all optimizer.param_groups."),
-        (missing(held=True), "the optimizer holds these parameters; name the others."),
+        (missing(held=True), "the optimizer holds these parameters; name the parameters that it does not hold."),
         (lambda *_: ["0.bias"], "the optimizer holds all three weights, but you name ['0.bias']."),
         (
             missing(same=lambda a, b: a.shape == b.shape),
@@ -189,21 +192,24 @@ SLIPS = [
     ),
     *cases(
         "06b.first_finding",
-        (at_the_end, "you found nothing. The fault comes and goes within the run, so an audit at the end is too late"),
+        (at_the_end, "you found nothing. The fault begins and ends within the run, so an audit at the end is too late"),
         (
             watched(what=lambda found: found),
             "you return the check Finding(check='absent weights', layer='0.weight', ",
         ),
         (watched(first=0), "12 is one too low; count the steps from 1, as sparsifier.steps does."),
-        (watched(first=-2), "after step 10 nothing was wrong yet; return the step whose check found something."),
-        (late, "you found it after step 15; call auditor.check() after each step to find it earlier."),
+        (watched(first=-2), "after step 10, nothing was wrong yet; return the step whose check found something."),
+        (late, "you found the fault after step 15; call auditor.check() after each step to find it earlier."),
         (lambda s, t, n: (watched()(s, t, n) or (0, 0))[0], "you return 13; return a step and the name of a check."),
-        (lambda s, t, n: watched()(s, t, n) or (n, ""), "you found (40, '') in a healthy run; return None for it."),
+        (
+            lambda s, t, n: watched()(s, t, n) or (n, ""),
+            "you found (40, '') in a healthy run; return None for such a run.",
+        ),
         (watched(last=20), "you ended the healthy run after 20 of 40 steps; train to the end."),
     ),
     *cases(
         "06b.which_fault",
-        (lambda _: "ill", "for patient A you return 'ill'; expected one of 'healthy', 'stuck', "),
+        (lambda _: "ill", "for patient A, you return 'ill'; expected one of 'healthy', 'stuck', "),
         (
             lambda _: "healthy",
             "patient A is not 'healthy': of its 379 regrown links, 2% had just been removed, and the ITOP rate goes ",
@@ -216,7 +222,7 @@ SLIPS = [
         (classified("early end"), "patient E is not 'healthy': its last update is at step 32 of 128; look at `step`."),
         (
             classified("collapsed layer"),
-            "patient F is not 'threshold with ties': at the end 0% of its neurons are",
+            "patient F is not 'threshold with ties': at the end, 0% of its neurons are",
         ),
         (
             remembered,
@@ -228,7 +234,7 @@ SLIPS = [
         ("stuck", "you say 'stuck'; expected one of 'best scores', "),
         (
             "best scores",
-            "Here it is 31%, and 100% in the healthy run.",
+            "The patient's value is 31%, and the healthy run's value is 100%.",
         ),
         (
             "random regrowth",
@@ -237,7 +243,7 @@ SLIPS = [
         (
             "too many links",
             "'too many links' does not fit: it would make the largest number of links higher than in the healthy run. "
-            "Here it is 230, and 230 in the healthy run.",
+            "The patient's value is 230, and the healthy run's value is 230.",
         ),
     ),
 ]

@@ -103,42 +103,49 @@ SLIPS = [
             lambda _: ([0, 2, 3], [1, 3, 0], [5, 7]),
             "the values are [5, 7]; expected the values of the three links, row by row.",
         ),
-        (lambda _: ([0, 2, 3], [2, 4, 1], [5, 7, 6]), "the columns count from 1; Python and CSR count from 0."),
-        (lambda _: ([0, 2, 3], [0, 0, 1], [5, 7, 6]), "these are the rows of the links; CSR keeps the column of each"),
-        (lambda _: ([0, 2, 3], [1, 3, 1], [5, 7, 6]), "the columns are [1, 3, 1]; expected the input of each of the"),
+        (lambda _: ([0, 2, 3], [2, 4, 1], [5, 7, 6]), "your columns count from 1; Python and CSR count from 0."),
+        (
+            lambda _: ([0, 2, 3], [0, 0, 1], [5, 7, 6]),
+            "your columns are the rows of the links; CSR keeps the column of each",
+        ),
+        (
+            lambda _: ([0, 2, 3], [1, 3, 1], [5, 7, 6]),
+            "the columns are [1, 3, 1]; expected the input of the link with each of the",
+        ),
         (
             lambda m: (lists(m)[0][:-1], *lists(m)[1:]),
             "your begins has one entry per row; add a last entry for the end of the last row.",
         ),
         (
             lambda _: ([2, 1], [1, 3, 0], [5, 7, 6]),
-            "your begins has the number of links of each row; add these numbers up from 0.",
+            "your begins has the number of links of each row; begin with 0, and add up these numbers.",
         ),
         (lambda m: (lists(m)[0][1:], *lists(m)[1:]), "begins starts with the end of the first row; the first row"),
         (lambda _: ([0, 3, 3], [1, 3, 0], [5, 7, 6]), "begins is [0, 3, 3]; row i has the links begins[i] to"),
         (
             lambda m: (sorted(set(lists(m)[0])), *lists(m)[1:]),
-            "for [[0, 0], [0, 2], [0, 0]] you return ([0, 1], [1], [2]); begins must have 4 entries.",
+            "for the matrix [[0, 0], [0, 2], [0, 0]], you return ([0, 1], [1], [2]); begins must have 4 entries.",
         ),
     ),
     *cases(
         "07.training_bytes",
-        (otherwise("dense", 80), "80 bytes are the weights alone; training also keeps a gradient and a momentum for"),
+        (otherwise("dense", 80), "the weights alone need 80 bytes; training also keeps a gradient and a momentum for"),
         (
             otherwise("dense", 72),
-            "for the dense layer you return 72 bytes; expected 3 numbers of 4 bytes for each of the 20 weights.",
+            "for the dense layer, you return 72 bytes; expected 3 numbers of 4 bytes for each of the 20 weights.",
         ),
         (
             otherwise("masked", 240),
-            "for the masked layer you return 240 bytes, as for the dense layer. Add one byte of the mask for each ",
+            "for the masked layer, you return 240 bytes, as for the dense layer. Add the mask, one byte for each ",
         ),
         (
             otherwise("masked", 92),
-            "for the masked layer you return 92 bytes. Under a mask, the absent links have a weight, a gradient and ",
+            "for the masked layer, you return 92 bytes. Under a mask, the absent links have a weight, a gradient and ",
         ),
         (
             otherwise("masked", 246),
-            "for the masked layer you return 246 bytes; expected the bytes of the dense layer and one for each place.",
+            "for the masked layer, you return 246 bytes; expected the bytes of the dense layer and one byte for each "
+            "place.",
         ),
         (
             otherwise("links", 72),
@@ -155,22 +162,22 @@ SLIPS = [
         ),
         (
             otherwise("links", 200),
-            "for only the links you return 200 bytes; expected 24 for each link and 4 for each beginning.",
+            "for the layer with only its links, you return 200 bytes; expected 24 bytes for each link and 4 bytes for ",
         ),
         (
             lambda o, i, n, how: 188 if how == "links" else kept(o, i, n, how),
-            "for a layer of 70 × 50 with 175 links you return 188 bytes; a SparseLinear keeps 4688.",
+            "for a layer of 70 × 50 with 175 links, you return 188 bytes; a SparseLinear keeps 4688.",
         ),
     ),
     *cases(
         "07.meeting_density",
         (
             lambda first, _, dense: dense * first[0] / first[1],
-            "0.076923 is what you get from the first measurement alone; find the fixed cost from both.",
+            "0.076923 is the answer from the first measurement alone; find the fixed cost from both measurements.",
         ),
         (
             lambda _, second, dense: dense * second[0] / second[1],
-            "0.2 is what you get from the second measurement alone; find the fixed cost from both.",
+            "0.2 is the answer from the second measurement alone; find the fixed cost from both measurements.",
         ),
         (
             meeting(change=lambda _, b, dense: dense / b),
@@ -178,13 +185,13 @@ SLIPS = [
         ),
         (
             meeting(change=lambda a, b, dense: (dense + a) / b),
-            "0.366667 is what you get if you add the fixed cost to the dense time; subtract it.",
+            "0.366667 is the answer if you add the fixed cost to the dense time; subtract the fixed cost.",
         ),
         (lambda *_: 0.29, "0.29 is the distance from the first measurement; add the density of that measurement."),
         (lambda *_: 0.25, "0.25 is the distance from the second measurement; add the density of that measurement."),
         (lambda *_: 30, "30 is a percentage; return a share between 0 and 1."),
         (lambda *_: 0.5, "0.5 is not right; the line through the two points reaches 10 ms at 0.3."),
-        (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms you predict 0.3; expected 0.2."),
+        (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict 0.3; expected 0.2."),
         (
             meeting(low=-9),
             "a dense layer of 0.5 ms is faster than the fixed cost alone; return 0, not -0.016",
@@ -196,13 +203,13 @@ SLIPS = [
     ),
     *cases(
         "07.fixed_cost",
-        (3, "3 is the time of the sparse step; part of it is arithmetic."),
+        (3, "3 is the time of the sparse step; part of this time is arithmetic."),
         (2.9, "2.9 is 3 minus 0.1; the dense step has the fixed cost, too, so its arithmetic takes less than 10 ms."),
-        (0.1, "0.1 is the time of 1 % of the FLOPs; find the time that does not depend on them."),
+        (0.1, "0.1 is the time of 1 % of the FLOPs; find the time that does not depend on the FLOPs."),
         (7.0707, "7.0707 is the time of the arithmetic in the dense step; subtract it from 10 ms."),
-        (7, "7 is the time that sparsity saves; find the time that it cannot save."),
+        (7, "7 is the time that sparsity saves; find the time that sparsity cannot save."),
         (0.293, "0.293 is a share; give milliseconds."),
-        (5, "with a fixed cost of 5 ms the step of the csr layer would take 5.05 ms instead of 3."),
+        (5, "with a fixed cost of 5 ms, the step of the csr layer would take 5.05 ms instead of 3 ms."),
     ),
     *cases(
         "07.gradients",
@@ -210,7 +217,8 @@ SLIPS = [
         (backward(by_input=False), "your gradient with respect to the values is dy alone; multiply it by the input."),
         (
             backward(adds=False),
-            "input 1 has two links, but you keep only one of them. An assignment overwrites, so add with index_add_.",
+            "input 1 has two links, but you keep only one of them. An assignment overwrites the first gradient, so "
+            "add with index_add_.",
         ),
         (
             backward(by_value=False),
@@ -230,11 +238,12 @@ SLIPS = [
         ),
         (
             lambda *a: (backward()(*a)[0], a[2]),
-            "your gradient with respect to x is [[1.0, 2.0, 3.0, 4.0]]; for input j it is the sum of dy[i] · value ",
+            "your gradient with respect to x is [[1.0, 2.0, 3.0, 4.0]]; for input j, the gradient is the sum of "
+            "dy[i] · value ",
         ),
         (
             backward(samples=False),
-            "for 3 samples the gradient with respect to the values has the shape (3, 60); sum it over the samples.",
+            "for 3 samples, the gradient with respect to the values has the shape (3, 60); sum it over the samples.",
         ),
         (
             lambda links, v, x, dy: (
@@ -242,9 +251,9 @@ SLIPS = [
                 if len(x) > 1
                 else backward()(links, v, x, dy)
             ),
-            "for 3 samples the gradient with respect to the values differs from autograd's.",
+            "for 3 samples, the gradient with respect to the values differs from autograd's.",
         ),
-        (backward(other=2), "for 3 samples the gradient with respect to x differs from autograd's."),
+        (backward(other=2), "for 3 samples, the gradient with respect to x differs from autograd's."),
         (
             backward(dense=True),
             "both gradients are right, but one of your tensors has 2000 elements; the matrix has 2000. Work with one ",

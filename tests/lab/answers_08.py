@@ -141,7 +141,7 @@ SLIPS = [
         (lambda x, weights, masks: attend()(x, weights, masks).T, "the result has shape (2, 3); expected (3, 2)"),
         (
             attend(masked=False),
-            "This is the mixture with the weights of absent links; multiply each weight by its mask.",
+            "This is the mixture with the weights of absent links; multiply each weight matrix by its mask.",
         ),
         (
             attend(scale=1),
@@ -157,11 +157,11 @@ SLIPS = [
         ),
         (
             attend(dim=None),
-            "This is the mixture by scores instead of shares; apply the softmax first.",
+            "This is the mixture with scores instead of shares; apply the softmax first.",
         ),
         (
             lambda x, weights, masks: x @ (weights["v"] * masks["v"]).T,
-            "This is the matrix of values; mix the values by the shares.",
+            "This is the matrix of values; mix the values with the shares.",
         ),
         (
             attend(order="kqv"),
@@ -175,7 +175,8 @@ SLIPS = [
         (lambda masks: {"q": masks["q"]}, "return masks of q, k, v and o; you return q."),
         (
             percolate_head(as_one=True),
-            "you removed all neurons that are inactive in the pair or in the chain. Treat them separately: a neuron ",
+            "you removed all neurons that are inactive in the pair or in the chain. Treat the pair and the chain "
+            "separately: a neuron ",
         ),
         (
             percolate_head(pair=False),
@@ -200,13 +201,13 @@ SLIPS = [
             lambda shapes, sparsity: {
                 name: left for name, left in weights_left()(shapes, sparsity).items() if "norm" not in name
             },
-            "the model has 5 parameters, but you return 4; return the dense ones, too.",
+            "the model has 5 parameters, but you return 4; return the dense parameters, too.",
         ),
         (
             weights_left(share=lambda sparsity: sparsity),
             "12 weights in your answer. This is the number of absent links",
         ),
-        (weights_left(lambda name, _: "feed" in name), "right for a dense matrix; the attention becomes sparse."),
+        (weights_left(lambda name, _: "feed" in name), "the number for a dense matrix; the attention becomes sparse."),
         (
             weights_left(lambda name, shape: "proj" in name and len(shape) == 2),
             "the feed-forward block becomes sparse.",
@@ -218,7 +219,7 @@ SLIPS = [
         ),
         (
             weights_left(lambda name, _: "embedding" not in name and "bias" not in name),
-            "This is a quarter of the norm; a norm stays dense.",
+            "This is a quarter of the norm's weights; a norm stays dense.",
         ),
         (
             weights_left(share=lambda _: 0.125),
@@ -226,13 +227,13 @@ SLIPS = [
         ),
         (
             weights_left(share=lambda _: 0.25),
-            "% sparsity encoder.0.attention.q_proj.weight with shape (128, 128) keeps 819 weights; you return 4096.",
+            "% sparsity, encoder.0.attention.q_proj.weight with shape (128, 128) keeps 819 weights; you return 4096.",
         ),
     ),
     *cases(
         "08.learning_rate",
-        (rate(width=1), "This is the rate without the width; multiply it by 100^-0.5."),
-        (rate(choose=max), "This is the larger of the two branches; the rate is the smaller one."),
+        (rate(width=1), "This is the rate without the factor of the width; multiply the rate by 100^-0.5."),
+        (rate(choose=max), "This is the larger of the two branches; the rate is the smaller branch."),
         (rate(width=50), "at step 200, before any update, you return 0.0035; expected 0.0025."),
         (rate(most=9), "the rate never exceeds its schedule."),
         (rate(least=1), "the return after the update is missing."),
@@ -244,8 +245,11 @@ SLIPS = [
     ),
     *cases(
         "08.lead_by_luck",
-        (lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()), "This is the mean distance; a lead has a sign."),
-        (lead(best_of_all), "This is the lead of the better one of FC and its rival; FC is not its own rival."),
+        (
+            lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()),
+            "This is the mean distance without a sign; a lead has a sign.",
+        ),
+        (lead(best_of_all), "This is the lead if FC is also its own rival; compare FC only with the other methods."),
         (
             lead(lambda fc, rivals: rivals.max(dim=1).values - fc + 1),
             "one rival is as good as FC, so its mean lead is 0; you return 1.0",
@@ -257,7 +261,7 @@ SLIPS = [
         ),
         (
             lead(scatter=lambda deviation, seeds: deviation / seeds),
-            "a mean of four has half the error, so expect ",
+            "a mean of four seeds has half the error, so the lead should be ",
         ),
     ),
 ]

@@ -120,7 +120,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "08b.merge",
-        (emptied, "your function changed the dictionary that it was given; build a new one."),
+        (emptied, "your function changed the dictionary that it was given; build a new dictionary."),
         (dict, "you joined nothing; e and i are neighbours 4 + 3 = 7 times."),
         (
             lambda words: dict.fromkeys(merge()(words), 1),
@@ -128,7 +128,7 @@ SLIPS = [
         ),
         (
             lambda words: {joined(pieces, ("z", "e")): count for pieces, count in words.items()},
-            "for ein 4, drei 3, zehn 5 you return e i n 4, d r e i 3, ze h n 5; which pair occurs 7 times?",
+            "for ein 4, drei 3 and zehn 5, you return e i n 4, d r e i 3, ze h n 5; which pair occurs 7 times?",
         ),
         (
             lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
@@ -137,7 +137,7 @@ SLIPS = [
         (merge(weighted=False), "A pair counts as often as its word."),
         (
             merge(places=False),
-            "for anan 2, na 1 you joined n and a. But a and n are neighbours twice in each anan, so this pair is ",
+            "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is ",
         ),
         (merge(first_alone=True), "the pair occurs twice in anan; join it at both places."),
         (joined_twice, "a a a becomes aa a, not aa aa 1; join each letter only once."),
@@ -147,8 +147,11 @@ SLIPS = [
         (13, "13 is the number of padded places; divide it by the number of all places."),
         (32.5, "32.5 is a percentage; give a share between 0 and 1."),
         (0.675, "0.675 is the share of the tokens; the rest is padding."),
-        (0.48, "0.48 is the padding divided by the tokens; divide it by all places, with the padding."),
-        (0.156, "0.156 is right for two batches of two; here all four sentences are in one batch."),
+        (
+            0.48,
+            "0.48 is the padding divided by the tokens; divide it by the number of all places, including the padding.",
+        ),
+        (0.156, "0.156 is the answer for two batches of two sentences; here, all four sentences are in one batch."),
         (0.4, "0.4 is not right; the batch has 40 places."),
     ),
     *cases(
@@ -159,10 +162,13 @@ SLIPS = [
             "a beam of 1 found zwei ·undvierzig, which has only the second-likeliest beginning; keep only the `beam` ",
         ),
         (searched(width=lambda _: 1), "a beam of 2 found vier ·hundert, which greedy decoding finds as well"),
-        (searched(penalty=lambda _: 1), "which has the better score? Do not stop at the first translation that ends."),
+        (
+            searched(penalty=lambda _: 1),
+            "which translation has the better score? Do not stop at the first translation that ends.",
+        ),
         (
             searched(penalty=float),
-            "with chances of .6 for a and .4 for b c d e the scores are -0.47 and -0.67, but you return the one with ",
+            "with chances of .6 for a and .4 for b c d e, the scores are -0.47 and -0.67, but you return the ",
         ),
         (
             searched(width=lambda beam: 2 * beam - 1),
@@ -176,11 +182,17 @@ SLIPS = [
     *cases(
         "08b.scores",
         ((1.568, 1.517), "a score is negative, like its log-probability."),
-        ((-0.5, -0.329), "-0.5 is the log-probability per piece; the penalty grows more slowly."),
-        ((-1.568, -0.329), "-0.329 is the log-probability per piece; the penalty grows more slowly."),
+        (
+            (-0.5, -0.329),
+            "-0.5 is the log-probability per piece; the penalty grows more slowly than the number of pieces.",
+        ),
+        (
+            (-1.568, -0.329),
+            "-0.329 is the log-probability per piece; the penalty grows more slowly than the number of pieces.",
+        ),
         ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6 of the penalty."),
         ((-2.551, -3.486), "-2.551 is the log-probability times the penalty; divide it by the penalty."),
-        ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already counts the end."),
+        ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already counts the end mark."),
         ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
         ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
     ),
@@ -190,19 +202,20 @@ SLIPS = [
         (lambda *_: (7, 7), "you found 7. This is the number of words that occur in a reference; clip each count."),
         (
             summed,
-            "of 7 times 'the' you found 3. This is the sum over both references; take the higher of the two counts.",
+            "of 7 times 'the', you found 3. This is the sum over both references; take the higher of the two counts.",
         ),
         (
             lambda written, references, n: clipped(written, references[1:], n),
-            "you found 1. This is the count of the last",
+            "you found 1. This is the count in the last",
         ),
         (
             lambda *_: (0, 7),
-            "of 7 times 'the' you found 0; the first reference has it twice, and the second has it once.",
+            "of 7 times 'the', you found 0; the first reference contains the word twice, and the second contains it "
+            "once.",
         ),
         (
             lambda written, references, n: clipped(written, references[:1], n),
-            "with the references swapped you return (1, 7); use all references, in any order.",
+            "with the references swapped, you return (1, 7); use all references, in any order.",
         ),
         (
             lambda written, references, _: clipped(written, references, 1),
@@ -212,11 +225,11 @@ SLIPS = [
     *cases(
         "08b.bleu_of_six",
         (0.7165, "0.7165 is the brevity penalty; BLEU is 100 times as large."),
-        (75, "75 is the share of the words; the penalty is an exponential."),
-        (128.4025, "128.4025 is above 100; the exponent is 1 - r/c with r words in the reference."),
-        (26.36, "26.36 is right for the exponent -r/c; it is 1 - r/c."),
-        (100, "100 is right without a brevity penalty; this translation is too short."),
-        (92.004, "92.004 is right if the penalty had an exponent of 1/4; only the precisions have it."),
+        (75, "75 is the share of the words; the brevity penalty is an exponential."),
+        (128.4025, "128.4025 is above 100; the exponent must be 1 - r/c, with r words in the reference."),
+        (26.36, "26.36 is the answer for the exponent -r/c; the exponent is 1 - r/c."),
+        (100, "100 is the answer without a brevity penalty; this translation is too short."),
+        (92.004, "92.004 is the answer if the penalty has an exponent of 1/4; only the precisions have this exponent."),
         (60, "60 is not right; c is 6 and r is 8."),
     ),
 ]

@@ -180,24 +180,25 @@ SLIPS = [
                 ),
                 (
                     shortened(seconds=1),
-                    "for 20 minutes at 12,000 tokens per second you take 1 steps. This is the number of steps in as "
-                    "many ",
+                    "for 20 minutes at 12,000 tokens per second, you take 1 steps. This is the number of steps if "
+                    "the minutes were seconds; ",
                 ),
                 (
                     shortened(more=1),
-                    "for 20 minutes at 12,000 tokens per second you take 110 steps. This is one step too many; the "
+                    "for 20 minutes at 12,000 tokens per second, you take 110 steps. This is one step too many; the "
                     "last step ",
                 ),
                 (shortened(more=7), "you take 116 steps; a step has 131,072 tokens."),
                 (
                     shortened(update_every=100),
-                    "tokens per second you update every 100 steps, but the run has 109 steps. Take a hundredth of "
-                    "them.",
+                    "tokens per second, you update every 100 steps, but the run has 109 steps. Update after each "
+                    "hundredth of the run.",
                 ),
                 (shortened(update_every=2), "you update every 2 steps; expected 1."),
                 (
                     shortened(warmup=1000),
-                    "for 20 minutes at 12,000 tokens per second the warm-up has 1000 steps, but the run has 109.",
+                    "for 20 minutes at 12,000 tokens per second, the warm-up has 1000 steps, but the whole run "
+                    "has 109 steps.",
                 ),
                 (shortened(warmup=5), "the warm-up has 5 steps; expected 10."),
                 (shortened(iterative_warmup=20), "iterative_warmup is 20; set it to 0."),
@@ -210,7 +211,7 @@ SLIPS = [
         ),
         (
             wrong_fact("links", lambda plan, _: layer_0(plan.budget.links(0))),
-            "you return 1,581,056 links. This is the number at the first step; CHTss begins with half of the ",
+            "you return 1,581,056 links. This is the number of links at the first step; CHTss starts with half of ",
         ),
         (
             wrong_fact("links", lambda *_: 3_162_112),
@@ -218,7 +219,7 @@ SLIPS = [
         ),
         (
             wrong_fact("links", lambda *_: 2_529_672),
-            "you return 2,529,672 links. This is the number of links in all layers; count one layer.",
+            "you return 2,529,672 links. This is the number of links in all layers; count the links of one layer.",
         ),
         (
             wrong_fact("links", lambda *_: 26_214),
@@ -226,11 +227,12 @@ SLIPS = [
         ),
         (
             wrong_fact("updates", lambda *_: 109),
-            "you return 109 updates. This is the number if updates continued to the last step; they end earlier.",
+            "you return 109 updates. This is the number of updates if they continued to the last step; the updates "
+            "end earlier.",
         ),
         (
             wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch),
-            "you return 55,808 tokens. This is a number of contexts; each has 256 tokens.",
+            "you return 55,808 tokens. This is a number of contexts; each context has 256 tokens.",
         ),
         (
             wrong_fact("tokens", lambda *_: 131_072),
@@ -256,7 +258,7 @@ SLIPS = [
             wrong_fact("MiB", lambda plan, _: plan.memory["weights"] / 2**20),
             "MiB. This is the memory of the weights alone; add the other parts.",
         ),
-        (wrong_fact("MiB", lambda *_: 5.0), "you return 5 MiB; this is not right."),
+        (wrong_fact("MiB", lambda *_: 5.0), "you return 5 MiB; this number is not right."),
     ),
     *cases(
         "09.perplexity_and_bits",
@@ -270,30 +272,33 @@ SLIPS = [
                 (lambda chances: math.log2(perplexity(chances)), "2.0 is the mean loss in bits"),
                 (
                     lambda chances: math.exp(math.log2(perplexity(chances))),
-                    "7.3891 is e to the power of a loss in bits; take the natural logarithm for e.",
+                    "7.3891 is e to the power of a loss in bits; compute the loss with the natural logarithm.",
                 ),
                 (
                     lambda chances: 2 ** math.log(perplexity(chances)),
                     "2.6141 is 2 to the power of a loss in nats; use e instead of 2.",
                 ),
-                (lambda chances: 1 / perplexity(chances), "0.25 is below 1; the loss is minus the logarithm."),
+                (
+                    lambda chances: 1 / perplexity(chances),
+                    "0.25 is 1 over the perplexity; the loss is minus the logarithm.",
+                ),
                 (
                     lambda chances: 1 / math.sqrt(math.prod(chances)),
-                    "for the probabilities 0.2, 0.2, 0.2 you return 11.1803; expected 5.",
+                    "for the probabilities 0.2, 0.2, 0.2, you return 11.1803; expected 5.",
                 ),
             )
         ),
         (
             bits_slip(lambda loss, tokens, num_bytes: loss * tokens / num_bytes),
-            "0.3466 is in nats per byte; a bit is log 2 nats.",
+            "0.3466 is a number of nats per byte; divide it by log 2, because a bit is log 2 nats.",
         ),
         (
             bits_slip(lambda loss, *_: loss / math.log(2)),
-            "2.0 is in bits per token; divide the bits of all tokens by the number of bytes.",
+            "2.0 is a number of bits per token; divide the bits of all tokens by the number of bytes.",
         ),
         (
             bits_slip(lambda loss, tokens, num_bytes: loss / math.log(2) * num_bytes / tokens),
-            "8.0 is the bits times the bytes per token; divide the bits by the bytes per token.",
+            "8.0 is the bits per token times the bytes per token; divide the bits by the bytes per token.",
         ),
         (
             bits_slip(lambda loss, tokens, num_bytes: loss * math.log(2) * tokens / num_bytes),
@@ -307,11 +312,11 @@ SLIPS = [
             lambda neuron, heads, key_heads, width: [
                 h * width + neuron % width for h in range(neuron // width, heads, key_heads)
             ],
-            "for 4 heads of queries, 2 heads of keys, width 2 and neuron 1, you return [1, 5]. Neighbouring heads ",
+            "for 4 query heads, 2 key heads, width 2 and key neuron 1, you return [1, 5]. Neighbouring query heads ",
         ),
         (
             lambda neuron, heads, key_heads, width: queries_of(neuron, heads, key_heads, width)[:1],
-            "2 heads read this head of the keys, so you miss 1 of the neurons.",
+            "2 query heads use this key head, so you miss 1 of the neurons.",
         ),
         (
             lambda neuron, heads, key_heads, width: [
@@ -319,9 +324,13 @@ SLIPS = [
                 for query in queries_of(neuron, heads, key_heads, width)
                 for place in range(query // width * width, query // width * width + width)
             ],
-            "In each of these heads, only the query neuron at the same place meets this key neuron.",
+            "In each of these heads, only the query neuron at the same place is multiplied by this key neuron.",
         ),
-        (lambda *_: [0, 3], "Which head of the keys has this neuron, which heads read it, and at which place is it?"),
+        (
+            lambda *_: [0, 3],
+            "Which key head contains this neuron, which query heads use this key head, and which place does the "
+            "neuron have in it?",
+        ),
     ),
     *cases(
         "09.percolate_gate",
@@ -359,17 +368,17 @@ SLIPS = [
             lambda gate, up, down, at_zero: (
                 gated()(gate, up, down, at_zero) if len(gate) == 4 else (gate, *gated()(gate, up, down, at_zero)[1:])
             ),
-            "on random masks with activation(0) = 0 you keep ",
+            "on random masks with activation(0) = 0, you keep ",
         ),
     ),
     *cases(
         "09.least_step",
         ((lambda weight: power_of_two(weight) / 128, 0.5), "0.0078125 is the whole distance to the next number"),
         ((lambda weight: weight / 256, 0.5), "0.007781982421875 is 1/256 of the weight"),
-        ((lambda _: 1 / 256, 0.5), "0.00390625 is right between 1 and 2; the distance doubles at 2."),
+        ((lambda _: 1 / 256, 0.5), "0.00390625 is the answer for weights from 1 up to 2; at 2, the distance doubles."),
         (
             (lambda weight: max(power_of_two(weight), 1.0) / 256, 0.5),
-            "0.00390625 is right between 1 and 2; the distance halves below 1.",
+            "0.00390625 is the answer for weights from 1 up to 2; below 1, the distance halves.",
         ),
         ((lambda weight: power_of_two(weight) / 512, 0.5), "still vanishes, so 0.001953 is too small."),
         (
@@ -386,7 +395,7 @@ SLIPS = [
         (at_each, "return two things: a dict with a method for each rate, and a method."),
         (
             lambda losses: ({rate: max(losses, key=lambda name: losses[name][rate]) for rate in losses["fc"]}, "fc"),
-            "at the rate 0.001 the losses are fc 5.3, set 5.4, but you name set. The lowest loss is best.",
+            "at the rate 0.001, the losses are fc 5.3, set 5.4, but you name set. The lowest loss is best.",
         ),
         (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean over all rates."),
         (

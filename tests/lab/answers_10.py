@@ -222,7 +222,7 @@ SLIPS = [
         (lambda *_: torch.zeros(2), "[0.0, 0.0] is not right; write down the sum of the gradients"),
         (
             lambda parts, sizes: whole_gradient(parts, sizes) if len(parts[0]) == 2 else torch.stack(parts).mean(dim=0),
-            "for parts of [4, 5] examples your gradient differs from the gradient of the whole batch of 9.",
+            "for parts of [4, 5] examples, your gradient differs from the gradient of the whole batch of 9.",
         ),
     ),
     *cases(
@@ -261,7 +261,7 @@ SLIPS = [
             regrow_by(lambda all_: -all_.mean(dim=0)),
             "the places without a link, row by row, are a to e. You regrow c and e. Write down the five means.",
         ),
-        (only_two_ranks, "with three ranks and 4 new links your mask is not right."),
+        (only_two_ranks, "with three ranks and 4 new links, your mask is not right."),
     ),
     *cases(
         "10.my_examples",
@@ -273,45 +273,56 @@ SLIPS = [
         (all_the_same, "in step 0 with 2 ranks, two ranks take the same example: [[0, 1, 2, 3], [0, 1, 2, 3]]."),
         (
             a_share_of_the_epoch,
-            "in step 0 with 2 ranks, together they take [0, 1, 2, 3, 12, 13, 14, 15], but one process takes [0, 1, ",
+            "in step 0 with 2 ranks, the ranks together take [0, 1, 2, 3, 12, 13, 14, 15], but one process takes [0, "
+            "1, ",
         ),
         (
             lambda _, batch, rank, ranks: my_examples(0, batch, rank, ranks),
-            "in step 1 with 1 rank, together they take [0, 1, 2, 3, 4, 5, 6, 7], but one process takes [8, 9, 10, ",
+            "in step 1 with 1 rank, the ranks together take [0, 1, 2, 3, 4, 5, 6, 7], but one process takes [8, 9, "
+            "10, ",
         ),
     ),
     *cases(
         "10.continued",
-        ((kept(*PARTS)[0], lambda *_: None, {"gradients"}), "after load_run() the weights are not the saved ones."),
+        ((kept(*PARTS)[0], lambda *_: None, {"gradients"}), "after load_run(), the weights are not the saved weights."),
         (
             without("optimizer"),
-            "after load_run() the moments of Adam are not the saved ones, so the next step would",
+            "after load_run(), the moments of Adam are not the saved moments, so the next step would",
         ),
-        (without("schedule"), "after load_run() the schedule is not at the saved step, so the learning rate would"),
-        (without("sparsifier"), "after load_run() the masks or the random numbers of the Sparsifier are not the saved"),
+        (without("schedule"), "after load_run(), the schedule is not at the saved step, so the learning rate would"),
+        (
+            without("sparsifier"),
+            "after load_run(), the masks or the random numbers of the Sparsifier differ from the saved",
+        ),
         (
             (*kept(*PARTS, generator=False), {"gradients"}),
-            "after load_run() the generator does not have its saved state",
+            "after load_run(), the generator does not have its saved state",
         ),
-        (remembered(), "after load_run() the weights are not the saved ones."),
-        ((*kept(*PARTS), set()), "you can leave out one part, because each step computes it again before it uses it."),
+        (remembered(), "after load_run(), the weights are not the saved weights."),
+        (
+            (*kept(*PARTS), set()),
+            "you can leave out one part, because each step computes this part again before using it.",
+        ),
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
         (
             (*kept(*PARTS), {"gradients", "weights"}),
-            "without the weights the run is different; its loss differs from step 21 on.",
+            "without the weights, the run is different; its loss differs from step 21 on.",
         ),
         (
             (*kept(*PARTS), {"gradients", "moments"}),
-            "without the moments the run is different; its loss differs from step 22 on.",
+            "without the moments, the run is different; its loss differs from step 22 on.",
         ),
-        ((*kept(*PARTS), {"schedule"}), "without the schedule the run is different; its loss differs from step 22 on."),
+        (
+            (*kept(*PARTS), {"schedule"}),
+            "without the schedule, the run is different; its loss differs from step 22 on.",
+        ),
         (
             (*kept(*PARTS), {"generator"}),
-            "without the generator the run is different; its loss differs from step 21 on.",
+            "without the generator, the run is different; its loss differs from step 21 on.",
         ),
         (
             (*kept(*PARTS), {"masks"}),
-            "without the masks the Sparsifier refuses to continue, because the weights do not fit its own masks.",
+            "without the masks, the Sparsifier refuses to continue, because the weights do not fit its own masks.",
         ),
     ),
     *cases(
@@ -330,7 +341,7 @@ SLIPS = [
             ({**GRID, "seed": [0]}, 7),
             "your grid lacks 28 runs of the sentence and has 0 other runs; the first of these runs is chts-0.8-1.",
         ),
-        ((GRID, 40), "40 is right if FC ran at both sparsities; FC has no sparsity and runs once for each seed."),
+        ((GRID, 40), "40 is the number if FC ran at both sparsities; FC has no sparsity and runs once for each seed."),
         ((GRID, 30), "30 is the number without FC; add the runs of FC."),
         ((GRID, 7), "7 is the number of runs of one seed; there are five seeds."),
         ((GRID, 11), "11 is not right; count FC separately from the other three methods."),
@@ -341,23 +352,23 @@ SLIPS = [
         (lambda *given: (*schedule(*given), 0), "return two things: a list of runs, and a number of hours."),
         (
             lambda costs, seeds, *others: run(method_by_method(costs, seeds), costs, *others),
-            "this is one method after the other. Take all methods of seed 0 first",
+            "your answer is a schedule with one method after the other. Take all methods of seed 0 first",
         ),
         (
             lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, stops=True),
-            "this is a schedule that ends at the first run that does not fit.",
+            "your answer is a schedule that ends at the first run that does not fit.",
         ),
         (
             lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, ends=False),
-            "this is a schedule that lets runs end after the budget.",
+            "your answer is a schedule that lets runs end after the budget.",
         ),
         (
             lambda costs, seeds, _, budget: schedule(costs, seeds, 1, budget),
-            "this is the schedule of one worker, but there are two workers.",
+            "your answer is the schedule of one worker, but there are two workers.",
         ),
         (
             lambda costs, seeds, workers, budget: schedule(costs, seeds, 1, workers * budget),
-            "this is what fits into 2 · 5 hours in all. Each worker has its own five hours.",
+            "your answer is a schedule that fits into 2 · 5 hours in all. Each worker has its own five hours.",
         ),
         (
             lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, turns=True),
@@ -365,10 +376,10 @@ SLIPS = [
         ),
         (
             lambda costs, seeds, *others: run(longest_first(costs, seeds), costs, *others),
-            "these are the runs that fit, in another order.",
+            "you return the right runs in another order.",
         ),
         (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a time line for each worker."),
-        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last one does not end in hour 9."),
+        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last run does not end in hour 9."),
         (
             off_the_toy,
             "for runs of 0.5, 3.5, 4, 0.5 hours, 3 seeds, 1 worker and a budget of 6 hours, your last run ends in ",

@@ -132,7 +132,7 @@ SLIPS = [
         ),
         (
             read(margin_of=lambda *_: False),
-            "It contains 0, and both ends are closer to 0 than the margin of 0.02.",
+            "The interval contains 0, and both ends are closer to 0 than the margin of 0.02.",
         ),
         (
             read(margin_of=lambda low, high, margin: abs(low + high) / 2 < margin),
@@ -144,11 +144,11 @@ SLIPS = [
         ),
         (
             read(untested="undecided"),
-            "for the row 'weights in bfloat16 make RigL fall behind' and 1 look you return 'undecided'. The row has ",
+            "for the row 'weights in bfloat16 make RigL fall behind' and 1 look, you return 'undecided'. The row has ",
         ),
         (
             read(factor=lambda *_: 0.0),
-            "for the row 'CHTs is ahead of SET in a language model' and 1 look you return 'holds'. The interval goes ",
+            "for the row 'CHTs is ahead of SET in a language model' and 1 look, you return 'holds'. The interval goes ",
         ),
         (
             read(factor=lambda *_: 1.0),
@@ -181,7 +181,7 @@ SLIPS = [
             lambda mask, one, other: swap(mask, one, other) if mask.sum() == 2 else mask.roll(1, 0),
             "for (0, 0) and (1, 1), the new link (0, 1) exists already, so the mask must not change.",
         ),
-        (cleared_column, "some neuron has another number of links than before."),
+        (cleared_column, "a neuron has more or fewer links than before."),
         (too_careful, "(5, 1) and (2, 2) can be swapped, but your mask does not change."),
     ),
 ]

@@ -63,7 +63,7 @@ def test_a_wrong_answer_does_not_stop_the_notebook(capsys: pytest.CaptureFixture
     exercises.check("00.density", 0.95)
     exercises.check("10.hours", "fourteen")
     told, raised = capsys.readouterr().out.splitlines()
-    assert told == "Not yet: 0.95 is the share of absent links; what share is present?"
+    assert told == "Not yet: 0.95 is the share of the absent links; what share of the links exists?"
     assert raised.startswith("Not yet: TypeError: unsupported operand")
 
 
@@ -244,7 +244,7 @@ STUBS = [
     *cases("00.links", (None, NUMBER)),
     *cases("00.stored", (lambda *_: (0, 0), "5 % of 100 possible links are 5; the function returns 0.")),
     *cases("01.links_per_output", (None, NUMBER)),
-    *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you counted cycles, you ")),
+    *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you did count cycles, you ")),
     *cases("02.counted", (None, NUMBER)),
     *cases("02.my_ch3_l3n", (lambda _: None, "my_ch3_l3n() returns None; return a matrix of scores.")),
     *cases("02.count_paths", (lambda *_: 0, "for the missing link output 0 – input 0, you counted 0; there are 2: ")),
@@ -283,34 +283,34 @@ SLIPS = [
     *cases(
         "00.density",
         (5, "5 % is right, but a density is a share: write it as a number between 0 and 1."),
-        (0.95, "0.95 is the share of absent links; what share is present?"),
+        (0.95, "0.95 is the share of the absent links; what share of the links exists?"),
         (0.5, "0.5 and a sparsity of 0.95 do not add up to 1."),
     ),
     *cases(
         "00.links",
-        (1229312, "this is the number of possible links; how many of them exist?"),
-        (1217018.88, "this is the number of absent links; how many links exist?"),
-        (1217019, "this is the number of absent links; how many links exist?"),
-        (12000, "12000 are 0.98% of the 1,229,312 possible links; expected 1 %, rounded to an integer."),
-        (12294, "12294 are 1.00% of the 1,229,312 possible links; expected 1 %, rounded to an integer."),
+        (1229312, "your answer is the number of possible links; how many of them exist?"),
+        (1217018.88, "your answer is the number of absent links; how many links exist?"),
+        (1217019, "your answer is the number of absent links; how many links exist?"),
+        (12000, "12000 links are 0.98% of the 1,229,312 possible links; expected 1 % of them, rounded to an integer."),
+        (12294, "12294 links are 1.00% of the 1,229,312 possible links; expected 1 % of them, rounded to an integer."),
     ),
     *cases(
         "01.links_per_output",
-        (10, "10 is the mean number of links of an input; give the number of each output."),
-        (36, "36 is the number of absent links of each output; give the number of its links."),
+        (10, "10 is the mean number of links of an input; give the number of links of each output."),
+        (36, "36 is the number of absent links of each output; give the number of its existing links."),
         (400, "400 is the number of links of the whole layer; divide it by the number of outputs."),
         (5, "5 is not right; in the mask of the core, no output has 5 links."),
     ),
     *cases(
         "01.four_cycles",
         (lambda mask: 4 * cycles()(mask), "each cycle has four links; count the cycle only once."),
-        (cycles(halves=2), "you counted each pair of outputs in both orders."),
+        (cycles(halves=2), "you counted each pair of outputs in both orders; count it only once."),
         (lambda _: 3, "the small mask has 1 cycle, not 3; do you pair an output with itself?"),
         (cycles(diagonal=True), "the small mask has 1 cycle, not 5; do you pair an output with itself?"),
         (lambda mask: int(mask[0].sum()) - 1, "two outputs that share 3 inputs lie on 3 cycles, not 2."),
         (
             lambda mask: 1 if mask.sum() == 6 and len(mask) == 3 else 3,
-            "3 pairs of outputs with 3 cycles each make 9, not 3.",
+            "3 pairs of outputs with 3 cycles each make 9 cycles, not 3.",
         ),
     ),
     *cases(
@@ -321,9 +321,13 @@ SLIPS = [
     *cases("02.count_paths", (lambda *_: 3, "for the missing link output 0 – input 0, you counted 3; there are 2: ")),
     *cases(
         "12.number_of_seeds",
-        (7, "7 is right for a standard deviation of 1; it is √(4/3), because the mean uses one degree of freedom."),
-        (6, "6 is right for the factor 1.96; for few seeds t is larger."),
-        (9, "9 is not right; multiply the standard deviation by each factor."),
+        (
+            7,
+            "7 is the number for a standard deviation of 1; the standard deviation is √(4/3), because the mean uses "
+            "one degree of freedom.",
+        ),
+        (6, "6 is the number for the factor 1.96; for few seeds, t is larger."),
+        (9, "9 is not right; multiply the standard deviation by the factor of each number of seeds."),
     ),
     *cases(
         "02.counted",
@@ -331,7 +335,7 @@ SLIPS = [
             3,
             "you counted 3; there are 2: output 0 – input 1 – output 2 – input 0; ",
         ),
-        ("two", "the answer is 'two'; expected the number of paths, a whole number from 0 up."),
+        ("two", "the answer is 'two'; expected the number of paths, a whole number that is 0 or larger."),
     ),
     *cases(
         "02.my_ch3_l3n",
@@ -365,12 +369,15 @@ SLIPS = [
         "03.keep_links",
         (keep(1), "Take the links with the highest keys; do not toss a coin for each link."),
         (coin, "Take the links with the highest keys; do not toss a coin for each link."),
-        (keep(everywhere=True), "you drew a place without a link; give it the key -inf before the race."),
+        (
+            keep(everywhere=True),
+            "you drew a place without a link; give such places the key -inf before you take the highest keys.",
+        ),
         (keep(noise=False), "every draw is the same; add the noise before you take the highest keys."),
         (keep(power=0), "expected about 0.25 0.25 0.25 0.25. Multiply the logarithm by T, not the noise."),
         (
             keep(power=2),
-            "at T = 3 the links with scores 1 to 4 came up with shares 0.00 ",
+            "at T = 3, the links with scores 1 to 4 have the shares 0.00 ",
         ),
     ),
     *cases(
@@ -408,7 +415,7 @@ SLIPS = [
     ),
     *cases(
         "05.exact_sigmoid",
-        (rising(lambda u, k: sigma(k * (2 * u - 1))), "the bare sigmoid misses both ends, so rescale it."),
+        (rising(lambda u, k: sigma(k * (2 * u - 1))), "the sigmoid does not reach both ends, so rescale it."),
         (
             rising(lambda u, k: -rescaled(k * (2 * u - 1), k)),
             "your function gives 0.5000 at u = 0 and 0.1000 at u = 1; the sign is wrong, so the network would grow.",
@@ -418,22 +425,22 @@ SLIPS = [
             "the exponent k·u is never negative, so centre it with 2u - 1.",
         ),
         (rising(lambda u, k: rescaled(k * (u - 0.5), k)), "the exponent is k(u - 1/2), half of what it should be."),
-        (rising(lambda u, _: u), "at u = 0.1 and k = 6 your function gives 0.54; expected 0.50"),
+        (rising(lambda u, _: u), "at u = 0.1 and k = 6, your function gives 0.54; expected 0.50"),
         (
             rising(lambda u, _: rescaled(6 * (2 * u - 1), 6)),
-            "at u = 0.1 and k = 3 your function gives 0.50",
+            "at u = 0.1 and k = 3, your function gives 0.50",
         ),
     ),
     *cases(
         "05.sigmoid_end",
         (0.1, "a window from 0.1 to 0.1 is empty; its end must come after its start."),
-        (0.35, "You halved the end; halve the window from 0.1 to 0.7."),
-        (0.7, "Over the same window the sigmoid has twice the excess."),
+        (0.35, "You halved the end of the window; halve the whole window from 0.1 to 0.7."),
+        (0.7, "Over the same window, the sigmoid has twice as many links above the final number as the cubic decay."),
         (0.6, "the sigmoid costs 20.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window earlier."),
         (0.2, "the sigmoid costs 11.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window later."),
         (
             0.4055,
-            "Your end is close only because a window ends at an update; halve the window from 0.1 to 0.7 exactly.",
+            "The costs are close only because a window ends at an update; halve the window from 0.1 to 0.7 exactly.",
         ),
     ),
     *cases(
@@ -441,7 +448,7 @@ SLIPS = [
         (0.0497, "0.0497 looks like a fraction; give percentage points."),
         (1.155, "1.155 is the standard error; multiply it by t."),
         (8.6, "8.6 is t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n."),
-        (2.26, "2.26 is 1.96·s/√n, which is right for many runs; for three runs t is 4.30."),
+        (2.26, "2.26 is 1.96·s/√n, which is right for many runs; for three runs, t is 4.30."),
         (4.06, "4.06 is the result with the squares divided by n; divide them by n − 1."),
         (9.94, "9.94 is the whole width, from end to end; give half of it."),
         (3, "3 is not right; s is 2 points here, and n is 3."),
@@ -451,7 +458,7 @@ SLIPS = [
         (lambda *_: [1.0] * 4, "you return 4 numbers; expected 3, one fewer than the entries of `begins`."),
         (
             lambda begins, columns, values, x: product(begins, columns, values, [1.0] * len(x)),
-            "these are sums of the weights; multiply each weight by the input in its column.",
+            "your outputs are sums of the weights; multiply each weight by the input in its column.",
         ),
         (
             lambda begins, columns, values, x: product(begins, list(range(len(columns))), values, [*x, 5.0]),
@@ -462,41 +469,51 @@ SLIPS = [
     *cases(
         "07.break_even",
         (57, "57 is not a density; expected a share of all possible links, between 0 and 1."),
-        (0.5, "0.5 is right for momentum (12 bytes of 24); Adam keeps one more moment."),
+        (0.5, "0.5 is the answer for SGD with momentum (12 of 24 bytes); Adam keeps one more moment for each weight."),
         (
             0.25,
-            "at density 0.25 the sparse layer needs 7.0 bytes per possible link, but the dense layer needs 16 bytes.",
+            "at density 0.25, the sparse layer needs 7.0 bytes per possible link, but the dense layer needs 16 bytes.",
         ),
     ),
     *cases(
         "08.decoder_links",
-        (3145728, "3145728 is the number of possible links; find how many exist at 95 % sparsity."),
+        (3145728, "3145728 is the number of possible links; find how many links exist at 95 % sparsity."),
         (2988442, "2988442 is the number of absent links; count the existing links."),
-        (104858, "104858 is right for a layer of the encoder; the decoder also has a cross-attention."),
+        (104858, "104858 is the number for a layer of the encoder; the decoder also has a cross-attention."),
         (131072, "131072 is the number without one of the two layers of the feed-forward block."),
         (100000, "100000 is not right; the layer has ten linear layers."),
     ),
     *cases(
         "09.blocks_and_guesses",
-        ((7, 896), "7 is right for blocks of 129 that share no token; here neighbouring blocks share one token."),
+        (
+            (7, 896),
+            "7 is the number of blocks if blocks of 129 tokens share no token; here, neighbouring blocks share one "
+            "token.",
+        ),
         ((9, 1152), "the ninth block would need 1153 tokens; the remaining tokens do not fill a block."),
-        ((10, 1280), "10 blocks are not right; the first token is no guess, because no token comes before it."),
-        ((8, 1032), "a block of 129 tokens makes 128 guesses."),
-        ((8, 1029), "1029 is not right; each block makes 128 guesses."),
+        (
+            (10, 1280),
+            "10 blocks are not right; the model does not guess the first token, because no token comes before it.",
+        ),
+        ((8, 1032), "in a block of 129 tokens, the model makes 128 guesses."),
+        ((8, 1029), "1029 is not right; in each block, the model makes 128 guesses."),
     ),
     *cases(
         "10.hours",
         (4.63, "4.63 is a third of the time; a backward pass costs twice as much as a forward pass."),
-        (111.1, "111.1 is right for one GPU; there are eight GPUs."),
+        (111.1, "111.1 is the time for one GPU; there are eight GPUs."),
         (4.17, "4.17 is the time at full utilisation; divide it by the utilisation."),
         (50000, "50000 is the time in seconds; give hours."),
         (20, "20 is not right; count 6 operations for each weight and token."),
     ),
     *cases(
         "11.errors_away",
-        (2.449, "2.449 is in standard deviations; the standard error of a mean of four is half as large."),
-        (2, "2 is in points of accuracy; divide it by the standard error."),
-        (-4.899, "-4.899 is below 0, but the paper is above your mean."),
+        (
+            2.449,
+            "2.449 is the distance in standard deviations; the standard error of a mean of four runs is half as large.",
+        ),
+        (2, "2 is the distance in points of accuracy; divide it by the standard error."),
+        (-4.899, "-4.899 is below 0, but the paper's result is above your mean."),
         (3, "3 is not right; the squares of the deviations sum to 2."),
     ),
 ]
@@ -607,7 +624,7 @@ def test_a_mix_of_one_seed_has_no_interval(monkeypatch: pytest.MonkeyPatch, caps
         ({}, "mine is still CHTs; give replace() a choice, such as topology="),
         (
             {"topology": ErdosRenyi(), "regrowth": Regrowth("random")},
-            "you changed topology and regrowth. Change only one, or you will not know which of them mattered.",
+            "you changed topology and regrowth. Change only one choice, or you will not know which choice mattered.",
         ),
     ],
 )
@@ -663,8 +680,11 @@ def test_absent_weights_are_counted(patient: Ill) -> None:
             lambda weight, _: int((weight != 0).sum()),
             "you counted 4; of the weights 0.5, 0 and NaN outside the mask, 2 are not zero.",
         ),
-        (lambda *_: 2, "count no link for a full mask; it has no absent links."),
-        (lambda weight, mask: min(2, not_zero(weight, mask)), "you count 2 in 0.weight, but the audit says: 3 of 48 "),
+        (lambda *_: 2, "return 0 for a full mask; it has no absent links."),
+        (
+            lambda weight, mask: min(2, not_zero(weight, mask)),
+            "you count 2 weights in 0.weight, but the audit says: 3 of 48 ",
+        ),
     ],
 )
 def test_a_slip_in_counting_absent_weights_is_told(patient: Ill, answer: Any, message: str) -> None:

@@ -74,7 +74,7 @@ def test_only_missing_links_have_l3_paths(link: l3.Link, message: str) -> None:
 @pytest.mark.parametrize(
     ("counted", "words"),
     [
-        (1, ["Perhaps you counted only the outputs in between (output 2)."]),
+        (1, ["Perhaps you counted only the outputs between the ends (output 2)."]),
         (
             3,
             [

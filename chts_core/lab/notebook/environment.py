@@ -1,4 +1,4 @@
-"""Change variables of this process's environment for a while."""
+"""Change environment variables of this process in a `with` block."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(**changes: str) -> Iterator[None]:
-    """Set some variables. At the end, restore all variables, even those that other code changed."""
+    """Set some variables. At the end of the block, restore all variables, even those that other code changed."""
     before = dict(os.environ)
     os.environ.update(changes)
     try:

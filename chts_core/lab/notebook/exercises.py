@@ -31,8 +31,8 @@ _CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 class Exercise:
     """The information below the heading of an exercise.
 
-    difficulty: 1 to 3 stars.
-    minutes: its duration.
+    difficulty: the number of stars, 1 to 3.
+    minutes: the minutes that the exercise takes.
     importance: "essential", "useful" or "optional".
     objectives: the numbers of its objectives in the header of the notebook.
     writes_code: whether the learner writes code; if not, the answer is a number or a word.
@@ -78,12 +78,12 @@ def check(exercise: str, *answers: Any, **given: Any) -> None:
     """Check the answers to an exercise of a stage: print "Correct." or the error.
 
     Args:
-        exercise: the number of the stage and the name of the exercise; "10.hours" is `hours` of `checks.stage_10`.
+        exercise: the number of the stage and the name of the exercise; "10.hours" means `hours` of `checks.stage_10`.
         answers: the learner's answers.
         given: values that the check needs from the notebook.
 
     Raises:
-        ValueError: for an unknown exercise; the message has the names of the stage's exercises.
+        ValueError: for an unknown exercise; the message lists the names of the stage's exercises.
         TypeError: if the check takes different arguments.
     """
     stage, _, name = exercise.partition(".")
@@ -98,10 +98,10 @@ def check(exercise: str, *answers: Any, **given: Any) -> None:
 
 @contextmanager
 def attempt() -> Iterator[None]:
-    """Run the tests of an exercise, written as assertions: print "Correct." or the error.
+    """Run the assertions that test an exercise, and print "Correct." or the error.
 
-    Use it for your own exercises. A wrong answer raises no error, so the rest of the notebook still runs. The learner
-    reads the message of the assertion, so the message should give the result and a hint.
+    Use this function for your own exercises. A wrong answer raises no error, so the rest of the notebook still runs.
+    The learner reads the message of the assertion, so the message should give the result and a hint.
     """
     try:
         yield
@@ -117,7 +117,7 @@ def student_version(notebook: Any) -> Any:
     """The student version of a notebook. It has the hints, but no outputs, solutions or answers.
 
     Args:
-        notebook: an nbformat notebook; not changed.
+        notebook: an nbformat notebook, which is not changed.
     """
     student = _without_outputs(notebook)
     for cell in student.cells:
@@ -131,7 +131,7 @@ def solution_version(notebook: Any) -> Any:
     """The teacher's version of a notebook. It has all solutions and answers, but no outputs.
 
     Args:
-        notebook: an nbformat notebook; not changed.
+        notebook: an nbformat notebook, which is not changed.
 
     Raises:
         ValueError: as in :func:`solved_version`.
@@ -150,7 +150,7 @@ def _without_outputs(notebook: Any) -> Any:
 
 
 def solved_version(notebook: Any) -> Any:
-    """The notebook with every exercise solved by its folded solution, to test these solutions.
+    """A copy of a notebook in which the folded solution replaces each exercise, to test the solutions.
 
     Raises:
         ValueError: if an exercise has no ```python solution before the next exercise; the message names its first
@@ -180,15 +180,15 @@ def solved_version(notebook: Any) -> Any:
 
 
 def write_versions(sources: Sequence[Path], out_dir: Path, version: Callable[[Any], Any]) -> list[Path]:
-    """Write a version of each notebook to a folder, under its own name; return the paths.
+    """Write a version of each notebook to a folder, under the same file name; return the paths.
 
     Args:
-        sources: notebooks.
-        out_dir: folder for their versions.
+        sources: the paths of the notebooks.
+        out_dir: the folder for the versions.
         version: :func:`student_version` or :func:`solution_version`.
 
     Raises:
-        ValueError: if it would overwrite a notebook. Then nothing is written.
+        ValueError: if a version would overwrite a notebook. Then no version is written.
     """
     for source in sources:
         if (out_dir / source.name).resolve() == source.resolve():

@@ -1,4 +1,4 @@
-"""Estimate the time and memory of a notebook's run from the values measured at its profile and from its parameters.
+"""Estimate the time and memory of a notebook's run from the values measured for its profile and from its parameters.
 
 The estimate assumes dense weights, with or without masks; storing only links takes less memory.
 """
@@ -23,7 +23,7 @@ _KEPT_BYTES = 16  # bytes per weight: the weight, its gradient and two moments i
 _ACTIVATIONS = 34
 _START = 0.1  # minutes: starting a kernel, importing, figures
 
-# The number of training images, of pixels times colours and of classes, without loading the data.
+# The numbers of training images, of pixels times colours and of classes, so that no data have to be loaded.
 _IMAGES = {
     "digits": (1077, 64, 10),
     "fashion_mnist": (55_000, 784, 10),
@@ -38,13 +38,13 @@ _SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps") 
 
 @dataclass(frozen=True)
 class Work:
-    """All training runs of a notebook together.
+    """The work of all training runs of a notebook together.
 
-    passes: number of forward and backward passes through the model.
-    pass_seconds: least seconds of a pass, for a model of any size.
-    operations: floating-point operations of all passes.
-    half: whether products use 16 bits.
-    memory_mb: weights, gradients, moments, numbers kept for the backward pass, and data.
+    passes: the number of forward and backward passes through the model.
+    pass_seconds: the seconds of a pass in addition to its operations, for a model of any size.
+    operations: the floating-point operations of all passes.
+    half: whether matrix products use 16 bits.
+    memory_mb: the memory of weights, gradients, moments, numbers kept for the backward pass, and data.
     """
 
     passes: int
@@ -54,14 +54,14 @@ class Work:
     memory_mb: float
 
     def minutes(self, *, gpu: bool) -> float:
-        """Minutes on one core or on a GPU."""
+        """The minutes that this work takes on one core or on a GPU."""
         per_second = (_GPU_16_BITS if self.half else _GPU) if gpu else _CORE
         return _LOOKS * (self.passes * self.pass_seconds + self.operations / per_second) / 60
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected time and memory of a run. `measured`: whether they come from a run with the same settings."""
+    """The expected time and memory of a run. `measured`: whether they were measured with the same settings."""
 
     minutes: float
     memory_mb: int
@@ -73,7 +73,7 @@ class Forecast:
 
 
 def in_words(minutes: float) -> str:
-    """A time with two digits, in minutes or hours."""
+    """A time in minutes or hours as text, with about two digits."""
     if minutes < 10:
         return f"{minutes:.2g} min"
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:,.0f} h"
@@ -83,9 +83,9 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
     """The expected time and memory of a stage's run.
 
     Args:
-        stage: the notebook's name, "06_mlp".
-        measured: settings of a profile, and minutes and memory_mb measured with them on a CPU.
-        settings: settings of the run, with the same names.
+        stage: the name of the notebook, such as "06_mlp".
+        measured: the settings of a profile, and the minutes and memory_mb that a run with these settings took on a CPU.
+        settings: the settings of the run, with the same names.
         gpu: whether the run trains on a GPU.
     """
     changed = any((settings.get(name) or None) != (measured.get(name) or None) for name in _SIZES)
@@ -104,7 +104,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
 
 
 def image_work(settings: Mapping[str, Any]) -> Work:
-    """The training runs of stage 06: nine methods and three receptive fields, each with every seed."""
+    """The work of stage 06: nine methods and three receptive fields, each with every seed."""
     train, features, classes = _IMAGES[settings["dataset"]]
     hidden = settings["hidden"]
     weights = features * hidden + 2 * hidden**2 + hidden * classes
@@ -120,7 +120,7 @@ def image_work(settings: Mapping[str, Any]) -> Work:
 
 
 def translation_work(settings: Mapping[str, Any]) -> Work:
-    """The training runs of stage 08: every method with every seed."""
+    """The work of stage 08: every method with every seed."""
     recipe = translation.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
     size = TRANSFORMER_SIZES[recipe.size]
     # An attention block has four products and a feed-forward block has two. A decoder layer has two attention blocks.
@@ -139,7 +139,7 @@ def translation_work(settings: Mapping[str, Any]) -> Work:
 
 
 def language_work(settings: Mapping[str, Any]) -> Work:
-    """The training runs of stage 09: every method with every seed."""
+    """The work of stage 09: every method with every seed."""
     recipe = language.RECIPES[settings.get("recipe") or settings["recipes"][settings["dataset"]]]
     size = LLAMA_SIZES[recipe.size]
     runs = len(settings["methods"].split(",")) * settings["seeds"]

@@ -1,4 +1,4 @@
-"""The terms of the field in one table: for each, its meaning, its formula, the code that computes it, and a test."""
+"""The terms of the field in one table, each with its meaning, its formula, the code that computes it, and a test."""
 
 import re
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Term:
 
     meaning: a sentence.
     formula: LaTeX without dollar signs, empty if words are enough; bars are written as \\lvert, \\rvert.
-    source: its place in the paper, or another source.
-    function: dotted path of the code that computes it.
-    test: "file::function" below tests/ that checks it.
-    stage: the notebook that teaches it.
+    source: the place in the paper that defines the term, or another source.
+    function: the dotted path of the code that computes it.
+    test: the test of this code, as "file::function" below tests/.
+    stage: the number of the notebook that teaches the term.
     """
 
     name: str
@@ -104,7 +104,7 @@ GLOSSARY = (
     Term(
         "CSTI",
         "Correlated sparse topological initialisation: it links the input features that correlate most. The paper's "
-        "MLPs start from it. It needs the correlations of the inputs.",
+        "MLPs start from this network. It needs the correlations of the inputs.",
         r"\lvert r_{ij} \rvert",
         "Section 4.2",
         "chts_core.topology.correlated",
@@ -131,8 +131,8 @@ GLOSSARY = (
     ),
     Term(
         "local community",
-        "The middle nodes z of all L3 paths around a missing link. Each has i links inside the community and e links "
-        "outside it, not counting its links to the two ends of the missing link.",
+        "The middle nodes z of all L3 paths around a missing link. Each of these nodes has i links inside the "
+        "community and e links outside the community, not counting its links to the two ends of the missing link.",
         r"i_z, \; e_z",
         "link regrowth",
         "chts_core.link_prediction.ch2_l3n",
@@ -142,7 +142,7 @@ GLOSSARY = (
     Term(
         "CH3-L3p",
         "Path-based score of a missing link: an L3 path counts less if its nodes have links outside the local "
-        "community. CHT uses it.",
+        "community. CHT uses this score.",
         r"\sum_\text{paths} \dfrac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}",
         "link regrowth",
         "chts_core.link_prediction.ch3_l3p",
@@ -151,7 +151,7 @@ GLOSSARY = (
     ),
     Term(
         "CH3-L3n",
-        "Node-based score that only penalises links out of the local community.",
+        "Node-based score that only penalises the links from the community to other nodes.",
         r"\sum_z \dfrac{1}{1 + e_z}",
         "node-based link regrowth",
         "chts_core.link_prediction.ch3_l3n",
@@ -160,7 +160,7 @@ GLOSSARY = (
     ),
     Term(
         "CH2-L3n",
-        "Node-based score that also rewards links within the local community. CHTs and CHTss use it.",
+        "Node-based score that also rewards links within the local community. CHTs and CHTss use this score.",
         r"\sum_z \dfrac{1 + i_z}{1 + e_z}",
         "node-based link regrowth",
         "chts_core.link_prediction.ch2_l3n",
@@ -199,7 +199,8 @@ GLOSSARY = (
     ),
     Term(
         "softness δ, temperature T",
-        "They say how strictly a soft draw follows the scores: T = 0 is uniform, and T → ∞ takes the best links.",
+        "Two measures of how strictly a soft draw follows the scores: T = 0 is uniform, and T → ∞ takes the best "
+        "links.",
         r"T = \dfrac{\delta}{1 - \delta}",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.temperature_from_softness",
@@ -208,8 +209,8 @@ GLOSSARY = (
     ),
     Term(
         "last weight",
-        "The weight of a link when it was removed, also called historical weight. In CHTs and CHTss, a link that "
-        "comes back has its last weight. In GMP, the last weights decide which links return.",
+        "The weight of a link when it was removed, also called historical weight. In CHTs and CHTss, a regrown link "
+        "starts with its last weight, if it has one. In GMP, the last weights decide which links return.",
         "",
         "Appendices J and G.2",
         "chts_core.engine.weights.PastWeights.recall",
@@ -246,7 +247,7 @@ GLOSSARY = (
     ),
     Term(
         "incomplete link",
-        "A link from or to an inactive neuron. It leads nowhere, so it is removed.",
+        "A link from or to an inactive neuron. Such a link leads nowhere, so percolation removes it.",
         "",
         "Figure 2 d",
         "chts_core.percolation.percolate",
@@ -264,8 +265,8 @@ GLOSSARY = (
     ),
     Term(
         "ANP",
-        "Active neuron percentage: output neurons that are active after an update or a run, as a share of those that "
-        "were active before it. In this project, a share of all neurons is not called ANP.",
+        "Active neuron percentage: output neurons that are active after an update or a run, as a share of the output "
+        "neurons that were active before. In this project, a share of all neurons is not called ANP.",
         r"\dfrac{\text{active after}}{\text{active before}}",
         "MLP table",
         "chts_core.percolation.active_neurons",
@@ -284,7 +285,7 @@ GLOSSARY = (
     Term(
         "sigmoid decay",
         "Sparsity rises along a sigmoid, slowly at both ends. The curve is rescaled, so it begins exactly at the "
-        "initial value and ends exactly at the final value; u runs from 0 to 1. CHTss uses it.",
+        "initial value and ends exactly at the final value; u runs from 0 to 1. CHTss uses this decay.",
         r"s_i + (s_f - s_i) \left[\dfrac12 + "
         r"\dfrac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]",
         "Equation 1 (the poster has s_i − s_f)",
@@ -294,7 +295,7 @@ GLOSSARY = (
     ),
     Term(
         "cubic decay",
-        "Sparsity rises fastest at the start; u runs from 0 to 1. GMP and GraNet use it.",
+        "Sparsity rises fastest at the start; u runs from 0 to 1. GMP and GraNet use this decay.",
         r"s_f + (s_i - s_f)(1 - u)^3",
         "baselines",
         "chts_core.schedules.cubic_sparsity",
@@ -304,7 +305,7 @@ GLOSSARY = (
     Term(
         "prune and remove",
         "An update takes a link away for one of two reasons. It prunes the link to lower the number of links, or it "
-        "removes the link to exchange it for a new one. Each of the two may have its own score: CHTss prunes by "
+        "removes the link to exchange it for a new one. Pruning and removal may have different scores: CHTss prunes by "
         "relative importance and removes by weight magnitude.",
         "",
         "Section 3.3",
@@ -315,7 +316,8 @@ GLOSSARY = (
     Term(
         "excess, EM&S",
         "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
-        "the best links, as many as the target. It removes all others, the excess, and regrows links. MEST uses it.",
+        "only the best links, up to the target number. It removes the excess, which is all other links, and then "
+        "regrows links. MEST uses this method.",
         "",
         "Yuan et al., 2021",
         "chts_core.schedules.staged_sparsity",
@@ -324,8 +326,8 @@ GLOSSARY = (
     ),
     Term(
         "five choices",
-        "The choices that define a method: the initial network, which links are removed, which are regrown, how many "
-        "links there are, and how many are exchanged.",
+        "The choices that define a method: the initial network, which links are removed, which links are regrown, "
+        "how many links there are, and how many are exchanged.",
         "",
         "Figure 2",
         "chts_core.methods.Method",
@@ -353,8 +355,8 @@ GLOSSARY = (
     ),
     Term(
         "iterative warm-up",
-        "After an update that changed the topology, the learning rate returns in equal steps, because Adam knows "
-        "nothing about the new links yet. Translators and language models use it.",
+        "After an update that changed the topology, the learning rate returns to its schedule in equal steps, "
+        "because Adam has no information about the new links yet. Translators and language models use this warm-up.",
         "",
         "Tables 5 and 6",
         "chts_core.lab.train.loop.share_after_update",
@@ -411,7 +413,7 @@ GLOSSARY = (
 
 
 def rows() -> list[dict[str, str]]:
-    """The glossary as rows of Markdown."""
+    """The glossary as rows of a Markdown table."""
     return [
         {
             "term, stage": f"**{term.name}** <br> {term.stage}",
@@ -424,6 +426,6 @@ def rows() -> list[dict[str, str]]:
 
 
 def _name(name: str) -> str:
-    """A name in code, which may break at its dots and underscores, so that a column is no wider than a page."""
+    """Format a name as code that may break at dots and underscores, so that a column is no wider than a page."""
     breakable = re.sub("(::|[._])", r"\1<wbr>", name)
     return f"<code>{breakable}</code>"

@@ -24,8 +24,8 @@ _SIDES = ("output", "input")
 class Node:
     """A node of the local community of a missing link.
 
-    inside is the number of its links within the community (i_z). outside is the number of its other links, without
-    the link to the seed (e_z).
+    inside is the number of its links to nodes of the community (i_z). outside is the number of its other links (e_z),
+    without links to the ends of the missing link.
     """
 
     side: str
@@ -38,11 +38,11 @@ class Node:
 
     @property
     def counts(self) -> str:
-        """The node and its links in words."""
+        """The node and its numbers of links, as text."""
         return f"{self} (i = {self.inside}, e = {self.outside})"
 
     def ratio(self, predictor: str) -> float:
-        """The node's part of a score: (1 + i) / (1 + e), with numerator 1 in CH3."""
+        """The ratio of the node in a score: (1 + i) / (1 + e) in CH2, and 1 / (1 + e) in CH3."""
         return (1 + self.inside if predictor.startswith("ch2") else 1) / (1 + self.outside)
 
 
@@ -89,9 +89,9 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
 
 
 def community(mask: Tensor, link: Link) -> list[Node]:
-    """The local community of a missing link: the nodes between its ends on its L3 paths, inputs first.
+    """The local community of a missing link: the nodes between the ends of its L3 paths, inputs first.
 
-    It has the arguments and errors of :func:`paths`.
+    The function has the arguments and errors of :func:`paths`.
     """
     u, v = link
     found = paths(mask, link)
@@ -139,7 +139,7 @@ def describe(nodes: Sequence[int]) -> str:
 
 
 def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
-    """Why a number of L3 paths is wrong: the paths that exist, and the slips that give the wrong number.
+    """Explain why a number of L3 paths is wrong: list the existing paths, and name the slips that give this number.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -147,7 +147,7 @@ def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
         counted: the answer.
 
     Returns:
-        The explanation, empty if the answer is right.
+        The explanation, or "" if the answer is right.
 
     Raises:
         ValueError: see :func:`paths`.
@@ -158,7 +158,7 @@ def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
     except TypeError:
         number = -1
     if isinstance(counted, bool) or number < 0:
-        return f"the answer is {counted!r}; expected the number of paths, a whole number from 0 up."
+        return f"the answer is {counted!r}; expected the number of paths, a whole number that is 0 or larger."
     if number == len(found):
         return ""
     there = "; ".join(map(describe, found)) or "none"
@@ -171,7 +171,7 @@ _HOW_TO_COUNT = "Go from the output to each of its inputs, and from there to the
 
 
 def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, str]]:
-    """Wrong counts of the L3 paths, and the slip that leads to each."""
+    """Yield wrong counts of the L3 paths, each with the slip that leads to this count."""
     u, v = link
     inputs_of, outputs_of = neighbours(mask)
     nodes = community(mask, link)
@@ -183,12 +183,12 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
         members = [str(node) for node in nodes if node.side == side]
         yield (
             len(members),
-            f"counted only the {side}s in between ({', '.join(members)}). Every linked pair of an input and an output "
-            "in between is a separate path.",
+            f"counted only the {side}s between the ends ({', '.join(members)}). Every linked pair of an input and an "
+            "output between the ends is a separate path.",
         )
     yield (
         len(found) + 1,
-        f"counted the link {describe(link)}, too. It is missing, and it would be only one link long.",
+        f"counted the link {describe(link)}, too. This link is missing, and as a path, it would have only one link.",
     )
     unlinked = [(z1, z2) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 not in inputs_of[z2]]
     if unlinked:
@@ -197,7 +197,7 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
             len(found) + len(unlinked),
             f"ignored the middle link: input {z1} and output {z2} are not linked.",
         )
-    yield 2 * len(found), "counted each path from both ends, but this is the same path."
+    yield 2 * len(found), "counted each path from both ends, but a path has no direction."
 
     longer = [(u, a, b, c, d, v) for a, b, c, d in _between(inputs_of, outputs_of, link)]
     straight = [walk for walk in longer if len({u, walk[2], walk[4]}) == len({walk[1], walk[3], v}) == 3]
@@ -213,7 +213,7 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
 
 
 def _between(inputs_of: list[set[int]], outputs_of: list[set[int]], link: Link) -> Iterator[tuple[int, int, int, int]]:
-    """The nodes between the ends of all walks of five links, including walks that go back."""
+    """Yield the nodes between the ends of each walk of five links, including walks that go back."""
     u, v = link
     for a in sorted(inputs_of[u]):
         for b in sorted(outputs_of[a]):
@@ -223,7 +223,7 @@ def _between(inputs_of: list[set[int]], outputs_of: list[set[int]], link: Link) 
 
 
 def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> str:
-    """The errors in a list of L3 paths: entries that are not paths, with the reason, and the number of unlisted paths.
+    """Explain the errors in a list of L3 paths: entries that are not paths, and how many paths the list lacks.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -231,7 +231,7 @@ def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> 
         listed: the answer, (output u, input z1, output z2, input v) for each path, in any order.
 
     Returns:
-        The explanation, empty if the answer is right.
+        The explanation, or "" if the answer is right.
 
     Raises:
         ValueError: see :func:`paths`.

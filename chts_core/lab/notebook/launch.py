@@ -1,8 +1,9 @@
 """Write links to Colab and Binder, and the first cell for Colab: `python -m chts_core.lab.notebook.launch FILE ...`.
 
-Only this module names the published repository and its release. The command takes the owner from the remote `origin`,
-if that is on GitHub, and writes it here and into pyproject.toml. In README.md the links are between `<!-- launch -->`
-and `<!-- end of launch -->`. A notebook has the links under its title, and the cell after its header.
+Only this module names the published repository and its release. If the remote `origin` is on GitHub, the
+command takes the owner from this remote, and writes the owner into this file and into pyproject.toml. In README.md,
+the links are between `<!-- launch -->` and `<!-- end of launch -->`. A notebook has the links under its title, and the
+cell for Colab after its header.
 """
 
 import re
@@ -39,19 +40,19 @@ _IN_README = re.compile(r"(?<=<!-- launch -->\n).*?(?=<!-- end of launch -->)", 
 
 
 def colab(notebook: str) -> str:
-    """The address at which Colab opens a notebook of the release, from its name without a suffix."""
+    """The address at which Colab opens a notebook of the release; `notebook` is its name without a suffix."""
     of_github = REPOSITORY.removeprefix("https://github.com/")
     return f"https://colab.research.google.com/github/{of_github}/blob/{RELEASE}/notebooks/{notebook}.ipynb"
 
 
 def binder(notebook: str) -> str:
-    """The address at which Binder opens a notebook of the release, from its name without a suffix."""
+    """The address at which Binder opens a notebook of the release; `notebook` is its name without a suffix."""
     of_github = REPOSITORY.removeprefix("https://github.com/")
     return f"https://mybinder.org/v2/gh/{of_github}/{RELEASE}?urlpath=lab/tree/notebooks/{notebook}.ipynb"
 
 
 def badges(notebook: str) -> str:
-    """Both addresses as the usual buttons, in Markdown; "" while there is no owner, because they would not work."""
+    """The buttons for Colab and Binder in Markdown, or "" while there is no owner, because they would not work."""
     if OWNER == NOBODY:
         return ""
     return (
@@ -78,7 +79,7 @@ def with_links(source: str, notebook: str) -> str:
     """The py:percent source of a notebook with its current links and bootstrap cell.
 
     Raises:
-        ValueError: if it has no title, or no code after its header.
+        ValueError: if the notebook has no title, or no code after its header.
     """
     buttons = badges(notebook)
     made, titles = re.subn(
@@ -94,7 +95,7 @@ def with_links(source: str, notebook: str) -> str:
 
 
 def set_owner(folder: Path) -> None:
-    """Write the owner of a checkout's remote `origin` into its launch.py and pyproject.toml, if it is on GitHub."""
+    """If a checkout's remote `origin` is on GitHub, write its owner into launch.py and pyproject.toml."""
     command = ["git", "remote", "get-url", "origin"]
     remote = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
     found = re.search(r"github\.com[:/]([^/\s]+)/", remote)
@@ -111,7 +112,7 @@ def set_owner(folder: Path) -> None:
 
 
 def main() -> None:
-    """Update the owner, and the links in sources of notebooks and in README.md."""
+    """Update the owner, and the links in the sources of notebooks and in README.md."""
     before = Path(__file__).read_text("utf-8")
     set_owner(Path(__file__).parents[3])
     if Path(__file__).read_text("utf-8") != before:  # this process has the old owner

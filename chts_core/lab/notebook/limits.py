@@ -34,7 +34,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few words."""
+    """The values of a parameter that is one of a few words."""
 
     words: tuple[str, ...]
 
@@ -48,10 +48,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices(Choice):
-    """Some of a few words, separated by commas, each at most once; "" for none."""
+    """The values of a parameter with some of a few words, separated by commas, each at most once; "" for no word."""
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value names only allowed words."""
+        """Whether a value names only allowed words, each at most once."""
         named = value.split(",") if value else []
         return set(named) <= set(self.words) and len(named) == len(set(named))
 
@@ -75,16 +75,16 @@ class MethodName(Choice):
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """The word that may have been meant, in brackets; "" if no word is close."""
+    """A hint in brackets that names the known word nearest to a name; "" if no word is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def converted(name: str, text: str, kind: type) -> Any:
-    """A parameter's value from its text.
+    """Convert the text of a parameter to a value of its type.
 
     Raises:
-        ValueError: if the text is not such a value; the message names the parameter and the expected value.
+        ValueError: if the text is not a value of this type; the message names the parameter and the expected value.
     """
     if kind is bool:
         if text.lower() not in ("true", "false"):

@@ -85,7 +85,7 @@ def stages() -> list[Path]:
 
 
 def find(name: str) -> Path:
-    """A notebook by stage number ("06", "6" or "06b"), name ("06_mlp") or path.
+    """Find a notebook by its stage number ("06", "6" or "06b"), its name ("06_mlp") or its path.
 
     Raises:
         ValueError: if there is no such notebook.
@@ -126,7 +126,7 @@ def title(path: Path) -> str:
 
 
 def goal(path: Path) -> str:
-    """The goal in a notebook's header ("You will be able to"), in Markdown; "" if there is none."""
+    """The goal in a notebook's header ("You will be able to"), in Markdown; "" if there is no goal."""
     return "; ".join(objectives(nbformat.read(path, as_version=4).cells[0].source))
 
 
@@ -138,7 +138,7 @@ def objectives(header: str) -> list[str]:
 
 
 def _title(cells: Sequence[Any]) -> str:
-    """The first heading of cells; "" if there is none."""
+    """The first heading in a list of cells; "" if there is no heading."""
     for cell in cells:
         heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
         if heading:
@@ -148,9 +148,9 @@ def _title(cells: Sequence[Any]) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """A notebook's description in its header and profile.
+    """The description of a notebook, from its header and its profile.
 
-    prerequisites: numbers of the stages that it builds on; minutes, memory_mb: expected time and memory of its run.
+    prerequisites: the numbers of the stages that it builds on; minutes, memory_mb: the run's expected time and memory.
     """
 
     number: str
@@ -164,7 +164,7 @@ class Stage:
 
 
 def overview(profile: str) -> list[Stage]:
-    """All stages in order, with the descriptions in their headers and a profile.
+    """All stages in order, each with the description in its header and the expected time and memory at a profile.
 
     Raises:
         ValueError: for an unknown profile.
@@ -192,7 +192,7 @@ def overview(profile: str) -> list[Stage]:
 
 
 def as_markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table with cells that may hold Markdown and formulas, and that wrap."""
+    """A Markdown table of some rows. Its cells may contain Markdown and formulas."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -232,12 +232,12 @@ def _check_readable(path: Path) -> None:
         raise
     except Exception as error:  # the reader may raise any error for a file that is not a notebook
         raise ValueError(
-            f"{path} cannot be read as a notebook ({type(error).__name__}); give one that Jupyter wrote."
+            f"{path} cannot be read as a notebook ({type(error).__name__}); give a notebook that Jupyter wrote."
         ) from None
 
 
 def chosen_profile(profile: str = "") -> str:
-    """The profile to use; "" means the one in `$CHTS_PROFILE`, which Binder sets, or else "laptop".
+    """The profile to use; "" means the value of `$CHTS_PROFILE`, which Binder sets, or "laptop" if it is not set.
 
     Raises:
         ValueError: if there is no such profile.
@@ -265,10 +265,10 @@ def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
-    """Settle a notebook's parameters: check each, and take the values left at 0 or "" from the profile.
+    """Settle a notebook's parameters: check them, and replace 0 or "" by the value of the profile.
 
     Args:
-        stage: the notebook's name, "06_mlp".
+        stage: the name of the notebook, such as "06_mlp".
         profile: one of `PROFILES`, or "" for `chosen_profile`.
         given: the other parameters of the notebook, by name.
 
@@ -291,7 +291,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
 
 
 def _settled(stage: str, profile: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given values, and the profile's values in place of 0 or ""."""
+    """The given values, with the profile's values instead of 0 or ""."""
     settings = profile_settings(stage, profile)
     del settings["minutes"], settings["memory_mb"]
     return settings | {name: value for name, value in given.items() if name not in settings or value not in (0, "")}
@@ -324,7 +324,7 @@ def taken(record: Mapping[str, Any]) -> str:
 
 
 def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
-    """Parameters from the command line, converted to the notebook's types and checked.
+    """Convert parameters from the command line to the types in the notebook, and check them.
 
     Raises:
         ValueError: if a parameter is unknown, or a value does not fit; the message names the parameter and what was
@@ -346,7 +346,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
     """Refuse a value that is outside the limits of its parameter, in general or in a stage.
 
     Raises:
-        ValueError: if it is; the message names the parameter, its value, the nearest known word and the expected value.
+        ValueError: if it is outside; the message names the parameter, the value, a known word near it and the limits.
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):
@@ -358,8 +358,8 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Execute a notebook with parameters; write it and the record of the run to `out_dir`.
 
     Args:
-        path: the notebook; not changed.
-        out_dir: receives `<stage>.ipynb` and `<stage>.json`.
+        path: the notebook, which is not changed.
+        out_dir: the folder for `<stage>.ipynb` and `<stage>.json`.
         given: checked parameters.
 
     Returns:
@@ -368,7 +368,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         git. A notebook fails if a cell or a widget raises an error, or if the kernel dies.
 
     Raises:
-        ValueError: if there is no such device, or the notebook would be overwritten; then nothing has run.
+        ValueError: if there is no such device, or the notebook would be overwritten. In both cases, nothing has run.
     """
     executed_path = out_dir / path.name
     if executed_path.resolve() == path.resolve():
@@ -432,7 +432,7 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
     """Errors inside widgets. The exit status of a run is 0 in spite of an error inside `interact` or an Output.
 
-    The result also names each widget whose state was not saved, because nobody can see it.
+    The result also names each widget whose state was not saved, because readers cannot see such a widget.
     """
     state = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
     errors = [

@@ -39,7 +39,7 @@ def document(title: str, body: str) -> str:
 
 
 def as_html(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of text; the keys of the first row name its columns."""
+    """An HTML table of some rows of text; the keys of the first row name its columns."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
@@ -55,7 +55,7 @@ def picture(png: bytes, description: str) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Formulas as MathML, which browsers show by themselves; the usual MathJax needs an internet connection."""
+    """Write formulas as MathML: browsers show it without an internet connection, but MathJax would need one."""
 
     def inline_math(self, body: str) -> str:
         return _mathml(body, "inline") or str(super().inline_math(body))
@@ -72,6 +72,6 @@ def _mathml(formula: str, display: Literal["inline", "block"]) -> str | None:
 
 
 def markdown_as_html(source: str, *, anchors: str = "") -> str:
-    """Markdown with formulas as HTML that needs no script; each heading gets `anchors` as a link to itself."""
+    """Convert Markdown with formulas to HTML without scripts. Each heading has a link to itself, shown as `anchors`."""
     renderer = _Renderer(escape=False, anchor_link_text=anchors, exclude_anchor_links=not anchors)
     return str(MarkdownWithMath(renderer=renderer).render(source))

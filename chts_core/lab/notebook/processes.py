@@ -1,4 +1,4 @@
-"""Processes that this process has started, with all their descendants."""
+"""End processes that this process has started, with all their descendants, and measure their memory."""
 
 import contextlib
 import signal
@@ -19,7 +19,8 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
 
     Args:
         process: a process that was started; it may have ended already.
-        how: the first signal to all of them. Processes that are still alive ten seconds later are killed.
+        how: the signal that all these processes receive first. Processes that are still alive ten seconds later
+            are killed.
     """
     try:
         started = psutil.Process(process.pid)
@@ -44,8 +45,10 @@ def _memory_of(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def memory_watched() -> Iterator[list[int]]:
-    """The peak memory, in bytes, of all processes started within the block: a list with one value, updated until the
-    end."""
+    """Measure the peak memory, in bytes, of all processes started within the block.
+
+    The block receives a list with this number as its only value. The list is updated until the block ends.
+    """
     here = psutil.Process()
     before = {process.pid for process in here.children(recursive=True)}
     peak, over = [0], threading.Event()

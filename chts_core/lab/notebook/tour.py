@@ -33,7 +33,7 @@ _STYLES = {"waiting": "dim", "running": "bold", "done": "green", "failed": "bold
 class _Stage:
     """A stage of the tour: its description and its current state.
 
-    path: the notebook. minutes: expected time, 0 if unknown.
+    path: the notebook. minutes: the expected time, or 0 if it is unknown.
     state: "waiting", "running", "done", "failed" or "stopped".
     """
 
@@ -51,7 +51,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
 
     Args:
         profile: one of `notebooks.PROFILES`.
-        out_dir: folder for the executed notebook, page, record and `<stage>.log` of each stage.
+        out_dir: the folder for the executed notebook, page, record and `<stage>.log` of each stage.
         paths: the notebooks; by default all stages.
 
     Returns:
@@ -59,7 +59,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
 
     Raises:
         ValueError: for an unknown profile.
-        KeyboardInterrupt: if the tour was interrupted. Then the index has the finished stages.
+        KeyboardInterrupt: if the tour was interrupted. Then the index has only the finished stages.
     """
     notebooks.check_value("profile", profile)
     forecasts = {path: notebooks.expected(path, {"profile": profile}) for path in paths or notebooks.stages()}
@@ -126,7 +126,7 @@ def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _interrupted_when_ended() -> Iterator[None]:
-    """Within the block, SIGTERM acts like Ctrl-C. It stops the stages too, which the signal itself does not reach."""
+    """Within the block, treat SIGTERM like Ctrl-C, so that it also stops the stages, which get no signal themselves."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -139,7 +139,7 @@ def _interrupted_when_ended() -> Iterator[None]:
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":
-    """Delete the files of an earlier run and start `chts run --page` for a stage. Ctrl-C does not reach it."""
+    """Delete files of an earlier run and start `chts run --page` for a stage, in a process unaffected by Ctrl-C."""
     for name in (path.name, f"{path.stem}.json", f"{path.stem}.html"):
         (out_dir / name).unlink(missing_ok=True)
     command = [
@@ -166,7 +166,7 @@ def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]"
 
 
 def _finish(stage: _Stage, status: int, out_dir: Path) -> None:
-    """Record how a stage ended."""
+    """Set the final state of a stage and, if it failed, its error."""
     record = _read(stage, out_dir)
     if record is None:
         stage.error = f"chts run ended with exit status {status} and wrote no record; see {stage.path.stem}.log"
@@ -178,7 +178,7 @@ def _finish(stage: _Stage, status: int, out_dir: Path) -> None:
 
 
 def _read(stage: _Stage, out_dir: Path) -> dict[str, Any] | None:
-    """The record of a stage, or None if it has none."""
+    """The record of a stage, or None if the stage has no record."""
     path = out_dir / f"{stage.path.stem}.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else None
 
@@ -211,7 +211,7 @@ def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _score(row: Mapping[str, Any]) -> str:
-    """Accuracy for images, BLEU for translations, and validation perplexity for language models."""
+    """The score of a method: accuracy for images, BLEU for translations, and perplexity for language models."""
     interval = row["interval"]
     if "perplexity" in row:
         return f"perplexity {row['perplexity']:.1f}"
@@ -221,7 +221,7 @@ def _score(row: Mapping[str, Any]) -> str:
 
 
 def as_text(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table of text: the first column is left-aligned, the others right-aligned."""
+    """A table of text: the first column is left-aligned, and the other columns are right-aligned."""
     names = list(rows[0])
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
 
@@ -249,7 +249,7 @@ def _index(stages: Sequence[_Stage], records: Sequence[Mapping[str, Any]], profi
 
 
 def _card(stage: _Stage, out_dir: Path) -> str:
-    """A card with the title, the goal, one figure, the seconds and links."""
+    """A card for a stage, with its title, its goal, its largest picture, its seconds and links to its files."""
     stem = stage.path.stem
     goal = notebooks.goal(stage.path)
     able = markdown_as_html(f"You will be able to {html.escape(goal, quote=False)}") if goal else ""
@@ -268,7 +268,7 @@ def _card(stage: _Stage, out_dir: Path) -> str:
 
 
 def richest_picture(notebook: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The picture of a notebook that takes the most bytes, as a PNG in base64, and its text alternative."""
+    """The largest picture of a notebook, in bytes, as a PNG in base64, and its text alternative."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     pictured = [output for output in outputs if "image/png" in output.get("data", {})]
     if not pictured:

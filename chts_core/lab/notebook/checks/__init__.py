@@ -1,8 +1,8 @@
 """Checks of the exercises: a module for each stage, a function for each exercise.
 
-A check takes a learner's answers and, by name, the values that it needs from the notebook. It returns if the answers
-are right. Otherwise it raises an AssertionError that names the slip. `exercises.check` runs it, so a notebook shows
-no assertions and no answers.
+A check gets a learner's answers and, as keyword arguments, the values that it needs from the notebook. If the answers
+are right, the check returns. Otherwise, it raises an AssertionError that names the slip. `exercises.check` runs the
+check, so a notebook shows no assertions and no answers.
 """
 
 import inspect
@@ -14,10 +14,10 @@ _PREFIX = "stage_"
 
 
 def of_stage(stage: str) -> dict[str, Callable[..., None]]:
-    """The checks of a stage by the name of their exercise, in the order of the notebook.
+    """The checks of a stage, each under the name of its exercise, in the order of the notebook.
 
     Args:
-        stage: its number, such as "06b".
+        stage: the number of the stage, such as "06b".
 
     Raises:
         ValueError: if no stage with exercises has this number.

@@ -14,7 +14,7 @@ def density(density: float | None) -> None:
     """Density from sparsity: the answer is a number between 0 and 1."""
     assert density is not None, "replace None in the cell above by a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
-    assert density != 0.95, "0.95 is the share of absent links; what share is present?"
+    assert density != 0.95, "0.95 is the share of the absent links; what share of the links exists?"
     assert abs(density - 0.05) < 1e-9, f"a density of {density} and a sparsity of 0.95 do not add up to 1."
 
 
@@ -22,19 +22,20 @@ def links(links: float | None) -> None:
     """Count the links: the number of links in the first layer of the MLP."""
     possible = 1568 * 784
     assert links is not None, "replace None in the cell above by a number."
-    assert links != possible, "this is the number of possible links; how many of them exist?"
-    assert abs(links - 0.99 * possible) > 1, "this is the number of absent links; how many links exist?"
+    assert links != possible, "your answer is the number of possible links; how many of them exist?"
+    assert abs(links - 0.99 * possible) > 1, "your answer is the number of absent links; how many links exist?"
     expected = link_count(1568, 784, 0.01)
     assert abs(links - expected) <= 0.5, (
-        f"{links} are {links / possible:.2%} of the {possible:,} possible links; expected 1 %, rounded to an integer."
+        f"{links} links are {links / possible:.2%} of the {possible:,} possible links; expected 1 % of them, rounded "
+        "to an integer."
     )
 
 
 def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:
-    """What a training step costs: a function that takes the sizes of the layers, the density and the batch.
+    """What a training step costs: a function that takes the sizes of the layers, the density and the batch size.
 
     The small network has 8 inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 possible links. Its
-    last layer has all of its 8 links.
+    last layer has all 8 possible links.
     """
     counted = step_flops([8, 4, 2], 0.25, 1)
     assert counted is not None, "step_flops() returns None; return a number of FLOPs."
@@ -48,14 +49,16 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
     }
     refuse(counted, slips, 1e-9)
     assert counted == 96, f"{small} one image should cost 6 · (8 + 8) FLOPs; the function returns {counted}."
-    assert step_flops([8, 4, 2], 0.25, 10) == 960, "ten images cost ten times as much as one; use the batch size."
+    assert step_flops([8, 4, 2], 0.25, 10) == 960, (
+        "ten images cost ten times as much as one image; multiply by the batch size."
+    )
     odd = step_flops([5, 3, 2], 0.25, 1)
     assert odd == 6 * (link_count(3, 5, 0.25) + 6), (
         f"a layer of 3 × 5 at density 0.25 has 4 links, the nearest integer to 3.75; the function returns {odd} FLOPs."
     )
     deep = step_flops([8, 4, 4, 2], 0.25, 1)
     assert deep == 6 * (8 + 4 + 8), (
-        f"with two hidden layers of 4 neurons, the function returns {deep} FLOPs. Only the last layer is dense."
+        f"with two hidden layers of 4 neurons, the function returns {deep} FLOPs. Only the last layer should be dense."
     )
     paper = [784, 1568, 1568, 1568, 10]
     dense = step_flops(paper, 1.0, 32)
@@ -66,7 +69,7 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
 
 
 def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
-    """Store a sparse model: a function that takes the possible links and the density, and returns links and bytes."""
+    """Store a sparse model: a function that returns the number of links, and the number of bytes that they need."""
     answer = stored(100, 0.05)
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
@@ -128,7 +131,10 @@ def kind(kind: Callable[[list[Tensor]], str | None]) -> None:
 _AGAINST = {
     "RigL": "RigL regrows the two links with the largest gradients",
     "CHT": "CHT regrows the two links with the most paths",
-    "CHTs": "CHTs draws links by their numbers of paths. It draws no link without a path while other links have one",
+    "CHTs": (
+        "CHTs draws links at random, and links with more paths are likelier. It draws no link without a path while a "
+        "link with a path remains"
+    ),
 }
 
 
@@ -137,8 +143,10 @@ def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
     right = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
     assert set(regrown_by) == set(right), f"keep the names of the runs: {', '.join(right)}."
     for name, method in regrown_by.items():
-        assert method is not None, f"replace None by the name of a method for {name}."
-        assert method in right.values(), f"{method!r} is none of the four methods: {', '.join(sorted(right.values()))}."
+        assert method is not None, f"for {name}, replace None by the name of a method."
+        assert method in right.values(), (
+            f"{method!r} is not one of the four methods: {', '.join(sorted(right.values()))}."
+        )
     runs = {method: name for name, method in regrown_by.items()}
     assert len(runs) == 4, "each of the four methods has exactly one run; you named a method more than once."
     for method, reason in _AGAINST.items():
@@ -148,19 +156,22 @@ def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
 def needed(
     needed: Callable[[str, dict[str, tuple[str, ...]]], list[str] | None], *, needs: dict[str, tuple[str, ...]]
 ) -> None:
-    """Choose your way: a function that returns all stages before a stage. It gets the stages that each stage names."""
+    """Choose your way: a function that returns all stages that must come before a stage.
+
+    The function also receives, for each stage, the earlier stages that it names.
+    """
     small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
     answer = needed("E", small)
     toy = "E names C and A, C names B, and B and D name A."
     assert answer is not None, "needed() returns None; return a list of stages."
     found = list(answer)
-    assert "E" not in found, f"{toy} E does not come before itself."
+    assert "E" not in found, f"{toy} You found {found} before E, but E does not come before itself."
     assert "B" in found, f"{toy} You found {found} before E; look at what C names, too."
-    assert "D" not in found, f"{toy} You found {found} before E; neither E nor a stage before it names D."
+    assert "D" not in found, f"{toy} You found {found} before E; neither E nor a stage before E names D."
     assert len(set(found)) == len(found), f"{toy} You found {found} before E; name each stage once."
     assert found == ["A", "B", "C"], (
         f"{toy} You found {found} before E; keep the order A, B, C, D, E, and leave no stage out."
     )
-    assert not needed("A", small), "A names no stage; return an empty list."
+    assert not needed("A", small), "stage A names no stage, so return an empty list for A."
     for stage in ("03", "09"):
         print(f"before stage {stage}:", *(needed(stage, needs) or []))

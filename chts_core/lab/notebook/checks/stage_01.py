@@ -17,8 +17,8 @@ def links_per_output(links_per_output: float | None) -> None:
     mask = topology.receptive_field(100, 40, 0.1, generator=torch.Generator().manual_seed(0))
     counted = mask.sum(dim=1).unique().tolist()
     slips = {
-        "the mean number of links of an input; give the number of each output": 10,
-        "the number of absent links of each output; give the number of its links": 36,
+        "the mean number of links of an input; give the number of links of each output": 10,
+        "the number of absent links of each output; give the number of its existing links": 36,
         "the number of links of the whole layer; divide it by the number of outputs": 400,
     }
     refuse(links_per_output, slips, 1e-6)
@@ -56,15 +56,15 @@ def small_world(small_world: Callable[[int, int, int, float, torch.Generator], T
 
 
 def _check_lattice(mask: Tensor, links: int) -> None:
-    """Check β = 0: the number of links, equal shares of the larger side, and the nearest nodes of the other side."""
+    """Check a lattice (β = 0): its number of links, the degrees on its larger side, and links to the nearest nodes."""
     where = f"for {mask.shape[0]} outputs, {mask.shape[1]} inputs and {links} links at β = 0,"
     assert int(mask.sum()) == links, f"{where} the mask has {int(mask.sum())} links."
     side, other = ("output", "input") if mask.shape[0] >= mask.shape[1] else ("input", "output")
     mask = mask if side == "output" else mask.T
     shares = mask.sum(dim=1)
     assert int(shares.max() - shares.min()) <= 1, (
-        f"{where} the {side}s have {int(shares.min())} to {int(shares.max())} links. They are the larger side, so "
-        "their numbers of links may differ by at most one."
+        f"{where} the {side}s have {int(shares.min())} to {int(shares.max())} links. The {side}s are the larger side, "
+        "so their numbers of links may differ by at most one."
     )
     nodes, others = mask.shape
     centres = (torch.arange(nodes) + 0.5) * others / nodes - 0.5
@@ -74,57 +74,63 @@ def _check_lattice(mask: Tensor, links: int) -> None:
         far = distance[node].masked_fill(~mask[node], -1).argmax()
         near = distance[node].masked_fill(mask[node], torch.inf).argmin()
         assert mask[node].all() or distance[node, far] <= distance[node, near] + 1e-4, (
-            f"{where} {side} {node} takes {other} {int(far)} and leaves out {other} {int(near)}, which is nearer: on "
-            f"the ring, its distance from position {centres[node]:g} is {distance[node, near]:g}."
+            f"{where} {side} {node} is at position {centres[node]:g} on the ring of {other}s. It has a link to "
+            f"{other} {int(far)}, but not to {other} {int(near)}, which is nearer: its distance is "
+            f"{distance[node, near]:g}."
         )
 
 
 def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
-    """Compare many draws (8 × 4, 16 links) with draws of the core: the number of links, the degrees and the places."""
+    """Compare masks of the learner (8 × 4, 16 links) with masks of the core: numbers of links, degrees and places."""
     sizes = tries.sum(dim=(1, 2)).unique().tolist()
     assert sizes == [16], (
-        f"at β = {beta} the draws have {sizes[0]} to {sizes[-1]} links instead of 16; does the function lose "
+        f"at β = {beta}, your masks have {sizes[0]} to {sizes[-1]} links instead of 16; does the function lose "
         "a link when its new place already has one?"
     )
     degrees = tries.sum(dim=2)
     assert (degrees == lattice.sum(dim=1)).all(), (
-        f"at β = {beta} an output has {int(degrees.min())} to {int(degrees.max())} links; each output must keep its 2 "
+        f"at β = {beta}, an output has {int(degrees.min())} to {int(degrees.max())} links; each output must keep its 2 "
         "links of the lattice."
     )
     moved = (lattice & ~tries).sum(dim=(1, 2))
-    assert moved.any(), f"at β = {beta} no link moves; remove some links and draw new ones."
+    assert moved.any(), f"at β = {beta}, no link moves; remove some links and draw new ones."
     assert int(moved.max()) <= 16 * beta, (
-        f"at β = {beta} up to {int(moved.max())} of 16 links moved. Remove exactly {16 * beta:g} links; "
+        f"at β = {beta}, up to {int(moved.max())} of 16 links moved. Remove exactly {16 * beta:g} links; "
         "do not toss a coin for each link."
     )
     stayed = 1 - moved.double().mean().item() / 16
     generator = torch.Generator().manual_seed(1)
     core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
     due = (core & lattice).double().sum().item() / (16 * len(core))
-    assert stayed > 1 - beta + 0.02, f"at β = {beta} no link comes back to its old place, but a link may come back."
+    assert stayed > 1 - beta + 0.02, (
+        f"at β = {beta}, no removed link appears again in its old place; allow this, because each free place is "
+        "equally likely."
+    )
     assert abs(stayed - due) < 0.025, (
-        f"at β = {beta} your draws have a link in {stayed:.0%} of the places of the lattice, and the core's draws in "
-        f"{due:.0%}. Do you remove all chosen links before you draw the first new end?"
+        f"at β = {beta}, your masks contain {stayed:.0%} of the links of the lattice; the core's masks contain "
+        f"{due:.0%}. Do you remove all chosen links before you draw the first new link?"
     )
     often, wanted = tries.double().mean(0), core.double().mean(0)
     output, source = divmod(int((often - wanted).abs().argmax()), 4)
     assert torch.allclose(often, wanted, atol=0.14), (
-        f"at β = {beta} output {output} has a link to input {source} in {often[output, source]:.0%} of the draws, "
-        f"and in {wanted[output, source]:.0%} of the core's draws. Are all free inputs equally likely?"
+        f"at β = {beta}, output {output} has a link to input {source} in {often[output, source]:.0%} of your masks, "
+        f"but in {wanted[output, source]:.0%} of the core's masks. Are all free inputs equally likely?"
     )
 
 
 def rich(next_one: float | None, next_two: float | None) -> None:
-    """The rich get richer: the chances that the next newcomer chooses node 3, and that the next two do."""
+    """The rich get richer: the chances that the next newcomer chooses node 3, and that the next two newcomers do."""
     assert next_one is not None, "replace each None in the cell above by a number."
     assert next_two is not None, "replace each None in the cell above by a number."
     slips = {
-        "the chance if all five nodes were equally likely; a node with more links is likelier": 1 / 5,
-        "the number of entries of node 3; divide it by the number of all entries": 3,
-        "the share of the links that node 3 has; a newcomer draws from the eight ends of the links": 3 / 4,
+        "the chance if all five nodes were equally likely; a node with more links is chosen more often": 1 / 5,
+        "the number of entries of node 3 in the list; divide it by the number of all entries": 3,
+        "the share of the links that end at node 3; a newcomer draws one of the eight ends of the links": 3 / 4,
     }
     refuse(next_one, slips, 1e-3)
-    assert abs(next_one - 3 / 8) < 1e-3, f"{next_one} is not right for one newcomer; count the entries of node 3."
+    assert abs(next_one - 3 / 8) < 1e-3, (
+        f"{next_one} is not right for one newcomer; count the entries of node 3 in the list."
+    )
     slips = {
         "the square of the first chance, but the first new link adds two entries, one of them for node 3": 9 / 64,
         "the chance for the second newcomer alone; both newcomers must choose node 3": 4 / 10,
@@ -134,12 +140,12 @@ def rich(next_one: float | None, next_two: float | None) -> None:
     }
     refuse(next_two, slips, 1e-3)
     assert abs(next_two - 0.15) < 1e-3, (
-        f"{next_two} is not right for two newcomers; write down the list of entries after the first."
+        f"{next_two} is not right for two newcomers; write down the list of entries after the first newcomer."
     )
 
 
 def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels: Tensor) -> None:
-    """A receptive field for images: a function that links each neuron to the pixels nearest to its place."""
+    """A receptive field for images: a function that links each neuron to the pixels nearest to it."""
     for height, width, degree in ((3, 3, 1), (2, 4, 3), (5, 4, 5), (4, 5, 9)):
         mask = image_field(height, width, degree)
         assert mask is not None, "image_field() returns None; return a Boolean mask (pixels, pixels)."
@@ -165,7 +171,7 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
 
 
 def _check_nearest(mask: Tensor, height: int, width: int) -> None:
-    """Check that each row links the nearest pixels of the image; among equal distances, any choice is right."""
+    """Check that each neuron is linked to its nearest pixels; among equally near pixels, any choice is right."""
     places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).tolist()
     for neuron, own in enumerate(places):
         distance = torch.tensor([math.dist(own, place) for place in places])
@@ -173,8 +179,8 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
         near = int(distance.masked_fill(mask[neuron], torch.inf).argmin())
         assert distance[far] <= distance[near] + 1e-4, (
             f"in an image of {height} rows of {width} pixels, neuron {neuron} is in row {own[0]}, column {own[1]}. "
-            f"It takes pixel {far} (row {places[far][0]}, column {places[far][1]}) and leaves out pixel {near} (row "
-            f"{places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
+            f"It has a link to pixel {far} (row {places[far][0]}, column {places[far][1]}), but not to pixel {near} "
+            f"(row {places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
         )
 
 
@@ -187,23 +193,23 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
     counted = four_cycles(small)
     assert counted is not None, "four_cycles() returns None; return a number of cycles."
     assert counted != 6, (
-        "6 is the number of links. If you counted cycles, you paired each output with itself and counted each pair in "
-        "both orders."
+        "6 is the number of links. If you did count cycles, you paired each output with itself and counted each pair "
+        "in both orders."
     )
     assert counted != 4, "each cycle has four links; count the cycle only once."
-    assert counted != 2, "you counted each pair of outputs in both orders."
+    assert counted != 2, "you counted each pair of outputs in both orders; count it only once."
     assert counted == 1, f"the small mask has 1 cycle, not {counted}; do you pair an output with itself?"
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
-    assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9, not {four_cycles(full)}."
+    assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9 cycles, not {four_cycles(full)}."
 
 
 def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], five: Mapping[str, Tensor]) -> None:
     """Five unknown networks: the answer names each shuffled network."""
     assert set(names) == set(mystery), f"keep the letters {', '.join(mystery)}."
     for letter, name in names.items():
-        assert name is not None, f"replace None by the name of a network for {letter}."
+        assert name is not None, f"for {letter}, replace None by the name of a network."
         assert name in five, f"{name!r} is none of {', '.join(five)}."
-    assert len(set(names.values())) == len(names), "each name belongs to one network; you used one twice."
+    assert len(set(names.values())) == len(names), "each name belongs to one network; you used a name more than once."
     known = {_degree_lists(mask): name for name, mask in five.items()}
     for letter, mask in mystery.items():
         name = str(names[letter])
@@ -212,19 +218,19 @@ def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], fiv
 
 
 def _degree_lists(mask: Tensor) -> tuple[tuple[int, ...], ...]:
-    """The sorted degrees of both sides. No shuffling changes them."""
+    """The sorted degrees of the outputs and of the inputs. Shuffling does not change them."""
     return tuple(tuple(side.sort().values.tolist()) for side in degrees(mask))
 
 
 def _why_not(name: str, mask: Tensor) -> str:
-    """Say how a network differs from the network with this name."""
+    """Say how a network differs from the network that the learner named."""
     outputs, inputs = degrees(mask)
     low, high = int(outputs.min()), int(outputs.max())
     if (high - low <= 1) != (name in ("BSW", "BRF")):
         rule = (
-            "in BSW and BRF, these numbers differ by at most one"
+            "in BSW and BRF, the numbers of links of two outputs differ by at most one"
             if high - low > 1
-            else "only BSW and BRF fix the degrees, so that they are nearly equal"
+            else "only BSW and BRF give all outputs nearly equal numbers of links"
         )
         return f"its outputs have {low} to {high} links; {rule}"
     empty = int((outputs == 0).sum() + (inputs == 0).sum())

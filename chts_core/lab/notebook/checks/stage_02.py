@@ -39,7 +39,7 @@ def my_ch3_l3n(my_ch3_l3n: Callable[[Tensor], Tensor]) -> None:
 
 
 def _why(mask: Tensor, link: l3.Link) -> str:
-    """What determines the score of a link."""
+    """Say what determines the score of this link."""
     if mask[link]:
         return "an existing link has the score 0"
     return f"its local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
@@ -70,7 +70,10 @@ def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
         f"CH2-L3n and the number of L3 paths are highest for the same missing link: {found[0]}. Add links from "
         "this community to the outside, or build another missing link whose community has no links to the outside."
     )
-    assert scores[best] > scores[most] + 1e-4, f"both links have the same score: {'; '.join(found)}."
+    assert scores[best] > scores[most] + 1e-4, (
+        "two missing links have the same score, but the link with fewer paths must have the higher score: "
+        f"{'; '.join(found)}."
+    )
     print("; ".join(found))
 
 
@@ -91,19 +94,19 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
 
 
 def equal_degree(equal_degree: float | None) -> None:
-    """At which degree the path-based score costs more: the d at which the paths cost as much as four products."""
+    """At which degree the path-based score costs more: the d at which paths cost as much as four matrix products."""
     assert equal_degree is not None, "replace None in the cell above by a number of links."
     slips = {
-        "a density; give the degree, a number of links": 0.159,
-        "right for one product; there are four products": 100,
-        "right for two products; P and Q are products, too": 126,
-        "right if the whole layer had d³ paths; it has about 1000 d³": 1587.4,
+        "a density; give the degree, which is a number of links": 0.159,
+        "the degree for one matrix product; there are four products": 100,
+        "the degree for two matrix products; P and Q are products, too": 126,
+        "the degree if the whole layer had d³ paths; it has about 1000 d³ paths": 1587.4,
         "the third power of d; take its cube root": 4e6,
         "the square root of d³; take the cube root": 2000,
     }
     refuse(equal_degree, slips, 0.6)
     assert abs(equal_degree - 4e6 ** (1 / 3)) < 0.6, (
-        f"{equal_degree} is not right: at this degree there are {1000 * equal_degree**3:.2g} paths, but four products "
+        f"{equal_degree} is not right: at this degree, there are {1000 * equal_degree**3:.2g} paths, but four products "
         "take 4e+09 multiplications."
     )
 
@@ -171,13 +174,13 @@ def draw_link(
 
 
 def _fit(observed: list[int], likely: list[l3.Link], weights: Tensor) -> float:
-    """The p-value of χ² if links were drawn by these weights."""
+    """The p-value of a χ² test: are the chances of the links proportional to these weights?"""
     chances = torch.stack([weights[link] for link in likely])
     return float(stats.chisquare(observed, (sum(observed) * chances / chances.sum()).tolist()).pvalue)
 
 
 def _walks(mask: Tensor) -> dict[str, Tensor]:
-    """A hint for each kind of wrong walk, and the weight that it gives each missing link, in the shape of the mask."""
+    """A hint for each kind of wrong walk, and the weight that such a walk gives each link, in the shape of the mask."""
     links = mask.double()
     of_output, of_input = (1 / links.sum(side).clamp(min=1) for side in (1, 0))
     back = links @ (of_input[:, None] * links.T)  # from u over z1 to z2; each output of z1 is equally likely
@@ -187,8 +190,8 @@ def _walks(mask: Tensor) -> dict[str, Tensor]:
         "ends of the middle link."
     )
     return {
-        "This happens if a walk starts at a random output and all its steps are equally likely. Then it "
-        "chooses paths through neurons with few links too often.": of_output[:, None] * (back @ ahead),
+        "This happens if a walk starts at a random output and all its steps are equally likely. Then it too often "
+        "chooses paths through neurons with few links.": of_output[:, None] * (back @ ahead),
         "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
         "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),
         "These chances follow CH2-L3n, not the number of paths.": ch2_l3n(mask).double(),

@@ -26,7 +26,7 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
 def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float]) -> None:
     """A draw with a given entropy: a function that takes scores and a number of bits, and returns the temperature T.
 
-    The check uses four scores, eight scores, and the four scores a million times smaller in float32.
+    The check uses four scores, eight scores, and the first four scores divided by a million, in float32.
     """
     four = torch.tensor([1.0, 2.0, 3.0, 4.0])
     for name, scores, bits in (
@@ -45,7 +45,7 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
             continue
         assert abs(_bits(scores, answer) * math.log(2) - bits) > 0.01, f"{asked}. Your entropy is in nats; use log2."
         assert answer >= 1 or abs(_bits(scores, answer / (1 - answer)) - bits) > 0.01, (
-            f"{asked}. This is the softness δ; return T = δ / (1 - δ)."
+            f"{asked}. Your answer is the softness δ; return T = δ / (1 - δ)."
         )
         more = "more" if left > bits else "fewer"
         raise AssertionError(
@@ -60,29 +60,33 @@ def _bits(scores: Tensor, temperature: float) -> float:
 
 
 def two_of_three(included: float | None) -> None:
-    """Two of three links: the chance that the link with score 3 is among two links drawn from scores 1, 2 and 3."""
+    """Two of three links: the chance that two draws from links with scores 1, 2 and 3 include the link with score 3."""
     assert included is not None, "replace None in the cell above by a number."
     assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
         "the chance of being drawn first; add the chance of being drawn second": 1 / 2,
-        "right for two draws with replacement; here a link cannot be drawn twice": 3 / 4,
-        "twice the chance in one draw, so the link would always be drawn": 1.0,
-        "right for equal scores; the scores are 1, 2 and 3": 2 / 3,
+        "the answer for two draws with replacement; here, a link cannot be drawn twice": 3 / 4,
+        "twice the chance in one draw; with this chance, the link would always be drawn": 1.0,
+        "the answer for equal scores; the scores are 1, 2 and 3": 2 / 3,
         "the chance that the link is *not* drawn; subtract it from 1": 0.15,
-        "right if the link with score 1 always comes before the link with score 2; count the other order, too": 14 / 15,
-        "right if the link with score 2 always comes before the link with score 1; count the other order, too": 11 / 12,
+        "the answer if the link with score 1 is always drawn before the link with score 2; count the other order, "
+        "too": 14 / 15,
+        "the answer if the link with score 2 is always drawn before the link with score 1; count the other order, "
+        "too": 11 / 12,
         "the chance of the link with score 2; the strongest link has score 3": 11 / 15,
         "the chance of the weakest link; the strongest link has score 3": 5 / 12,
     }
     refuse(included, slips, 0.002)
-    assert abs(included - 0.85) < 0.006, f"{included} is not right; which pairs of links leave out the strongest link?"
+    assert abs(included - 0.85) < 0.006, (
+        f"{included} is not right; which pairs of links do not contain the strongest link?"
+    )
 
 
 def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator], Tensor]) -> None:
     """Draw links: a function that keeps exactly `num_keep` links of a mask.
 
-    The layer has 8 places. Four are links, with the scores 1, 2, 3 and 4. The places without a link hold the score 9,
-    so the check notices a draw of such a place.
+    The layer has 8 places. Four of them have a link, with the scores 1, 2, 3 and 4. The places without a link have the
+    score 9, so the check notices if the function draws one of them.
     """
     links = torch.tensor([[True, False, True, False], [False, True, False, True]])
     layer = torch.tensor([[1.0, 9.0, 2.0, 9.0], [9.0, 3.0, 9.0, 4.0]])
@@ -96,19 +100,21 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
             f"the draws kept {' or '.join(map(str, sizes))} links instead of {number}. Take the links "
             "with the highest keys; do not toss a coin for each link."
         )
-        assert not (kept & ~links).any(), "you drew a place without a link; give it the key -inf before the race."
+        assert not (kept & ~links).any(), (
+            "you drew a place without a link; give such places the key -inf before you take the highest keys."
+        )
         if number == 1:
             often, wanted = kept.float().mean(dim=0)[links], scores**power / (scores**power).sum()
             assert often.max() < 1, "every draw is the same; add the noise before you take the highest keys."
             came, due = (" ".join(f"{share:.2f}" for share in shares) for shares in (often, wanted))
-            message = f"at T = {power:g} the links with scores 1 to 4 came up with shares {came}; expected about {due}"
+            message = f"at T = {power:g}, the links with scores 1 to 4 have the shares {came}; expected about {due}"
             assert torch.allclose(often, wanted, atol=0.06), f"{message}. Multiply the logarithm by T, not the noise."
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
-    """Any number of draws: a function that takes chances and a number of draws, and returns each link's chance.
+    """Any number of draws: a function that returns each link's chance of being drawn in a number of draws.
 
-    The check compares three links with values computed by hand, and eight links with draws of the core.
+    The check compares three links with values computed by hand, and eight links with draws that the core makes.
     """
     three = [1 / 6, 2 / 6, 3 / 6]
     for chances, number, expected in (
@@ -120,18 +126,20 @@ def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
         answer = inclusion(list(chances), number)
         assert answer is not None, "inclusion() returns None; return a list with a chance for each link."
         found = [float(share) for share in answer]
-        said = f"for {number} draws from {len(chances)} links you return {' '.join(f'{share:.3f}' for share in found)}"
+        said = f"for {number} draws from {len(chances)} links, you return {' '.join(f'{share:.3f}' for share in found)}"
         assert len(found) == len(chances), f"{said}; expected {len(chances)} chances."
         for slip, wrong in {
-            "These are draws with replacement; a link cannot be drawn twice": [1 - (1 - p) ** number for p in chances],
-            "These are the chances times the number of draws. Such a product may exceed 1": [
+            "These chances belong to draws with replacement; a link cannot be drawn twice": [
+                1 - (1 - p) ** number for p in chances
+            ],
+            "These are the given chances times the number of draws. Such a product may exceed 1": [
                 number * p for p in chances
             ],
         }.items():
             assert number == 1 or not _close(found, wrong, 1e-6), f"{said}. {slip}."
         assert abs(sum(found) - number) < 1e-6, (
-            f"{said}. They add up to {sum(found):.3f}, but must add up to {number}, the number of links drawn. Do you "
-            "count every order, and divide by the chances that are left?"
+            f"{said}. The chances add up to {sum(found):.3f}, but must add up to {number}, the number of links drawn. "
+            "Do you count every order, and divide by the sum of the chances that are left?"
         )
         due, tolerance = (expected, 1e-6) if expected else (_drawn_by_core(len(chances), number), 0.05)
         wanted = " ".join(f"{share:.3f}" for share in due)
@@ -143,7 +151,7 @@ def _close(some: Sequence[float], others: Sequence[float], tolerance: float) -> 
 
 
 def _drawn_by_core(places: int, number: int) -> list[float]:
-    """How often the core draws each of the scores 1 to `places`, as shares of 2000 draws."""
+    """For each of the scores 1 to `places`, the share of 2000 draws of the core that contain this score."""
     scores, everywhere = torch.arange(1.0, places + 1)[None], torch.ones(1, places, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     drawn = [sampling.draw(scores, everywhere, number, generator=generator) for _ in range(2000)]
@@ -154,7 +162,8 @@ def _drawn_by_core(places: int, number: int) -> list[float]:
 def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: Callable[[list[Tensor]], float]) -> None:
     """Overlap and ITOP: a function that takes the masks of one update, and a function that takes all masks of a run.
 
-    An update has a mask before it, one after its removal and one after its regrowth. The layers have 8 places.
+    The first function gets the masks before an update, after its removal and after its regrowth. The layers have 8
+    places.
     """
     before, kept = _layer("11110000"), _layer("11000000")
     for after, wanted, case in (
@@ -168,18 +177,18 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
         core = diagnostics.overlap(before & ~kept, after & ~kept)
         assert core == wanted
         said = f"{case}: you find an overlap of {float(answer):g}; expected {core:g}"
-        assert answer != 0 or core == 0, f"{said}. A returning link is regrown, too. Compare `after` with `kept`."
+        assert answer != 0 or core == 0, f"{said}. A link that returns is regrown, too. Compare `after` with `kept`."
         assert abs(float(answer) - core) < 1e-6, f"{said}. Divide by the number of links that were *regrown*."
     run = [before, _layer("11101000"), _layer("11001100"), before]
     answer = itop(run)
     assert answer is not None, "itop() returns None; return a number."
     ever = diagnostics.itop_rate(torch.stack(run).any(dim=0))
     slips = {
-        "the density of the last mask; a link that was removed was active, too": 0.5,
-        "the sum of the densities; count each place once": 2.0,
+        "the density of the last mask; count the links of the earlier masks, too": 0.5,
+        "the sum of the densities; count each place only once": 2.0,
         "the share of the places that have a link in all masks; a link in one mask is enough": 0.25,
         "a number of links; divide it by the number of places": 6.0,
-        "a multiple of the links of one mask; divide by the number of places": 1.5,
+        "the number of places used, divided by the links of one mask; divide it by the number of all places": 1.5,
     }
     refuse(float(answer), slips, 1e-6)
     assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}; expected {ever:g}."
@@ -190,12 +199,12 @@ def _layer(links: str) -> Tensor:
 
 
 def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
-    """Fool one curve: four masks of 8 places with overlap 0. Only the first update tries a new place."""
+    """Fool one curve: four masks of 8 places with overlap 0. Only the first update uses new places."""
     assert masks is not None, "replace None by four lists of eight numbers, each 0 or 1."
     assert [len(mask) for mask in masks] == [8] * 4, (
         f"your lists have {' '.join(str(len(mask)) for mask in masks)} numbers; expected four lists of 8 numbers."
     )
-    assert {place for mask in masks for place in mask} <= {0, 1}, "write 1 for a link and 0 for a place without one."
+    assert {place for mask in masks for place in mask} <= {0, 1}, "write 1 for a link and 0 for a place without a link."
     course = torch.tensor(masks, dtype=torch.bool)
     for number, links in enumerate(course.sum(dim=1).tolist()):
         assert links == 4, f"mask {number} (counted from 0) has {links} links; expected 4."
@@ -208,5 +217,6 @@ def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
     rates = [diagnostics.itop_rate(course[: end + 1].any(dim=0)[None]) for end in range(4)]
     said = " ".join(f"{rate:g}" for rate in rates)
     assert rates[1] == rates[3], (
-        f"the ITOP rates are {said}, so a later update still tries a new place. Where else can its two links go?"
+        f"the ITOP rates are {said}, so a later update still uses a new place. Which earlier places could its two new "
+        "links use?"
     )

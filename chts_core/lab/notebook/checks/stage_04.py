@@ -11,7 +11,7 @@ from chts_core.lab.notebook.checks.slips import refuse
 from chts_core.percolation import LayerGraph, percolate
 from chts_core.removal import relative_importance
 
-Layers = list[tuple[Tensor, Tensor]]  # weight and bias of each, from the inputs on
+Layers = list[tuple[Tensor, Tensor]]  # the weight and the bias of each layer, from the inputs on
 
 
 def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Tensor], chain: LayerGraph) -> None:
@@ -73,7 +73,7 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
     start = dict(zip(both, given, strict=True))
     expected = percolate(start, LayerGraph(chains=(tuple(both),)))
     assert all(torch.equal(both[name], expected[name]) for name in both), (
-        f"with sizes {sizes} the two sweeps leave {sum(int(m.sum()) for m in both.values())} links; the core leaves "
+        f"with sizes {sizes}, the two sweeps leave {sum(int(m.sum()) for m in both.values())} links; the core leaves "
         f"{sum(int(m.sum()) for m in expected.values())}. Remove only the links to neurons without outgoing links."
     )
 
@@ -93,21 +93,21 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
             f"return counts in the shapes of the masks, {shapes}."
         )
         assert not any(bool(counts[~mask].any()) for counts, mask in zip(found, masks, strict=True)), (
-            "no path goes through a place without a link; multiply by the mask."
+            "no path goes through a place without a link; multiply the counts by the mask."
         )
         totals = [int(counts.sum()) for counts in found]
         every = masks[0].long()
         for mask in masks[1:]:
             every = mask.long() @ every
         assert totals == [int(every.sum())] * len(masks), (
-            f"with sizes {sizes} the counts of the layers sum to {totals}; expected {int(every.sum())} in each, "
-            "because every path uses one link of each layer. Multiply the number of ways to a link by the number of "
-            "ways from it."
+            f"with sizes {sizes}, the counts of the layers sum to {totals}; expected {int(every.sum())} in each "
+            "layer, because every path uses one link of each layer. Multiply the number of ways from the inputs to a "
+            "link by the number of ways from the link to the outputs."
         )
         names = [str(number) for number in range(len(masks))]
         left = percolate(dict(zip(names, masks, strict=True)), LayerGraph(chains=(tuple(names),)))
         assert all(torch.equal(counts > 0, left[name]) for name, counts in zip(names, found, strict=True)), (
-            f"with sizes {sizes} the links with at least one path are not the links that percolation leaves."
+            f"with sizes {sizes}, the links with at least one path are not the links that percolation leaves."
         )
 
 
@@ -118,11 +118,11 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
     weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
     scores = relative_importance(weight)
     slips = {
-        "the share at the input alone; add the share at the output": 1 / 8,
-        "the share at the output alone; add the share at the input": 1.0,
-        "the weight divided by the total of both sums; divide it by each sum, then add the two shares": 1 / 9,
+        "only the share at the input; add the share at the output": 1 / 8,
+        "only the share at the output; add the share at the input": 1.0,
+        "the weight divided by the total of both sums; divide the weight by each sum, then add the two shares": 1 / 9,
         "the link's share of all weights of the layer; add its shares of its row and of its column": 1 / 17,
-        "what you get without the link's own weight in the sums; include it": 1 / 7,
+        "the answer without the link's own weight in the sums; include this weight": 1 / 7,
     }
     refuse(importance, slips, 0.001)
     right = float(scores[1, 1])
@@ -150,19 +150,20 @@ def break_importance(weight: Tensor | None) -> None:
     said = f"RI removes ({output}, {source}), with RI {lowest:.2f}"
     if sides[0][output] > 1 and sides[1][source] > 1:
         assert links < neurons, (
-            f"{said}, but both of its neurons have other links. With {links} links and {neurons} linked neurons the "
-            f"mean RI is {neurons / links:.2f}, and the last link of a neuron has an RI above 1. Which networks have a "
+            f"{said}, but both neurons of this link have other links. With {links} links and {neurons} linked "
+            f"neurons, the mean RI is {neurons / links:.2f}, and the last link of a neuron has an RI above 1. Which "
+            "networks have a "
             "mean RI above 1?"
         )
         raise AssertionError(
-            f"{said}, but both of its neurons have other links. Make this weight larger, so that it makes up most of "
-            "both sums."
+            f"{said}, but both neurons of this link have other links. Make this weight larger, so that it makes up "
+            "most of the sum of its row and of its column."
         )
     assert second - lowest > 1e-3, f"{said}, but another link has the same RI. Give one link the lowest RI."
 
 
 def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
-    """How small does it get: a function that takes a list of masks and returns the number of parameters."""
+    """How small does it get: a function that returns the number of parameters after the compaction."""
     small_one = (
         [[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
         [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
@@ -181,12 +182,14 @@ def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
             "the size of the whole model; leave out the inactive neurons": _parameters(
                 [*_ends(masks, [len(m) for m in masks])]
             ),
-            "right without biases; every remaining neuron has a bias": sum(weight.numel() for weight in small),
+            "the number without the biases; every remaining neuron has a bias": sum(weight.numel() for weight in small),
             "the number of links and biases; the remaining matrices are dense, so count all of their weights": sum(
                 int((weight != 0).sum()) + len(weight) for weight in small
             ),
-            "right before the cascade; percolate first": _parameters(_ends(masks, linked)),
-            "what you get without the inputs that have no link; compaction removes only hidden neurons": _parameters(
+            "the number of parameters without the cascade; percolate the masks first": _parameters(
+                _ends(masks, linked)
+            ),
+            "the number without the inputs that have no link; compaction removes only hidden neurons": _parameters(
                 [read[0], *alive]
             ),
         }
@@ -197,7 +200,7 @@ def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
 
 
 def _ends(masks: Sequence[Tensor], hidden: Sequence[int]) -> list[int]:
-    """Widths from the inputs to the outputs; a compaction changes the hidden ones."""
+    """The widths of the layers from the inputs to the outputs; compaction changes only the hidden layers."""
     return [masks[0].shape[1], *hidden[: len(masks) - 1], len(masks[-1])]
 
 
@@ -206,7 +209,7 @@ def _parameters(widths: Sequence[int]) -> int:
 
 
 def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn.Linear]:
-    """The layers of a perceptron with ReLU after the core's compaction, with these weights or with random ones."""
+    """The layers of an MLP with ReLU after the core has compacted it. Its weights are from `layers`, or random."""
     generator = torch.Generator().manual_seed(2)
     model = nn.Sequential()
     for number, mask in enumerate(masks):
@@ -225,7 +228,7 @@ def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn
 
 
 def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
-    """Fold a bias: a function that drops every hidden neuron without incoming links."""
+    """Fold a bias: a function that drops each hidden neuron without incoming links and corrects the next biases."""
     masks = [
         torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0,
         torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]) > 0,
@@ -249,7 +252,7 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             assert torch.allclose(found, expected, atol=1e-5) or not torch.allclose(found, wrong, atol=1e-5), slip
         assert torch.allclose(found, expected, atol=1e-5), (
             f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. For each link from a "
-            "lost neuron, add the lost neuron's value times the weight to the bias of the next neuron."
+            "lost neuron, add the lost neuron's value times the link's weight to the bias of the next neuron."
         )
 
 
@@ -268,7 +271,7 @@ def _compare_widths(layers: Layers, answer: Layers) -> None:
         )
     for number, ((weight, _), (after, _)) in enumerate(pairwise(answer), start=1):
         assert after.shape[1] == len(weight), (
-            f"hidden {number} has {len(weight)} neurons, but layer {number + 1} reads {after.shape[1]}; drop the "
+            f"hidden {number} has {len(weight)} neurons, but layer {number + 1} has {after.shape[1]} inputs; drop the "
             "columns of lost neurons."
         )
 
@@ -280,7 +283,7 @@ def _forward(layers: Layers, activation: Callable[[Tensor], Tensor], values: Ten
 
 
 def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -> Layers:
-    """Fold the biases with a slip in what a lost neuron sends."""
+    """Fold the biases with a mistake in the value that a lost neuron sends; `sent` names the mistake."""
     folded = list(layers)
     for at in range(len(layers) - 1):
         (weight, bias), (after, after_bias) = folded[at], folded[at + 1]
@@ -295,5 +298,5 @@ def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -
 _FOLDING_SLIPS = {
     "you drop the neurons, but their values are then missing from the next layer; add them to its biases.": "nothing",
     "you fold the bias itself; the neuron sends activation(bias).": "bias",
-    "you add the value of a lost neuron without the weight of its link.": "bare",
+    "you add the value of a lost neuron, but do not multiply it by the weight of its link.": "bare",
 }

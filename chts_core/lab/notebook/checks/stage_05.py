@@ -21,7 +21,7 @@ def exact_sigmoid(exact_sigmoid: Callable[[float, float, float, float], float]) 
     for (u, k), answer in zip(points, answers, strict=True):
         right = sigmoid_sparsity(round(10 * u), 0, 10, 0.5, 0.9, k)
         assert math.isclose(answer, right, abs_tol=1e-9), (
-            f"at u = {u} and k = {k:g} your function gives {answer}; expected {right}."
+            f"at u = {u} and k = {k:g}, your function gives {answer}; expected {right}."
         )
 
 
@@ -30,7 +30,7 @@ def _sigma(x: float) -> float:
 
 
 def _share(exponent: float, k: float) -> float:
-    """The sigmoid of an exponent, rescaled as Equation 1 needs it."""
+    """The sigmoid of an exponent, rescaled as in Equation 1: 0 at the exponent -k, 1 at k."""
     return 0.5 + (_sigma(exponent) - 0.5) / (_sigma(k) - _sigma(-k))
 
 
@@ -38,7 +38,7 @@ _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
     "its exponent k·u is never negative. Centre the exponent first, then rescale the result": lambda u, k: _sigma(
         k * u
     ),
-    "the bare sigmoid misses both ends, so rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
+    "the sigmoid does not reach both ends, so rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
     "the sign is wrong, so the network would grow": lambda u, k: -_share(k * (2 * u - 1), k),
     "the exponent k·u is never negative, so centre it with 2u - 1": lambda u, k: _share(k * u, k),
     "the exponent is k(u - 1/2), half of what it should be": lambda u, k: _share(k * (u - 0.5), k),
@@ -53,13 +53,18 @@ def links_at_step(links: float | None) -> None:
     right = budget.links(2000)["layer"]
     slips = {
         "the number of absent links; count the existing links": 20000 - right,
-        "right for step 2050 if every step were an update; find the last update before it": budget.links(2050)["layer"],
-        "right for a straight line or a sigmoid; the cubic schedule falls faster at first": 6000,
+        "the number of links if every step were an update; find the last update before step 2050": budget.links(2050)[
+            "layer"
+        ],
+        "the number of links for a straight line or a sigmoid; in a cubic decay, the number falls faster at "
+        "first": 6000,
         "the number of links at the end of the decay; step 2050 comes earlier": 2000,
-        "the number of links at the start; the layer has fewer by step 2050": 10000,
+        "the number of links at the start; the layer has fewer links at step 2050": 10000,
         "a density; multiply it by the number of places of the layer": 0.15,
-        "right for the next update, at step 2100; step 2050 comes before it": budget.links(2100)["layer"],
-        "what you get with the wrong sign: (1 - u)³ multiplies s_i - s_f, which is negative": 1000,
+        "the number of links after the next update, at step 2100; step 2050 comes before this update": budget.links(
+            2100
+        )["layer"],
+        "the answer with the wrong sign; (1 - u)³ multiplies s_i - s_f, which is negative": 1000,
     }
     refuse(links, slips, 0.5 if links > 1 else 0.005)
     assert abs(links - right) < 0.5, f"{links} is not right; what is u at the last update before step 2050?"
@@ -70,11 +75,11 @@ def exchanged(exchanged: float | None) -> None:
     assert exchanged is not None, "replace None in the cell above by a number of links."
     right = cosine_turnover(4000, 6000, 0.3) * 2000
     slips = {
-        "right if ζ stayed constant; it falls with a cosine": 600,
-        "right for step 2000; at step 4000 the cosine is negative": 450,
-        "right for a straight line from ζ to 0; ζ falls with a cosine": 200,
-        "right for step 3000; step 4000 comes later": 300,
-        "a share of all places; an update exchanges a share of the *links*": 1500,
+        "the number for a constant ζ; here, ζ falls along a cosine": 600,
+        "the number at step 2000; at step 4000, the cosine is negative": 450,
+        "the number if ζ falls along a straight line to 0; here, ζ falls along a cosine": 200,
+        "the number at step 3000; step 4000 comes later": 300,
+        "the number for a share of all places; an update exchanges a share of the *links*": 1500,
         "a share; multiply it by the number of links": 0.075,
         "a percentage; turn it into a number of links": 7.5,
     }
@@ -83,7 +88,7 @@ def exchanged(exchanged: float | None) -> None:
 
 
 def mean_density(mean_density: Callable[[Callable[[int], float], int, int], float]) -> None:
-    """Mean density of a run: a function that takes a schedule and returns its mean density over the run."""
+    """Mean density of a run: a function that takes a schedule and returns the mean density over the run."""
     for every, sparsity in ((250, Cubic(0.5, end=0.75)), (100, Sigmoid(0.5, end=0.3)), (1, Cubic(0.5, end=0.75))):
         budget = Budget(
             replace(METHODS["chtss"], sparsity=sparsity), 0.9, Timeline(1000, every, 0.75), {"layer": (200, 100)}
@@ -92,19 +97,19 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
         assert answer is not None, "mean_density() returns None; return a number."
         steps = range(1000)
         right = sum(1 - budget.at(step // every * every) for step in steps) / 1000
-        said = f"with an update every {every} steps you find {answer:.5f}"
+        said = f"with an update every {every} steps, you find {answer:.5f}"
         slips = {
-            "This is the mean sparsity; subtract it from 1": 1 - right,
+            "Your answer is the mean sparsity; subtract it from 1": 1 - right,
             "Your density falls at every step, but it must stay the same between two updates": sum(
                 1 - budget.at(step) for step in steps
             )
             / 1000,
-            "You use the next update, but a step has the links of the last update": sum(
+            "You use the density of the next update, but a step has the density of the last update": sum(
                 1 - budget.at(-(-(step + 1) // every) * every) for step in steps
             )
             / 1000,
-            "This is a sum over the steps; divide it by their number": right * 1000,
-            "This is the mean of the densities at the start and at the end; average over all steps": (0.5 + 0.1) / 2,
+            "Your answer is a sum over the steps; divide it by the number of steps": right * 1000,
+            "Your answer is the mean of only the first and the last density; average over all steps": (0.5 + 0.1) / 2,
         }
         for slip, wrong in slips.items():
             assert abs(answer - right) < 1e-5 or abs(answer - wrong) > 1e-6, f"{said}. {slip}."
@@ -112,22 +117,25 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
 
 
 def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid], float]) -> None:
-    """A fair window: the window's end as a share of the run. `planned` gives a decay's share of the dense FLOPs."""
+    """A fair window: the window's end as a share of the run. `planned` returns the cost of a decay."""
     assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
     assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
     cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
     compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, and the cubic decay costs {rival:.2%}"
-    assert sigmoid_end != 0.35, f"{compared}. You halved the end; halve the window from 0.1 to 0.7."
-    assert sigmoid_end != 0.7, f"{compared}. Over the same window the sigmoid has twice the excess."
+    assert sigmoid_end != 0.35, f"{compared}. You halved the end of the window; halve the whole window from 0.1 to 0.7."
+    assert sigmoid_end != 0.7, (
+        f"{compared}. Over the same window, the sigmoid has twice as many links above the final number as the cubic "
+        "decay."
+    )
     assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, (
-        f"{compared}. Your end is close only because a window ends at an update; "
+        f"{compared}. The costs are close only because a window ends at an update; "
         "halve the window from 0.1 to 0.7 exactly."
     )
 
 
 def own_schedule(share: Callable[[float], float]) -> None:
-    """A schedule of your own: a function that takes u and returns the share of the fall that is done."""
+    """A schedule of your own: a function that takes u and returns the share of the density's fall that is done."""
     courses = [share(number / 1000) for number in range(1001)]
     assert None not in courses, "share_of_fall() returns None; return a number from 0 to 1."
     assert abs(courses[0]) < 1e-9, (
@@ -143,19 +151,22 @@ def own_schedule(share: Callable[[float], float]) -> None:
     squeezed = _steepest([_share(6.0 * (2 * min(2 * number / 1000, 1) - 1), 6.0) for number in range(1001)])
     cost = f"the mean of 1 - share is {mean:.3f}, and it is {cubic:.3f} for the cubic schedule"
     more = "more" if mean > cubic else "fewer"
-    assert abs(mean - cubic) < 0.005, f"{cost}. You would train {more} links in the same number of steps."
+    assert abs(mean - cubic) < 0.005, (
+        f"{cost}. Your schedule would train {more} links than the cubic schedule in the same number of steps."
+    )
     assert courses[100] <= 0.03, (
-        f"at u = 0.1 the share is {courses[100]:.3f}; expected at most 0.03. Make the first tenth gentler."
+        f"at u = 0.1, the share is {courses[100]:.3f}; expected at most 0.03. Let the share rise more slowly in the "
+        "first tenth of the window."
     )
     steep = _steepest(courses)
     assert steep <= 0.04, (
-        f"one of 100 updates takes {steep:.1%} of the fall; expected at most 4 %. (A sigmoid over half the window "
-        f"takes {squeezed:.1%}.) Spread the fall more evenly between its start and its end."
+        f"one of 100 updates covers {steep:.1%} of the fall; expected at most 4 %. (With a sigmoid over half the "
+        f"window, one update covers {squeezed:.1%}.) Spread the fall more evenly between its start and its end."
     )
 
 
 def _steepest(course: list[float]) -> float:
-    """The largest rise of a share in a hundredth of the window. The share is given at 1001 points."""
+    """The largest rise of a share in a hundredth of the window. The course has 1001 points."""
     return max(course[number + 10] - course[number] for number in range(0, 1000, 10))
 
 
@@ -176,7 +187,7 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
             f"{answer:.5f}; expected {right:.5f}"
         )
         late = sigmoid_sparsity(stop, 0, window_end, 0.5, final)
-        assert answer <= final + 1e-9, f"{said}. After the window the sparsity stays at {final}."
+        assert answer <= final + 1e-9, f"{said}. After the window, the sparsity stays at {final}."
         assert abs(answer - right) < 1e-6 or abs(answer - final) > 1e-6, (
             f"{said}. The window ends after the last update, so the rest of the decay never happens."
         )

@@ -33,12 +33,13 @@ def mine(
 ) -> None:
     """Mix a method of your own: a method that differs from CHTs in one choice.
 
-    The check trains it as the notebook trained `chts`, and compares it with the runs of "chts" among `runs`.
+    The check trains this method as the notebook trained `chts`, and compares the new runs with those of "chts" in
+    `runs`.
     """
     changed = [choice for choice, value in vars(mine).items() if value != getattr(chts, choice)]
     assert changed, "mine is still CHTs; give replace() a choice, such as topology=..., regrowth=... or removal=..."
     assert len(changed) == 1, (
-        f"you changed {' and '.join(changed)}. Change only one, or you will not know which of them mattered."
+        f"you changed {' and '.join(changed)}. Change only one choice, or you will not know which choice mattered."
     )
     rivals = [run for run in runs if run.method == "chts"]
     seeds = [run.seed for run in rivals]
@@ -51,9 +52,9 @@ def mine(
 def one_update(
     one_update: Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor] | None],
 ) -> None:
-    """One update of SET: a function that removes the weakest links of a layer and regrows as many at random.
+    """One update of SET: a function that removes the weakest links of a layer and regrows as many links at random.
 
-    The layer has 8 places. Four are links, with the weights -4, 1, 2 and 3; the update exchanges two of them.
+    The layer has 8 places. Four of them have links, with the weights -4, 1, 2 and 3. The update exchanges two links.
     """
     weight = torch.tensor([[-4.0, 0, 1, 0], [0, 2, 0, 3]])
     mask, generator = weight != 0, torch.Generator().manual_seed(0)
@@ -66,7 +67,7 @@ def one_update(
     assert sizes != [6], (
         "the mask has 6 links after the update. Places without a link have |w| = 0; do not remove them."
     )
-    assert sizes != [2], "the mask has 2 links after the update; you removed two links, but regrew none."
+    assert sizes != [2], "the mask has 2 links after the update; you removed two links, but regrew no link."
     found = " or ".join(map(str, sizes))
     assert sizes == [4], f"the mask has {found} links after the update instead of 4; do you regrow a link that exists?"
     often = masks.float().mean(dim=0)
@@ -76,22 +77,24 @@ def one_update(
     assert often[strong].min() == 1, "the links with weights -4 and 3 are the two strongest; the update must keep both."
     assert not weights[~masks].any(), "a removed link still has a weight; set the weight outside the new mask to 0."
     came = (weights != 0) & weak & mask & masks
-    assert not came.any(), "a link that was removed and came back has its old weight; in SET it starts from 0."
+    assert not came.any(), "a link that was removed and regrown has its old weight; in SET, it starts from 0."
     assert (weights[:, strong] == weight[strong]).all(), "the weight of a link that stays must not change."
     free = often[~strong]
     assert free.max() < 1, "every update regrows the same links; draw them with the generator."
     assert free[weak[~strong] & mask[~strong]].min() > 0, (
-        "a removed link never comes back; its place is free after the removal, so you may draw it like any free place."
+        "a removed link is never regrown; its place is free after the removal, so you may draw it like any other "
+        "free place."
     )
     assert torch.allclose(free, torch.full((6,), 1 / 3), atol=0.08), (
-        f"the six free places were regrown with shares {' '.join(f'{share:.2f}' for share in free)}; expected 1/3 each."
+        f"the updates regrew the six free places with the shares {' '.join(f'{share:.2f}' for share in free)}; "
+        "expected 1/3 for each place."
     )
 
 
 def train_sparse(train_sparse: Train) -> None:
-    """Two lines in a loop of yours: a function that trains a model by a method, with an update every ten steps.
+    """Two lines in a loop of yours: a function that trains a sparse model, with an update every ten steps.
 
-    The model is a toy of 8 inputs and two sparse layers; each step must see the gradient of its own batch alone.
+    The model is a toy of 8 inputs and two sparse layers; each step must use only the gradient of its own batch.
     """
     model, optimizer, batches = toys.training()
     right = _watched(model, optimizer, batches)
@@ -100,7 +103,7 @@ def train_sparse(train_sparse: Train) -> None:
         sparsifier = train_sparse(model, optimizer, batches, "set", 0.75)
     assert sparsifier is not None, "train_sparse() returns None; return the Sparsifier at the end."
     assert len(right) == 40, f"the optimizer made {len(right)} steps; there are 40 batches, and each needs a step."
-    assert sparsifier.method == METHODS["set"], "the Sparsifier does not use the given method; pass it on."
+    assert sparsifier.method == METHODS["set"], "the Sparsifier does not use the given method; pass this method to it."
     assert sparsifier.sparsity == 0.75, f"the Sparsifier has sparsity {sparsifier.sparsity}; expected 0.75."
     assert sparsifier.timeline.total_steps == 40, (
         f"total_steps is {sparsifier.timeline.total_steps}; the run has as many steps as batches, here 40."
@@ -110,12 +113,12 @@ def train_sparse(train_sparse: Train) -> None:
         f"the Sparsifier counted {sparsifier.steps} of 40 steps; call sparsifier.step() after each optimizer.step()."
     )
     assert all(right), (
-        f"at step {1 + right.index(False)} the gradient does not come from the batch of this step. Do "
+        f"at step {1 + right.index(False)}, the gradient does not come from the batch of this step. Do "
         "you use F.cross_entropy, and do you clear the last gradient with optimizer.zero_grad()?"
     )
     updates = sorted({row["step"] for row in sparsifier.history})
     assert updates == [10, 20], (
-        f"the updates are at the steps {updates}; with update_every=10 they must be at 10 and 20."
+        f"the updates are at the steps {updates}; with update_every=10, they must be at 10 and 20."
     )
     for name, mask in sparsifier.masks.items():
         links, wanted = int(mask.sum()), round(0.25 * mask.numel())
@@ -123,7 +126,7 @@ def train_sparse(train_sparse: Train) -> None:
 
 
 def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.Batches) -> list[bool]:
-    """List for each step whether the gradient comes from the batch of this step. The list grows with the steps."""
+    """List for each step whether the gradient comes from the batch of this step. Each step adds an entry."""
     right: list[bool] = []
     bias = list(model.parameters())[-1]
 
@@ -156,14 +159,14 @@ def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
     }
     mine = round(mine, 4)
     refuse(mine, slips, 1e-3)
-    assert abs(mine - right) < 1e-3, f"{mine} is not right; a step at density 0.25 costs 0.25 · 400 + 50 of 450."
+    assert abs(mine - right) < 1e-3, f"{mine} is not right; a step at density 0.25 costs 0.25 · 400 + 50, out of 450."
     assert math.isclose(flops_share([8, 2], [1.0]), 1), "a run with all links at every step must cost 1."
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     planned = plan(model, "chtss", 0.9, total_steps=80, update_every=10)
     by_step = [1 - planned.budget.at(step // 10 * 10) for step in range(80)]
     share = flops_share([64 * 64, 64 * 32, 320], by_step)
     assert abs(share - planned.flops) < 0.005, (
-        f"for a run of CHTss your function gives {share:.3f}, but chts.plan gives {planned.flops:.3f}."
+        f"for a run of CHTss, your function gives {share:.3f}, but chts.plan gives {planned.flops:.3f}."
     )
 
 
@@ -190,7 +193,7 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
     assert chosen == "A", f"{chosen!r} is not the name of a setting; the names are the keys of `runs`."
     slips = {
         "the validation accuracy of A; report the test accuracy": 0.90,
-        "the mean of the best test epochs of A; report the last epoch": 0.885,
+        "the mean of A's best test accuracies; report the test accuracies of the last epoch": 0.885,
         "the test accuracy of the better seed; report the mean over seeds": 0.88,
         "a percentage; return a share between 0 and 1": 87,
     }
@@ -198,8 +201,8 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
     assert abs(accuracy - 0.87) < 1e-3, f"{accuracy:g} is not right; A ended at 0.86 and 0.88 on the test images."
     turned = {name: [(test, validation) for validation, test in of_seeds] for name, of_seeds in runs.items()}
     again = fair_report(turned)
-    assert again is not None, "with other runs fair_report() returns None; return a name and an accuracy."
-    assert again[0] == "B", f"with other runs you choose {again[0]} instead of B; compute the means."
+    assert again is not None, "with other runs, fair_report() returns None; return a name and an accuracy."
+    assert again[0] == "B", f"with other runs, you choose {again[0]} instead of B; compute the means of the given runs."
 
 
 def half_width(half_width: float | None) -> None:
@@ -209,7 +212,7 @@ def half_width(half_width: float | None) -> None:
     slips = {
         "the standard error; multiply it by t": 2 / 3**0.5,
         "t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n": 4.303 * 2,
-        "1.96·s/√n, which is right for many runs; for three runs t is 4.30": 1.96 * 2 / 3**0.5,
+        "1.96·s/√n, which is right for many runs; for three runs, t is 4.30": 1.96 * 2 / 3**0.5,
         "the result with the squares divided by n; divide them by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
         "the whole width, from end to end; give half of it": 2 * 4.303 * 2 / 3**0.5,
     }
@@ -235,12 +238,12 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
     by_position = [91 - 95, 93 - 90, 98 - 91]
     slips = {
         "the standard error; multiply it by t": 1 / math.sqrt(3),
-        "1.96 standard errors; for three differences t is 4.30": 1.96 / math.sqrt(3),
-        "3.18 standard errors, with the t of four values; for three differences t is 4.30": 3.182 / math.sqrt(3),
+        "1.96 standard errors; for three differences, t is 4.30": 1.96 / math.sqrt(3),
+        "3.18 standard errors, with the t of four values; for three differences, t is 4.30": 3.182 / math.sqrt(3),
         "t times the standard deviation; divide by the square root of the number of seeds": 4.303,
         "the result with the squares divided by n; divide them by n − 1": right_half * math.sqrt(2 / 3),
         "an unpaired interval; subtract first, then take the standard deviation of the differences": 4.303 * apart,
-        "an unpaired interval with four degrees of freedom; subtract first": 2.776 * apart,
+        "an unpaired interval with four degrees of freedom; subtract seed by seed first": 2.776 * apart,
         "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
         "the whole width; give half of it": 2 * right_half,
     }

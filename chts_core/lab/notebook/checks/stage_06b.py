@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def resting_weight(resting_weight: float | None) -> None:
-    """Where does it stop: the last weight that the momentum gives a removed link."""
+    """Where does it stop: the final weight of a removed link that its momentum still moves."""
     assert resting_weight is not None, "replace None in the cell above by a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
@@ -31,19 +31,19 @@ def resting_weight(resting_weight: float | None) -> None:
         optimizer.step()
     slips = {
         "the weight after one step; each later step is 0.9 times the step before it": -0.171,
-        "the sum with the first term 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
+        "the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
         "the sum of the buffers; multiply it by the learning rate": -17.1,
-        "the right distance with the wrong sign; SGD subtracts": 1.71,
+        "the right distance with the wrong sign; SGD subtracts the buffer": 1.71,
         "the result if the weight continues from its old value; the removal sets it to 0": -0.71,
     }
     refuse(resting_weight, slips, 1e-6)
     assert abs(resting_weight - link.item()) < 0.005, (
-        f"{resting_weight} is not right; the steps are a geometric series with ratio 0.9, and the first is -0.171."
+        f"{resting_weight} is not right; the steps are a geometric series with ratio 0.9, and the first step is -0.171."
     )
 
 
 def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: Patient) -> None:
-    """Write the check yourself: a function that counts the absent links of a mask whose weight is not zero."""
+    """Write the check yourself: a function that counts the absent links that have a weight other than zero."""
     toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
     toy_mask = torch.tensor([[True, False, False], [False, True, True]])
     count = absent_weights(toy, toy_mask)
@@ -51,20 +51,20 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
     assert count != 3, "3 is the number of absent links; count only the links whose weight is not zero."
     assert count != 1, "you counted only one of 0.5 and NaN. NaN > 0 is False; compare with != 0."
     assert count == 2, f"you counted {count}; of the weights 0.5, 0 and NaN outside the mask, 2 are not zero."
-    assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "count no link for a full mask; it has no absent links."
+    assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "return 0 for a full mask; it has no absent links."
     for finding in audit(patient.sparsifier):
         if finding.check == "absent weights":
             key = finding.layer
             number = absent_weights(patient.model.get_parameter(key), patient.sparsifier.masks[key])
             assert finding.message.startswith(f"{number} of"), (
-                f"you count {number} in {key}, but the audit says: {finding.message}"
+                f"you count {number} weights in {key}, but the audit says: {finding.message}"
             )
 
 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
     """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
 
-    The layer has 8 places, and two links are removed. The check trains the layer by SGD with momentum and by Adam.
+    The layer has 8 places, and two links are removed. The check trains the layer with SGD and momentum, and with Adam.
     """
     gone = torch.tensor([[True, False, False, False], [False, False, True, False]])
     for kind in (_momentum, torch.optim.Adam):
@@ -79,18 +79,22 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
             drop_links(optimizer, weight, gone)
         except (AttributeError, IndexError, KeyError, RuntimeError) as error:
             raise AssertionError(
-                f"with {name} your function raises {type(error).__name__}: {error}. SGD and Adam keep different "
+                f"with {name}, your function raises {type(error).__name__}: {error}. SGD and Adam keep different "
                 "tensors in optimizer.state[weight]; Adam's `step` is a number that all links share."
             ) from error
         assert not torch.equal(weight, weights), "you changed no weight; set the weights of the removed links to 0."
         assert not weight[gone].any(), "the weight of a removed link is not 0; set it to 0."
-        assert torch.equal(weight[~gone], weights[~gone]), "the weight of a link that stays has changed."
+        assert torch.equal(weight[~gone], weights[~gone]), "your function changed the weight of a link that stays."
         state = optimizer.state[weight]
         shaped = [key for key, value in before.items() if value.shape == weight.shape]
         for key in shaped:
             assert key in state, f"{name} has lost its {key}; the remaining links need it."
-            assert torch.equal(state[key][~gone], before[key][~gone]), f"the {key} of a link that stays has changed."
-            assert not state[key][gone].any(), f"{name} still has a {key} for a removed link; it will move the link."
+            assert torch.equal(state[key][~gone], before[key][~gone]), (
+                f"your function changed the {key} of a link that stays."
+            )
+            assert not state[key][gone].any(), (
+                f"{name} still has a {key} for a removed link; set it to 0, or it will move the link."
+            )
         for key in before.keys() - shaped:
             assert state[key] == before[key], f"{name}'s {key} counts the steps of all links; leave it unchanged."
 
@@ -108,8 +112,12 @@ def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | 
     optimizer = torch.optim.SGD(groups, lr=0.1)
     found = _names(not_held, model, optimizer)
     assert found != ["0.weight"], "you looked at only one group; go through all optimizer.param_groups."
-    assert found != ["1.weight", "2.weight"], "you looked at only one group of the optimizer; go through all of them."
-    assert found != ["0.weight", "1.weight", "2.weight"], "the optimizer holds these parameters; name the others."
+    assert found != ["1.weight", "2.weight"], (
+        "you looked at only one group of the optimizer; go through all its groups."
+    )
+    assert found != ["0.weight", "1.weight", "2.weight"], (
+        "the optimizer holds these parameters; name the parameters that it does not hold."
+    )
     assert found == [], f"the optimizer holds all three weights, but you name {found}."
     layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
     found = _names(not_held, model, optimizer)
@@ -148,23 +156,23 @@ def first_finding(first_finding: FirstFinding) -> None:
     found = first_finding(sparsifier, train_step, 40)
     assert sparsifier.steps != 0, "first_finding() made no step; call train_step(), then sparsifier.step()."
     assert found is not None, (
-        "you found nothing. The fault comes and goes within the run, so an audit at the end is too late. Call "
+        "you found nothing. The fault begins and ends within the run, so an audit at the end is too late. Call "
         "auditor.check() after each step."
     )
     assert isinstance(found, tuple), f"you return {found!r}; return a step and the name of a check."
     step, check = found
     assert step != 12, "12 is one too low; count the steps from 1, as sparsifier.steps does."
-    assert step < 14, f"you found it after step {step}; call auditor.check() after each step to find it earlier."
-    assert step == 13, f"after step {step} nothing was wrong yet; return the step whose check found something."
+    assert step < 14, f"you found the fault after step {step}; call auditor.check() after each step to find it earlier."
+    assert step == 13, f"after step {step}, nothing was wrong yet; return the step whose check found something."
     assert check == "absent weights", f"you return the check {check!r}; return the `check` of the first finding."
     sparsifier, train_step = _trial(ill=range(0))
     found = first_finding(sparsifier, train_step, 40)
-    assert found is None, f"you found {found} in a healthy run; return None for it."
+    assert found is None, f"you found {found} in a healthy run; return None for such a run."
     assert sparsifier.steps == 40, f"you ended the healthy run after {sparsifier.steps} of 40 steps; train to the end."
 
 
 def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
-    """A toy run of CHTs, and its training step without sparsifier.step(). The steps `ill` do not apply the mask."""
+    """A toy run of CHTs, and its training step without sparsifier.step(). The steps in `ill` do not apply the mask."""
     model, optimizer, batches = toys.training()
     sparsifier = Sparsifier(model, optimizer, "chts", 0.75, total_steps=40, update_every=10)
     fault, steps = ExitStack(), iter(range(1, 41))
@@ -186,29 +194,30 @@ def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
 def which_fault(which_fault: Callable[[Sequence[Row]], str | None]) -> None:
     """Find the patient from its curves: a function that takes the rows of a history and names the fault.
 
-    It must be right for the six patients, and for the other layer and another seed of the same six runs.
+    The function must be right for the six patients, for the other layer of their runs, and for six runs with another
+    seed.
     """
     names, letters = update_curves.NAMES, list(update_curves.patients())
     for number, (name, rows) in enumerate(update_curves.everyone()):
         said = which_fault([dict(row) for row in rows])
         who = f"patient {letters[number]}" if number < len(letters) else "a run that is not on the page"
         assert said is not None, f"which_fault() returns None for {who}; return one of {', '.join(map(repr, names))}."
-        assert said in names, f"for {who} you return {said!r}; expected one of {', '.join(map(repr, names))}."
+        assert said in names, f"for {who}, you return {said!r}; expected one of {', '.join(map(repr, names))}."
         assert said == name, f"{who} is not {said!r}: {_evidence(name, rows)}"
 
 
 def _evidence(name: str, rows: Sequence[Row]) -> str:
-    """The evidence for a fault in the rows of a run, without the name of the fault."""
+    """Say what the rows of a run show about its fault, without the name of the fault."""
     regrown = sum(row["regrown"] for row in rows)
     returned = sum(row["overlap"] * row["regrown"] for row in rows) / max(regrown, 1)
     of_all = f"of its {regrown} regrown links, {returned:.0%} had just been removed"
     links = sorted({int(row["links"]) for row in rows})
     rise = f"the ITOP rate goes from {rows[0]['itop']:.1%} to {rows[-1]['itop']:.1%}"
     return {
-        "collapsed layer": f"at the end {rows[-1]['anp']:.0%} of its neurons are active. Then no other curve matters.",
+        "collapsed layer": f"at the end, {rows[-1]['anp']:.0%} of its neurons are active. Then no other curve matters.",
         "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
-        "stuck": f"{of_all}, and {rise}. One update says little: the last one regrows {rows[-1]['regrown']} links.",
+        "stuck": f"{of_all}, and {rise}. One update says little: the last update regrows {rows[-1]['regrown']} links.",
         "random regrowth": f"{of_all}, and {rise}. Which overlap would pure chance give?",
         "healthy": f"{of_all}, {rise}, and its last update is at step {rows[-1]['step']} of {update_curves.STEPS}.",
     }[name]
@@ -240,8 +249,8 @@ def diagnosis(diagnosis: str | None, *, patient: Sequence[Row], healthy: Sequenc
         value, usual = (_summary(curve, rows) for rows in (patient, healthy))
         found = "fewer" if value < low * usual else "more" if value > high * usual else "same"
         assert found == claimed, (
-            f"{diagnosis!r} does not fit: it would make {name} {_SAYS[claimed]} in the healthy run. Here it is "
-            f"{value:{shown}}, and {usual:{shown}} in the healthy run."
+            f"{diagnosis!r} does not fit: it would make {name} {_SAYS[claimed]} in the healthy run. The patient's "
+            f"value is {value:{shown}}, and the healthy run's value is {usual:{shown}}."
         )
 
 

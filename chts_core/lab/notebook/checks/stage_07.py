@@ -16,7 +16,7 @@ Lists = tuple[list[int], list[int], list[float]]
 
 
 def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
-    """Write down the links: a function that returns the three lists of CSR of a small matrix.
+    """Write down the links: a function that returns the three CSR lists of a small matrix.
 
     The matrix has two outputs and four inputs. Other test matrices have an output without links or no links at all.
     """
@@ -25,11 +25,13 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     begins, columns, values = (list(found) for found in lists)
     assert values != [6.0, 5.0, 7.0], "you went through the matrix input by input; CSR goes row by row."
     assert values == [5, 7, 6], f"the values are {values}; expected the values of the three links, row by row."
-    assert columns != [2, 4, 1], "the columns count from 1; Python and CSR count from 0."
-    assert columns != [0, 0, 1], "these are the rows of the links; CSR keeps the column of each link."
-    assert columns == [1, 3, 0], f"the columns are {columns}; expected the input of each of the values {values}."
+    assert columns != [2, 4, 1], "your columns count from 1; Python and CSR count from 0."
+    assert columns != [0, 0, 1], "your columns are the rows of the links; CSR keeps the column of each link."
+    assert columns == [1, 3, 0], (
+        f"the columns are {columns}; expected the input of the link with each of the values {values}."
+    )
     assert begins != [0, 2], "your begins has one entry per row; add a last entry for the end of the last row."
-    assert begins != [2, 1], "your begins has the number of links of each row; add these numbers up from 0."
+    assert begins != [2, 1], "your begins has the number of links of each row; begin with 0, and add up these numbers."
     assert begins != [2, 3], "your begins starts with the end of the first row; the first row begins at 0."
     assert begins == [0, 2, 3], f"your begins is {begins}; row i has the links begins[i] to begins[i + 1] - 1."
     others: list[list[list[float]]] = [[[0, 0], [0, 2], [0, 0]], [[0, 0]], [[-1, 2], [3, 4]]]
@@ -38,15 +40,19 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
         links, wanted = compress(dense != 0), dense[dense != 0].tolist()
         expected = links.crow_indices.tolist(), links.col_indices.tolist(), wanted
         found = tuple(list(part) for part in to_lists(other) or ())
-        assert found == expected, f"for {other} you return {found}; begins must have {len(other) + 1} entries."
+        assert found == expected, (
+            f"for the matrix {other}, you return {found}; begins must have {len(other) + 1} entries."
+        )
 
 
 def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]], list[float] | None]) -> None:
-    """Multiply by links: a function that takes the three lists of CSR and a sample, and returns the outputs."""
+    """Multiply by links: a function that takes the three CSR lists and a sample, and returns the outputs."""
     y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
     assert y is not None, "multiply() returns None; return a list with one number for each output."
     assert len(y) == 3, f"you return {len(y)} numbers; expected 3, one fewer than the entries of `begins`."
-    assert y != [3.0, 7.0, 5.0], "these are sums of the weights; multiply each weight by the input in its column."
+    assert y != [3.0, 7.0, 5.0], (
+        "your outputs are sums of the weights; multiply each weight by the input in its column."
+    )
     assert y == [5, 18, 20], (
         f"you return {y}; expected [5, 18, 20]. Output i has the links begins[i] to begins[i + 1] - 1."
     )
@@ -54,29 +60,31 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
 
 
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
-    """What a layer keeps: the bytes between two steps of a dense layer, a masked layer and a layer with only its links.
+    """What a layer keeps: the bytes that a dense, a masked and a csr layer keep between two steps.
 
-    The check compares a layer of 5 × 4 with 6 links with a result computed by hand. It measures another layer.
+    For a 5 × 4 layer with 6 links, the check compares the answers with results computed by hand. For a second layer, it
+    compares one answer with a measurement.
     """
     dense = training_bytes(5, 4, 6, "dense")
     assert dense is not None, "training_bytes() returns None; return a number of bytes."
     assert dense != 4 * 20, (
-        "80 bytes are the weights alone; training also keeps a gradient and a momentum for each weight."
+        "the weights alone need 80 bytes; training also keeps a gradient and a momentum for each weight."
     )
     assert dense == 240, (
-        f"for the dense layer you return {dense} bytes; expected 3 numbers of 4 bytes for each of the 20 weights."
+        f"for the dense layer, you return {dense} bytes; expected 3 numbers of 4 bytes for each of the 20 weights."
     )
     masked = training_bytes(5, 4, 6, "masked")
     assert masked != 240, (
-        "for the masked layer you return 240 bytes, as for the dense layer. Add one byte of the mask for each "
+        "for the masked layer, you return 240 bytes, as for the dense layer. Add the mask, one byte for each "
         "possible link."
     )
     assert masked not in (6 * 12, 6 * 12 + 20), (
-        f"for the masked layer you return {masked} bytes. Under a mask, the absent links have a weight, a gradient and "
-        "a momentum, too."
+        f"for the masked layer, you return {masked} bytes. Under a mask, the absent links have a weight, a gradient "
+        "and a momentum, too."
     )
     assert masked == 260, (
-        f"for the masked layer you return {masked} bytes; expected the bytes of the dense layer and one for each place."
+        f"for the masked layer, you return {masked} bytes; expected the bytes of the dense layer and one byte for "
+        "each place."
     )
     alone = training_bytes(5, 4, 6, "links")
     slips = {
@@ -87,14 +95,15 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
     }
     refuse(alone or 0, slips, 0.5)
     assert alone == 188, (
-        f"for only the links you return {alone} bytes; expected 24 for each link and 4 for each beginning."
+        f"for the layer with only its links, you return {alone} bytes; expected 24 bytes for each link and 4 bytes "
+        "for each beginning of a row or a column."
     )
     mask = erdos_renyi(70, 50, 0.05, generator=torch.Generator().manual_seed(0))
     layer = SparseLinear.from_linear(nn.Linear(50, 70, bias=False), mask)
     kept = 3 * layer.values.nbytes + sum(buffer.nbytes for buffer in layer.buffers())
     mine = training_bytes(70, 50, int(mask.sum()), "links")
     assert mine == kept, (
-        f"for a layer of 70 × 50 with {int(mask.sum())} links you return {mine} bytes; a SparseLinear keeps {kept}."
+        f"for a layer of 70 × 50 with {int(mask.sum())} links, you return {mine} bytes; a SparseLinear keeps {kept}."
     )
 
 
@@ -104,10 +113,12 @@ def break_even(break_even: float | None) -> None:
     assert 0 <= break_even <= 1, (
         f"{break_even} is not a density; expected a share of all possible links, between 0 and 1."
     )
-    assert abs(break_even - 0.5) > 1e-6, "0.5 is right for momentum (12 bytes of 24); Adam keeps one more moment."
+    assert abs(break_even - 0.5) > 1e-6, (
+        "0.5 is the answer for SGD with momentum (12 of 24 bytes); Adam keeps one more moment for each weight."
+    )
     per_weight, per_link = 4 * 4, 4 * 4 + 12
     assert abs(break_even * per_link - per_weight) < 0.05, (
-        f"at density {break_even} the sparse layer needs {break_even * per_link:.1f} bytes per possible link, but the "
+        f"at density {break_even}, the sparse layer needs {break_even * per_link:.1f} bytes per possible link, but the "
         f"dense layer needs {per_weight} bytes."
     )
 
@@ -124,10 +135,10 @@ def meeting_density(meeting_density: Predict) -> None:
     found = meeting_density((0.01, 1.3), (0.05, 2.5), 10.0)
     assert found is not None, "meeting_density() returns None; return a density."
     slips = {
-        "what you get from the first measurement alone; find the fixed cost from both": 1 / 13,
-        "what you get from the second measurement alone; find the fixed cost from both": 0.2,
+        "the answer from the first measurement alone; find the fixed cost from both measurements": 1 / 13,
+        "the answer from the second measurement alone; find the fixed cost from both measurements": 0.2,
         "the dense time divided by the slope; subtract the fixed cost from the dense time first": 1 / 3,
-        "what you get if you add the fixed cost to the dense time; subtract it": 11 / 30,
+        "the answer if you add the fixed cost to the dense time; subtract the fixed cost": 11 / 30,
         "the distance from the first measurement; add the density of that measurement": 0.29,
         "the distance from the second measurement; add the density of that measurement": 0.25,
         "a percentage; return a share between 0 and 1": 30,
@@ -135,9 +146,9 @@ def meeting_density(meeting_density: Predict) -> None:
     refuse(round(found, 6), slips, 1e-4)
     assert abs(found - 0.3) < 1e-6, f"{found:g} is not right; the line through the two points reaches 10 ms at 0.3."
     again = meeting_density((0.02, 1.6), (0.1, 4.0), 7.0)
-    assert again is not None, "with other measurements meeting_density() returns None; return a density."
+    assert again is not None, "with other measurements, meeting_density() returns None; return a density."
     assert abs(again - 0.2) < 1e-6, (
-        f"for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms you predict {again:g}; expected 0.2."
+        f"for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict {again:g}; expected 0.2."
     )
     never = meeting_density((0.01, 1.3), (0.05, 2.5), 0.5)
     assert never == 0, f"a dense layer of 0.5 ms is faster than the fixed cost alone; return 0, not {never}."
@@ -151,18 +162,18 @@ def fixed_cost(fixed_cost: float | None) -> None:
     """What no sparsity removes: the fixed cost of a step in milliseconds."""
     assert fixed_cost is not None, "replace None in the cell above by a number of milliseconds."
     slips = {
-        "the time of the sparse step; part of it is arithmetic": 3.0,
+        "the time of the sparse step; part of this time is arithmetic": 3.0,
         "3 minus 0.1; the dense step has the fixed cost, too, so its arithmetic takes less than 10 ms": 2.9,
-        "the time of 1 % of the FLOPs; find the time that does not depend on them": 0.1,
+        "the time of 1 % of the FLOPs; find the time that does not depend on the FLOPs": 0.1,
         "the time of the arithmetic in the dense step; subtract it from 10 ms": 7 / 0.99,
-        "the time that sparsity saves; find the time that it cannot save": 7.0,
+        "the time that sparsity saves; find the time that sparsity cannot save": 7.0,
         "a share; give milliseconds": 0.293,
     }
     refuse(round(fixed_cost, 4), slips, 0.004)
     right = (3 - 0.01 * 10) / 0.99
     assert abs(fixed_cost - right) < 0.01, (
-        f"with a fixed cost of {fixed_cost} ms the step of the csr layer would take "
-        f"{fixed_cost + 0.01 * (10 - fixed_cost):.2f} ms instead of 3."
+        f"with a fixed cost of {fixed_cost} ms, the step of the csr layer would take "
+        f"{fixed_cost + 0.01 * (10 - fixed_cost):.2f} ms instead of 3 ms."
     )
 
 
@@ -172,8 +183,9 @@ Gradients = Callable[[Links, Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | No
 def gradients(gradients: Gradients) -> None:
     """Backward by links: the gradients with respect to the values and the inputs of a product, without the matrix.
 
-    The check compares a layer of three outputs and four inputs with a result computed by hand. Then it compares a
-    layer of 40 × 50 with 60 links with autograd. No tensor may be as large as the matrix.
+    For a layer with three outputs and four inputs, the check compares the gradients with a result computed by hand.
+    For a 40 × 50 layer with 60 links, it compares them with the gradients of autograd. No tensor may be as large as
+    the matrix.
     """
     weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
     x, dy = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 10, 100]])
@@ -192,20 +204,22 @@ def gradients(gradients: Gradients) -> None:
         "your gradient with respect to the values is dy alone; multiply it by the input."
     )
     assert dvalues.tolist() == [1, 2, 20, 30, 400], (
-        f"your gradient with respect to the values is {dvalues.tolist()}; for the link from input j to output i it is "
-        "dy[i] · x[j]."
+        f"your gradient with respect to the values is {dvalues.tolist()}; for the link from input j to output i, the "
+        "gradient is dy[i] · x[j]."
     )
     assert dx.shape == (1, 4), (
         f"the gradient with respect to x has the shape {tuple(dx.shape)}; x has the shape (1, 4)."
     )
     assert dx.tolist() != [[1, 30, 40, 500]], (
-        "input 1 has two links, but you keep only one of them. An assignment overwrites, so add with index_add_."
+        "input 1 has two links, but you keep only one of them. An assignment overwrites the first gradient, so add "
+        "with index_add_."
     )
     assert dx.tolist() != [[1, 11, 10, 100]], (
         "your gradient with respect to x is dy alone; multiply it by the value of each link."
     )
     assert dx.tolist() == [[1, 32, 40, 500]], (
-        f"your gradient with respect to x is {dx.tolist()}; for input j it is the sum of dy[i] · value over its links."
+        f"your gradient with respect to x is {dx.tolist()}; for input j, the gradient is the sum of dy[i] · value "
+        "over the links of this input."
     )
     _compare_with_autograd(gradients)
 
@@ -220,15 +234,15 @@ def _compare_with_autograd(gradients: Gradients) -> None:
     links, values, inputs = compress(mask), weight[mask].detach(), x.detach()
     with _Sizes() as sizes:  # type: ignore[no-untyped-call]
         answer = gradients(links, values, inputs, dy)
-    assert answer is not None, "for a second layer gradients() returns None; return both gradients."
+    assert answer is not None, "for a second layer, gradients() returns None; return both gradients."
     dvalues, dx = answer
     assert dvalues.shape == (60,), (
-        f"for 3 samples the gradient with respect to the values has the shape {tuple(dvalues.shape)}; sum it over the "
+        f"for 3 samples, the gradient with respect to the values has the shape {tuple(dvalues.shape)}; sum it over the "
         "samples."
     )
     equal = torch.allclose(dvalues, by_weight[mask], atol=1e-5)
-    assert equal, "for 3 samples the gradient with respect to the values differs from autograd's."
-    assert torch.allclose(dx, by_x, atol=1e-5), "for 3 samples the gradient with respect to x differs from autograd's."
+    assert equal, "for 3 samples, the gradient with respect to the values differs from autograd's."
+    assert torch.allclose(dx, by_x, atol=1e-5), "for 3 samples, the gradient with respect to x differs from autograd's."
     assert sizes.largest < mask.numel(), (
         f"both gradients are right, but one of your tensors has {sizes.largest} elements; the matrix has "
         f"{mask.numel()}. Work with one number for each sample and link."
@@ -236,7 +250,7 @@ def _compare_with_autograd(gradients: Gradients) -> None:
 
 
 class _Sizes(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that torch makes."""
+    """A mode that records the number of elements of the largest tensor that torch makes."""
 
     largest = 0
 

@@ -40,14 +40,14 @@ def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tens
     of_all = [x @ weight.T for weight in weights.values()]
     by_queries = (query @ key.T / math.sqrt(2)).softmax(dim=0)
     slips = {
-        "the mixture with the weights of absent links; multiply each weight by its mask": mixed(
+        "the mixture with the weights of absent links; multiply each weight matrix by its mask": mixed(
             of_all[0], of_all[1], of_all[2]
         ),
         "the mixture if you do not divide the scores by √2": mixed(query, key, value, scale=1.0),
         "the mixture if you divide the scores by √4; this head has 2 neurons": mixed(query, key, value, scale=0.5),
         "the mixture if the shares of each key sum to 1; the shares of each query must sum to 1": by_queries @ value,
-        "the mixture by scores instead of shares; apply the softmax first": query @ key.T / math.sqrt(2) @ value,
-        "the matrix of values; mix the values by the shares": value,
+        "the mixture with scores instead of shares; apply the softmax first": query @ key.T / math.sqrt(2) @ value,
+        "the matrix of values; mix the values with the shares": value,
         "the mixture with queries and keys exchanged; swap them": mixed(key, query, value),
     }
     for slip, wrong in slips.items():
@@ -81,8 +81,8 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
     both = pair & chain
     all_as_one = {name: mask & (both if name == "o" else both[:, None]) for name, mask in given.items()}
     assert not _same(found, all_as_one), (
-        "you removed all neurons that are inactive in the pair or in the chain. Treat them separately: a neuron "
-        "without queries still has a value, and the shares of the other neurons mix it."
+        "you removed all neurons that are inactive in the pair or in the chain. Treat the pair and the chain "
+        "separately: a neuron without queries still has a value, and the shares of the other neurons mix it."
     )
     for first, second, what in (
         ("q", "k", "the queries and in the keys"),
@@ -102,7 +102,7 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
 
 
 def _compare_with_the_core(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Compare a square head, because it is easy to confuse the rows and the columns of its output layer."""
+    """Compare the masks of a square head, in which one may confuse the rows and the columns of the output layer."""
     generator = torch.Generator().manual_seed(1)
     masks = {name: torch.rand(6, 6, generator=generator) < 0.2 for name in "qkvo"}
     found, right = percolate_head(masks), chts.percolation.percolate(masks, _HEAD)
@@ -118,7 +118,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> None:
-    """Weights of each matrix: a function that returns how many weights each parameter keeps at a sparsity."""
+    """Weights of each matrix: a function that returns how many weights each parameter keeps at a given sparsity."""
     small: Shapes = {
         "embedding.weight": (10, 4),
         "encoder.0.attention_norm.weight": (4,),
@@ -130,15 +130,15 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
     assert left is not None, "weights_left() returns None; return a dictionary of numbers by name."
     assert isinstance(left, dict), f"you return {left}; return a number for each name."
     assert set(left) == set(small), (
-        f"the model has {len(small)} parameters, but you return {len(left)}; return the dense ones, too."
+        f"the model has {len(small)} parameters, but you return {len(left)}; return the dense parameters, too."
     )
     slips = {
-        ("encoder.0.attention.q_proj.weight", 12): "the number of absent links; a quarter of 4 · 4 is present",
-        ("encoder.0.attention.q_proj.weight", 16): "right for a dense matrix; the attention becomes sparse",
-        ("encoder.0.feed_forward.0.weight", 32): "right for a dense matrix; the feed-forward block becomes sparse",
-        ("embedding.weight", 10): "right for a sparse matrix; the embedding is a table and stays dense",
+        ("encoder.0.attention.q_proj.weight", 12): "the number of absent links; a quarter of the 4 · 4 links exists",
+        ("encoder.0.attention.q_proj.weight", 16): "the number for a dense matrix; the attention becomes sparse",
+        ("encoder.0.feed_forward.0.weight", 32): "the number for a dense matrix; the feed-forward block becomes sparse",
+        ("embedding.weight", 10): "the number for a sparse matrix; the embedding is a table and stays dense",
         ("encoder.0.attention.q_proj.bias", 1): "a quarter of the bias; a bias stays dense",
-        ("encoder.0.attention_norm.weight", 1): "a quarter of the norm; a norm stays dense",
+        ("encoder.0.attention_norm.weight", 1): "a quarter of the norm's weights; a norm stays dense",
     }
     for (name, wrong), slip in slips.items():
         assert left[name] != wrong, f"{name} has {wrong} weights in your answer. This is {slip}."
@@ -152,7 +152,7 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
     for name, shape in shapes.items():
         right = links.get(name, math.prod(shape))
         assert found[name] == right, (
-            f"at 95 % sparsity {name} with shape {shape} keeps {right} weights; you return {found[name]}."
+            f"at 95 % sparsity, {name} with shape {shape} keeps {right} weights; you return {found[name]}."
         )
 
 
@@ -161,12 +161,13 @@ def decoder_links(decoder_links: float | None) -> None:
     assert decoder_links is not None, "replace None in the cell above by a number of links."
     square, fed = 512 * 512, 512 * 1024
     slips = {
-        "the number of possible links; find how many exist at 95 % sparsity": 8 * square + 2 * fed,
+        "the number of possible links; find how many links exist at 95 % sparsity": 8 * square + 2 * fed,
         "the number of absent links; count the existing links": 0.95 * (8 * square + 2 * fed),
-        "right for a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
-        "right for the attention blocks; add the feed-forward block": 0.05 * 8 * square,
+        "the number for a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
+        "the number for the attention blocks; add the feed-forward block": 0.05 * 8 * square,
         "the number without one of the two layers of the feed-forward block": 0.05 * (8 * square + fed),
-        "right for three projections per attention; the fourth is the output": 0.05 * (6 * square + 2 * fed),
+        "the number for three projections per attention; the fourth projection is the output": 0.05
+        * (6 * square + 2 * fed),
     }
     refuse(decoder_links, slips, 10)
     expected = 8 * link_count(512, 512, 0.05) + 2 * link_count(512, 1024, 0.05)
@@ -174,14 +175,14 @@ def decoder_links(decoder_links: float | None) -> None:
 
 
 def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> None:
-    """The rate after an update: a function that takes the step, the last update and the length of the return."""
+    """The rate after an update: a function that returns the learning rate at a step, for a given last update."""
     recipe = translation.Recipe(learning_rate=1.0, warmup=400, iterative_warmup=20)
     for step in (200, 400, 1600):
         rate, right = learning_rate(step, None, 20), translation.learning_rate_at(step, 100, recipe)
         assert rate is not None, "learning_rate() returns None; return a number."
         slips = {
-            "the rate without the width; multiply it by 100^-0.5": 10 * right,
-            "the larger of the two branches; the rate is the smaller one": 0.1 * max(step**-0.5, step * 400**-1.5),
+            "the rate without the factor of the width; multiply the rate by 100^-0.5": 10 * right,
+            "the larger of the two branches; the rate is the smaller branch": 0.1 * max(step**-0.5, step * 400**-1.5),
         }
         for slip, wrong in slips.items():
             same = math.isclose(rate, wrong, rel_tol=1e-3) and not math.isclose(wrong, right, rel_tol=1e-3)
@@ -205,7 +206,7 @@ def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> Non
 def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], float]) -> None:
     """A lead by luck: a function that draws tables of equally good methods and returns the mean lead.
 
-    With one rival the mean lead is 0. The highest of eight normal errors is on average 1.42 standard deviations above
+    With one rival, the mean lead is 0. The highest of eight normal errors is on average 1.42 standard deviations above
     the mean.
     """
 
@@ -215,22 +216,23 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
     alone = lead(1, 1, 1.0)
     assert alone is not None, "lead_by_luck() returns None; return a number."
     slips = {
-        "the mean distance; a lead has a sign": 2 / math.sqrt(math.pi),
-        "the lead of the better one of FC and its rival; FC is not its own rival": 1 / math.sqrt(math.pi),
+        "the mean distance without a sign; a lead has a sign": 2 / math.sqrt(math.pi),
+        "the lead if FC is also its own rival; compare FC only with the other methods": 1 / math.sqrt(math.pi),
     }
     for slip, wrong in slips.items():
         assert abs(alone - wrong) > 0.06, f"one rival leads by {alone:.2f} on average in your tables. This is {slip}."
     assert abs(alone) < 0.06, f"one rival is as good as FC, so its mean lead is 0; you return {alone:.2f}."
     highest, two = 1.4236, lead(8, 1, 2.0)
     assert abs(two - 2 * highest) < 0.15, (
-        f"for 8 rivals, one seed and a standard deviation of 2 BLEU, you return {two:.2f}. With a deviation of 1 you "
+        f"for 8 rivals, one seed and a standard deviation of 2 BLEU, you return {two:.2f}. With a deviation of 1, you "
         f"return {lead(8, 1, 1.0):.2f}. The lead is proportional to the deviation; expected {2 * highest:.2f} and "
         f"{highest:.2f}."
     )
     four = lead(8, 4, 2.0)
     assert abs(four - 2 * highest) > 0.15, (
-        f"with four seeds you return {four:.2f}, as with one seed; take the mean over the seeds of a method first."
+        f"with four seeds, you return {four:.2f}, as with one seed; take the mean over the seeds of a method first."
     )
     assert abs(four - highest) < 0.1, (
-        f"with four seeds you return {four:.2f}; a mean of four has half the error, so expect {highest:.2f}."
+        f"with four seeds, you return {four:.2f}; a mean of four seeds has half the error, so the lead should be "
+        f"{highest:.2f}."
     )

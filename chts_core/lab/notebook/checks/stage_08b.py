@@ -17,14 +17,14 @@ def merge(merge: Callable[[Words], Words]) -> None:
     given = dict(numbers)
     found = merge(numbers)
     assert found is not None, "merge() returns None; return a dictionary of words, like the one that it takes."
-    assert numbers == given, "your function changed the dictionary that it was given; build a new one."
+    assert numbers == given, "your function changed the dictionary that it was given; build a new dictionary."
     assert found != numbers, "you joined nothing; e and i are neighbours 4 + 3 = 7 times."
     assert sum(found.values()) == 12, (
         f"the counts of your words sum to {sum(found.values())}; expected 12. Keep each count."
     )
-    assert ("ei", "n") in found, f"for ein 4, drei 3, zehn 5 you return {_shown(found)}; which pair occurs 7 times?"
+    assert ("ei", "n") in found, f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; which pair occurs 7 times?"
     assert found == {("ei", "n"): 4, ("d", "r", "ei"): 3, tuple("zehn"): 5}, (
-        f"for ein 4, drei 3, zehn 5 you return {_shown(found)}; join the pair in every word, and nothing else."
+        f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; join the pair in every word, and nothing else."
     )
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
@@ -33,25 +33,25 @@ def merge(merge: Callable[[Words], Words]) -> None:
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
-        "for anan 2, na 1 you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
+        "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
         "frequent. Count every place."
     )
     assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it at both places."
     right: Words = {("an", "an"): 2, ("n", "a"): 1}
-    assert twice == right, f"for anan 2, na 1 you return {_shown(twice)}; expected {_shown(right)}."
+    assert twice == right, f"for anan 2 and na 1, you return {_shown(twice)}; expected {_shown(right)}."
     three = merge({("a", "a", "a"): 1})
     assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_shown(three)}; join each letter only once."
     _compare_with_the_package(merge)
 
 
 def _compare_with_the_package(merge: Callable[[Words], Words]) -> None:
-    """Compare with the first pair that the package's vocabulary joins in a small corpus."""
+    """Compare the joined pair with the first pair that the package's vocabulary joins in a small corpus."""
     text = "drei drei drei drei zwei zwei ein"
     trained = train_vocabulary(TranslationData("three words", ("de", "de"), [(text, "")], [], []), 13)
     (theirs,) = (piece for piece in trained.pieces(range(4, trained.size)) if len(piece) > 1)
     words: Words = {tuple("▁drei"): 4, tuple("▁zwei"): 2, tuple("▁ein"): 1}
     mine = {piece for pieces in merge(words) for piece in pieces if len(piece) > 1}
-    assert mine == {theirs}, f"in {text!r} the package joins {theirs}, but you join {' '.join(sorted(mine))}."
+    assert mine == {theirs}, f"in {text!r}, the package joins {theirs}, but you join {' '.join(sorted(mine))}."
 
 
 def _shown(words: Words) -> str:
@@ -68,8 +68,10 @@ def padding_share(padding_share: float | None) -> None:
     slips = {
         "a percentage; give a share between 0 and 1": 100 * padding / places,
         "the share of the tokens; the rest is padding": 1 - padding / places,
-        "the padding divided by the tokens; divide it by all places, with the padding": padding / sum(tokens),
-        "right for two batches of two; here all four sentences are in one batch": 1 - 27 / (2 * 6 + 2 * 10),
+        "the padding divided by the tokens; divide it by the number of all places, including the padding": padding
+        / sum(tokens),
+        "the answer for two batches of two sentences; here, all four sentences are in one batch": 1
+        - 27 / (2 * 6 + 2 * 10),
     }
     refuse(padding_share, slips, 0.005)
     right = padding / places
@@ -111,14 +113,14 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     _expect(beam_search, NUMBERS, 2)
     near = {"<s>": {"a": 0.52, "b": 0.48}, **LONG}
     assert beam_search(near, 2) != ["a"], (
-        "with chances of .52 for a and .48 for b c d e you return a, which is likelier; which has the better score? "
-        "Do not stop at the first translation that ends."
+        "with chances of .52 for a and .48 for b c d e, you return a, which is likelier; which translation has the "
+        "better score? Do not stop at the first translation that ends."
     )
     _expect(beam_search, near, 2)
     far = {"<s>": {"a": 0.6, "b": 0.4}, **LONG}
     assert beam_search(far, 2) == ["a"], (
-        "with chances of .6 for a and .4 for b c d e the scores are -0.47 and -0.67, but you return the one with the "
-        "lower score. The penalty grows more slowly than the number of pieces."
+        "with chances of .6 for a and .4 for b c d e, the scores are -0.47 and -0.67, but you return the translation "
+        "with the lower score. The penalty grows more slowly than the number of pieces."
     )
     assert beam_search(WIDE, 2) != ["z", "z1"], (
         "a beam of 2 found z z1, which has only the third-likeliest beginning; how many beginnings did you keep?"
@@ -147,10 +149,10 @@ def scores(score_a: float | None, score_b: float | None) -> None:
     assert max(score_a, score_b) < 0, "a score is negative, like its log-probability."
     for answer, pieces, log in ((score_a, 4, -2.0), (score_b, 7, -2.3)):
         slips = {
-            "the log-probability per piece; the penalty grows more slowly": log / pieces,
+            "the log-probability per piece; the penalty grows more slowly than the number of pieces": log / pieces,
             "the score without the exponent 0.6 of the penalty": log / ((5 + pieces) / 6),
             "the log-probability times the penalty; divide it by the penalty": log * ((5 + pieces) / 6) ** 0.6,
-            "the score with one piece too many; n already counts the end": log / ((6 + pieces) / 6) ** 0.6,
+            "the score with one piece too many; n already counts the end mark": log / ((6 + pieces) / 6) ** 0.6,
         }
         refuse(answer, slips, 0.002)
     for name, answer, pieces, log in (("A", score_a, 4, -2.0), ("B", score_b, 7, -2.3)):
@@ -160,7 +162,7 @@ def scores(score_a: float | None, score_b: float | None) -> None:
 
 
 def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]]) -> None:
-    """Two references: a function that returns the clipped count of found n-grams, and the count of written n-grams."""
+    """Two references: a function that counts the n-grams of a hypothesis, clipped by the references and in total."""
     references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
     found = clipped(["the"] * 7, references, 1)
     assert found is not None, "clipped() returns None; return two numbers."
@@ -169,22 +171,23 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
     slips = {
         "the number of words that occur in a reference; clip each count": 7,
         "the sum over both references; take the higher of the two counts": 3,
-        "the count of the last reference; take the higher of the two counts": 1,
+        "the count in the last reference; take the higher of the two counts": 1,
     }
     for slip, wrong in slips.items():
-        assert hits != wrong, f"of 7 times 'the' you found {hits}. This is {slip}."
+        assert hits != wrong, f"of 7 times 'the', you found {hits}. This is {slip}."
     assert hits == 2, (
-        f"of 7 times 'the' you found {hits}; the first reference has it twice, and the second has it once."
+        f"of 7 times 'the', you found {hits}; the first reference contains the word twice, and the second contains it "
+        "once."
     )
     swapped = clipped(["the"] * 7, references[::-1], 1)
-    assert swapped == (2, 7), f"with the references swapped you return {swapped}; use all references, in any order."
+    assert swapped == (2, 7), f"with the references swapped, you return {swapped}; use all references, in any order."
     _compare_with_sacrebleu(clipped, references)
 
 
 def _compare_with_sacrebleu(
     clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]], references: list[list[str]]
 ) -> None:
-    """Compare with the counts of the package that scores stage 08."""
+    """Compare the counts with those of sacrebleu, the package that computes the scores of stage 08."""
     from sacrebleu.metrics.bleu import BLEU  # it takes a quarter of a second to import
 
     written = ["there", "is", "the", "cat", "on", "the", "mat", "there"]
@@ -197,15 +200,16 @@ def _compare_with_sacrebleu(
 
 
 def bleu_of_six(bleu_of_six: float | None) -> None:
-    """Too short: the BLEU of the first six words of a reference of eight."""
+    """Too short: the BLEU of the first six words of a reference of eight words."""
     assert bleu_of_six is not None, "replace None in the cell above by a BLEU between 0 and 100."
     slips = {
         "the brevity penalty; BLEU is 100 times as large": math.exp(1 - 8 / 6),
-        "the share of the words; the penalty is an exponential": 75,
-        "above 100; the exponent is 1 - r/c with r words in the reference": 100 * math.exp(1 - 6 / 8),
-        "right for the exponent -r/c; it is 1 - r/c": 100 * math.exp(-8 / 6),
-        "right without a brevity penalty; this translation is too short": 100,
-        "right if the penalty had an exponent of 1/4; only the precisions have it": 100 * math.exp((1 - 8 / 6) / 4),
+        "the share of the words; the brevity penalty is an exponential": 75,
+        "above 100; the exponent must be 1 - r/c, with r words in the reference": 100 * math.exp(1 - 6 / 8),
+        "the answer for the exponent -r/c; the exponent is 1 - r/c": 100 * math.exp(-8 / 6),
+        "the answer without a brevity penalty; this translation is too short": 100,
+        "the answer if the penalty has an exponent of 1/4; only the precisions have this exponent": 100
+        * math.exp((1 - 8 / 6) / 4),
     }
     refuse(bleu_of_six, slips, 0.004)
     right = 100 * math.exp(1 - 8 / 6)

@@ -20,14 +20,16 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
     assert num_blocks is not None, stubs
     assert num_guesses is not None, stubs
     assert num_blocks != 1030 // 129, (
-        f"{num_blocks} is right for blocks of 129 that share no token; here neighbouring blocks share one token."
+        f"{num_blocks} is the number of blocks if blocks of 129 tokens share no token; here, neighbouring blocks "
+        "share one token."
     )
     assert num_blocks != 9, "the ninth block would need 1153 tokens; the remaining tokens do not fill a block."
     assert num_blocks == 1029 // 128, (
-        f"{num_blocks} blocks are not right; the first token is no guess, because no token comes before it."
+        f"{num_blocks} blocks are not right; the model does not guess the first token, because no token comes before "
+        "it."
     )
-    assert num_guesses != num_blocks * 129, "a block of 129 tokens makes 128 guesses."
-    assert num_guesses == num_blocks * 128, f"{num_guesses} is not right; each block makes 128 guesses."
+    assert num_guesses != num_blocks * 129, "in a block of 129 tokens, the model makes 128 guesses."
+    assert num_guesses == num_blocks * 128, f"{num_guesses} is not right; in each block, the model makes 128 guesses."
 
 
 def perplexity_and_bits(
@@ -39,27 +41,28 @@ def perplexity_and_bits(
     slips = {
         "1 over the mean probability; take the mean of the logarithms": 3.2,
         "the mean of 1/p, which is an arithmetic mean; take the mean of the logarithms": 5.0,
-        "1 over the product of all probabilities; divide the sum of the logarithms by their number": 16.0,
+        "1 over the product of all probabilities; divide the sum of the logarithms by the number of "
+        "probabilities": 16.0,
         "the mean loss in nats; the perplexity is e to the power of this loss": 2 * math.log(2),
         "the mean loss in bits; the perplexity is 2 to the power of this loss": 2.0,
-        "e to the power of a loss in bits; take the natural logarithm for e": math.exp(2),
+        "e to the power of a loss in bits; compute the loss with the natural logarithm": math.exp(2),
         "2 to the power of a loss in nats; use e instead of 2": 2 ** (2 * math.log(2)),
-        "below 1; the loss is minus the logarithm": 0.25,
+        "1 over the perplexity; the loss is minus the logarithm": 0.25,
     }
     refuse(round(mine, 4), slips, 1e-3)
     for chances, right in (([1 / 2, 1 / 8], 4.0), ([0.2, 0.2, 0.2], 5.0), ([1.0, 1 / 8, 1.0], 2.0)):
         mine = perplexity(chances)
         listed = ", ".join(f"{p:g}" for p in chances)
         assert math.isclose(mine, right, rel_tol=1e-6), (
-            f"for the probabilities {listed} you return {mine:g}; expected {right:g}."
+            f"for the probabilities {listed}, you return {mine:g}; expected {right:g}."
         )
     mine = bits_per_byte(2 * math.log(2), 3, 12)
     assert mine is not None, "bits_per_byte() returns None; first turn nats into bits."
     slips = {
-        "in nats per byte; a bit is log 2 nats": math.log(2) / 2,
-        "in bits per token; divide the bits of all tokens by the number of bytes": 2.0,
-        "the bits times the bytes per token; divide the bits by the bytes per token": 8.0,
-        "the nats times log 2; there are fewer nats than bits, so divide": math.log(2) ** 2 / 2,
+        "a number of nats per byte; divide it by log 2, because a bit is log 2 nats": math.log(2) / 2,
+        "a number of bits per token; divide the bits of all tokens by the number of bytes": 2.0,
+        "the bits per token times the bytes per token; divide the bits by the bytes per token": 8.0,
+        "the nats times log 2; there are fewer nats than bits, so divide by log 2": math.log(2) ** 2 / 2,
     }
     refuse(round(mine, 4), slips, 1e-3)
     assert math.isclose(mine, 0.5, rel_tol=1e-6), (
@@ -71,7 +74,7 @@ def perplexity_and_bits(
 
 
 def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Heads that share a key: a function that returns the query neurons that meet a key neuron."""
+    """Heads that share a key: a function that returns the query neurons that are multiplied by a key neuron."""
     for neuron, heads, key_heads, width in ((1, 4, 2, 2), (2, 4, 2, 2), (5, 6, 2, 4), (3, 4, 4, 2), (2, 4, 1, 3)):
         given = queries_of(neuron, heads, key_heads, width)
         assert given is not None, "queries_of() returns None; return a list of neurons."
@@ -80,28 +83,28 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
             continue
         head, within = divmod(neuron, width)
         where = (
-            f"for {heads} heads of queries, {key_heads} heads of keys, width {width} and neuron {neuron}, you return "
-            f"{mine}."
+            f"for {heads} query heads, {key_heads} key heads, width {width} and key neuron {neuron}, you return {mine}."
         )
         apart = [other * width + within for other in range(head, heads, key_heads)]
         assert mine != apart, (
-            f"{where} Neighbouring heads share a key: with 4 heads and 2 keys, heads 0 and 1 share one."
+            f"{where} Neighbouring query heads share a key head: with 4 query heads and 2 key heads, query heads 0 "
+            "and 1 share key head 0."
         )
         assert set(mine) > set(right) or not set(right) > set(mine), (
-            f"{where} {len(right)} heads read this head of the keys, so you miss {len(right) - len(mine)} of the "
-            "neurons."
+            f"{where} {len(right)} query heads use this key head, so you miss {len(right) - len(mine)} of the neurons."
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
         assert mine != sorted(everything), (
-            f"{where} In each of these heads, only the query neuron at the same place meets this key neuron."
+            f"{where} In each of these heads, only the query neuron at the same place is multiplied by this key neuron."
         )
         raise AssertionError(
-            f"{where} Which head of the keys has this neuron, which heads read it, and at which place is it?"
+            f"{where} Which key head contains this neuron, which query heads use this key head, and which place does "
+            "the neuron have in it?"
         )
 
 
 def _lost(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
-    """The queries that lose their links in the core if the neuron of the keys has no links."""
+    """The query neurons that lose their links when the core percolates masks in which the key neuron has no links."""
     sizes = {"q": heads * width, "k": key_heads * width, "v": key_heads * width}
     masks = {name: torch.ones(size, 3, dtype=torch.bool) for name, size in sizes.items()}
     masks["o"] = torch.ones(3, heads * width, dtype=torch.bool)
@@ -122,7 +125,7 @@ _NEURONS = (
 def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
     """Percolate a gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
 
-    One of the four neurons has links on all sides. Each of the others has no links on one side.
+    One of the four neurons has links on all sides. Each of the other three has no links on one side.
     """
     gate = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)
     up = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1]], dtype=torch.bool)
@@ -153,7 +156,7 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
 
 
 def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Compare with the core on random masks. The core pairs `gate` and `up` only for activation(0) = 0."""
+    """Compare with the core's result for random masks. The core pairs `gate` and `up` only for activation(0) = 0."""
     generator = torch.Generator().manual_seed(9)
     chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
     for _ in range(5):
@@ -165,7 +168,7 @@ def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
             left = percolate_gate(masks[0], masks[1], masks[2], at_zero)
             mine, expected = (sum(int(m.sum()) for m in found) for found in (left, right.values()))
             assert all(torch.equal(left[number], right[name]) for number, name in enumerate(names)), (
-                f"on random masks with activation(0) = {at_zero:g} you keep {mine} links; expected {expected}."
+                f"on random masks with activation(0) = {at_zero:g}, you keep {mine} links; expected {expected}."
             )
 
 
@@ -191,17 +194,17 @@ def planned(shortened: Shortened, facts: Facts) -> None:
 
 def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: float) -> None:
     paper = language.RECIPES["60m"]
-    given = f"for {minutes:g} minutes at {tokens_per_second:,.0f} tokens per second"
+    given = f"for {minutes:g} minutes at {tokens_per_second:,.0f} tokens per second,"
     budget, of_step = tokens_per_second * 60 * minutes, paper.batch * paper.context
     slips = {
-        "the number of tokens of the whole run; divide by the tokens of a step": int(budget),
+        "the number of tokens of the whole run; divide it by the number of tokens of a step": int(budget),
         "the number of steps that one context per step would give; a step has a batch of contexts": int(
             budget // paper.context
         ),
         "the number of steps that one token per context would give; a context has 256 tokens": int(
             budget // paper.batch
         ),
-        "the number of steps in as many seconds; a minute has 60 seconds": int(budget // of_step // 60),
+        "the number of steps if the minutes were seconds; a minute has 60 seconds": int(budget // of_step // 60),
         "one step too many; the last step would not end in time": int(budget // of_step) + 1,
     }
     for slip, wrong in slips.items():
@@ -209,18 +212,21 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     assert recipe.steps == budget // of_step, f"{given} you take {recipe.steps} steps; a step has {of_step:,} tokens."
     right = max(round(recipe.steps / 100), 1)
     assert recipe.update_every != 100, (
-        f"{given} you update every 100 steps, but the run has {recipe.steps} steps. Take a hundredth of them."
+        f"{given} you update every 100 steps, but the run has {recipe.steps} steps. Update after each hundredth of "
+        "the run."
     )
     assert recipe.update_every == right, f"{given} you update every {recipe.update_every} steps; expected {right}."
     right = max(recipe.steps // 10, 1)
     assert recipe.warmup != paper.warmup, (
-        f"{given} the warm-up has {paper.warmup} steps, but the run has {recipe.steps}."
+        f"{given} the warm-up has {paper.warmup} steps, but the whole run has {recipe.steps} steps."
     )
     assert abs(recipe.warmup - right) <= 1, f"{given} the warm-up has {recipe.warmup} steps; expected {right}."
     assert recipe.iterative_warmup == 0, f"iterative_warmup is {recipe.iterative_warmup}; set it to 0."
     ours = ("steps", "update_every", "warmup", "iterative_warmup")
     changed = [name for name, value in asdict(recipe).items() if name not in ours and value != getattr(paper, name)]
-    assert not changed, f"you changed {', '.join(changed)}, so this is another run. Change only {', '.join(ours)}."
+    assert not changed, (
+        f"you changed {', '.join(changed)}, so your recipe describes another run. Change only {', '.join(ours)}."
+    )
 
 
 def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe, tokens_per_second: float) -> None:
@@ -240,20 +246,22 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
     }
     slips: dict[str, dict[str, float]] = {
         "links": {
-            "the number at the first step; CHTss begins with half of the possible links and loses most of them": sum(
-                at_first.values()
-            ),
+            "the number of links at the first step; CHTss starts with half of the possible links and removes most of "
+            "them": sum(at_first.values()),
             "the number of possible links; count the existing links": sum(
                 math.prod(plan.budget.shapes[name]) for name in of_layer
             ),
-            "the number of links in all layers; count one layer": sum(plan.budget.links(recipe.steps).values()),
+            "the number of links in all layers; count the links of one layer": sum(
+                plan.budget.links(recipe.steps).values()
+            ),
             "the number of links in one matrix; the layer has seven matrices": of_layer[next(iter(of_layer))],
         },
         "updates": {
-            "the number if updates continued to the last step; they end earlier": recipe.steps // recipe.update_every
+            "the number of updates if they continued to the last step; the updates end earlier": recipe.steps
+            // recipe.update_every
         },
         "tokens": {
-            "a number of contexts; each has 256 tokens": recipe.steps * recipe.batch,
+            "a number of contexts; each context has 256 tokens": recipe.steps * recipe.batch,
             "the number of tokens of one step; count all steps": recipe.batch * recipe.context,
         },
         "minutes": {
@@ -273,7 +281,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
                 f"you return {found[name]:,.10g} {name}. This is {slip}."
             )
         assert math.isclose(found[name], value, rel_tol=1e-3), (
-            f"you return {found[name]:,.10g} {name}; this is not right."
+            f"you return {found[name]:,.10g} {name}; this number is not right."
         )
 
 
@@ -285,8 +293,8 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
             1.9921875,
             {"1/256 of the weight; the distance is the same for all weights from 1 up to 2": 1.9921875 / 256},
         ),
-        (2.0, {"right between 1 and 2; the distance doubles at 2": 1 / 256}),
-        (0.3125, {"right between 1 and 2; the distance halves below 1": 1 / 256}),
+        (2.0, {"the answer for weights from 1 up to 2; at 2, the distance doubles": 1 / 256}),
+        (0.3125, {"the answer for weights from 1 up to 2; below 1, the distance halves": 1 / 256}),
         (96.0, {}),
     ):
         mine = least_step(weight)
@@ -294,8 +302,8 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
         refuse(mine, slips, 1e-9)
         start = torch.tensor(weight)
         less, more = ((start + share * mine).bfloat16() != start for share in (0.98, 1.02))
-        assert more, f"at weight {weight:g} a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
-        assert not less, f"at weight {weight:g} a step of {0.98 * mine:.6f} has an effect, so {mine:.6f} is too large."
+        assert more, f"at weight {weight:g}, a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
+        assert not less, f"at weight {weight:g}, a step of {0.98 * mine:.6f} has an effect, so {mine:.6f} is too large."
     assert still_from is not None, "replace None in the last line of the cell above by a weight."
     slips = {
         "256 times the step; the distance changes only at powers of two": 0.256,
@@ -307,7 +315,7 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
 
 
 def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[float, str], str]]) -> None:
-    """One rate for all: the best method at each learning rate, and the best method if each has its own best rate."""
+    """One rate for all: the best method at each learning rate, and the best method if each method has its best rate."""
     dense, sparse = {0.001: 5.3, 0.002: 4.8, 0.004: 5.5}, {0.001: 5.4, 0.002: 5.2, 0.004: 4.9}
     for losses, best in (
         ({"fc": dense, "set": sparse}, "fc"),
@@ -323,7 +331,7 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
             right = min(losses, key=lambda name: losses[name][rate])
             mine = at_each.get(rate)
             assert mine == right, (
-                f"at the rate {rate:g} the losses are {shown}, but you name {mine}. The lowest loss is best."
+                f"at the rate {rate:g}, the losses are {shown}, but you name {mine}. The lowest loss is best."
             )
         means = {name: sum(found.values()) / len(found) for name, found in losses.items()}
         assert own == best or own != min(means, key=lambda name: means[name]), (

@@ -30,7 +30,7 @@ def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) 
     slips = {
         "the plain mean, which counts the single example as much as the other three together": [4.0, 2.0],
         "the sum of both gradients; the loss is a mean over examples": [8.0, 4.0],
-        "the sum over all four examples; divide by their number": [12.0, 4.0],
+        "the sum over all four examples; divide it by the number of examples": [12.0, 4.0],
         "the sum over all four examples, divided by the number of parts; divide by the number of examples": [6.0, 2.0],
         "the mean with exchanged weights; the larger part counts more": [5.0, 3.0],
     }
@@ -50,14 +50,15 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
     for sizes in ([4, 5], [2, 3, 4], [9]):
         parts = [torch.autograd.grad((part @ weight).square().mean(), weight)[0] for part in x.split(sizes)]
         assert torch.allclose(whole_gradient(parts, sizes), right, atol=1e-5), (
-            f"for parts of {sizes} examples your gradient differs from the gradient of the whole batch of 9."
+            f"for parts of {sizes} examples, your gradient differs from the gradient of the whole batch of 9."
         )
 
 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """Regrow the same links: the mask that every rank makes from the gradients of all ranks.
 
-    The layer has 8 places. Three places have links, with the gradient 9, so the check notices if you choose them.
+    The layer has 8 places. Three places have links, with the gradient 9, so the check notices if they are
+    chosen.
     """
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
     gradients = torch.tensor([[[9.0, 5, 1, -4], [0.5, 9, 3.5, 9]], [[9.0, -5, 4, -2], [1.5, 9, -3.5, 9]]])
@@ -72,7 +73,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     slips = {
         "the gradient of rank 0 alone; use the mean over the ranks": "ac",
         "the gradient of rank 1 alone; use the mean over the ranks": "ab",
-        "the mean of the absolute values; take the mean first": "ae",
+        "the mean of the absolute values; take the mean over the ranks first": "ae",
         "the mean itself; take its absolute value": "bd",
     }
     chosen = "".join(sorted(grown))
@@ -85,7 +86,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     means = gradients.mean(dim=0).abs().masked_fill(mask, 0).flatten()
     expected = mask.flatten().index_fill(0, means.topk(4).indices, True).view_as(mask)
     assert torch.equal(regrow(gradients, mask.clone(), 4).bool(), expected), (
-        "with three ranks and 4 new links your mask is not right."
+        "with three ranks and 4 new links, your mask is not right."
     )
 
 
@@ -109,30 +110,31 @@ def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> N
             )
             assert len(set(together)) == len(together), f"{where}two ranks take the same example: {shares}."
             assert sorted(together) == whole, (
-                f"{where}together they take {sorted(together)}, but one process takes {whole}. A run that continues "
-                "with another number of ranks would see some examples twice and others never."
+                f"{where}the ranks together take {sorted(together)}, but one process takes {whole}. A run that "
+                "continues with another number of ranks would see some examples twice and others never."
             )
 
 
 Part = tuple[Callable[[toys.Trial], Any], Callable[[toys.Trial, Any], object], str]
 
-# The parts of a run: how to read and to load the state of each, and what happens without it. The masks come last, as
-# `Sparsifier.load_state_dict` requires.
+# The parts of a run: how to read and to load the state of each part, and what happens without this state. The
+# masks come last, as `Sparsifier.load_state_dict` requires.
 _PARTS: Mapping[str, Part] = {
     "weights": (
         lambda trial: trial.model.state_dict(),
         lambda trial, state: trial.model.load_state_dict(state),
-        "the weights are not the saved ones. Save and load `model.state_dict()`.",
+        "the weights are not the saved weights. Save and load `model.state_dict()`.",
     ),
     "moments": (
         lambda trial: trial.optimizer.state_dict()["state"],
         lambda trial, state: trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": state}),
-        "the moments of Adam are not the saved ones, so the next step would be different. Save the optimizer too.",
+        "the moments of Adam are not the saved moments, so the next step would be different. Save the optimizer too.",
     ),
     "schedule": (
         lambda trial: trial.schedule.last_epoch,
         lambda trial, state: trial.schedule.load_state_dict(trial.schedule.state_dict() | {"last_epoch": state}),
-        "the schedule is not at the saved step, so the learning rate would start again. Save the schedule too.",
+        "the schedule is not at the saved step, so the learning rate would start from the beginning. Save the "
+        "schedule too.",
     ),
     "generator": (
         lambda trial: trial.generator.get_state(),
@@ -143,7 +145,8 @@ _PARTS: Mapping[str, Part] = {
     "masks": (
         lambda trial: trial.sparsifier.state_dict(),
         lambda trial, state: trial.sparsifier.load_state_dict(state),
-        "the masks or the random numbers of the Sparsifier are not the saved ones. Save `sparsifier.state_dict()`.",
+        "the masks or the random numbers of the Sparsifier differ from the saved state. Save "
+        "`sparsifier.state_dict()`.",
     ),
 }
 _DISPENSABLE = "gradients"  # each step sets them to zero before it computes them
@@ -154,7 +157,7 @@ def continued(
     load_run: Callable[[toys.Trial, Path], None],
     not_needed: Collection[str] | None,
 ) -> None:
-    """Continue to the bit: two functions that save and load a run, and the parts of it that can be left out."""
+    """Continue to the bit: two functions that save and load a run, and the parts of the run that they can leave out."""
     run = toys.Trial(seed=0)
     for _ in range(20):
         run.step()
@@ -171,7 +174,7 @@ def continued(
             found = read(fresh)
         except RuntimeError:  # the Sparsifier refuses weights that do not fit its masks
             found = None
-        assert _equal(found, saved[name]), f"after load_run() {without}"
+        assert _equal(found, saved[name]), f"after load_run(), {without}"
     losses = [fresh.step() for _ in range(20)]
     assert losses == right, "the states are right after load_run(), but the losses differ. Load the Sparsifier last."
     assert not_needed is not None, "replace None in the cell above by a set of names."
@@ -179,18 +182,18 @@ def continued(
     unknown = sorted({*not_needed} - names)
     assert not unknown, f"there is no part {unknown[0]!r}; expected some of {', '.join(sorted(names))}."
     assert "masks" not in not_needed, (
-        "without the masks the Sparsifier refuses to continue, because the weights do not fit its own masks."
+        "without the masks, the Sparsifier refuses to continue, because the weights do not fit its own masks."
     )
     for name in sorted({*not_needed} & _PARTS.keys()):
         step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
-        raise AssertionError(f"without the {name} the run is different; its loss differs from step {step} on.")
+        raise AssertionError(f"without the {name}, the run is different; its loss differs from step {step} on.")
     assert _DISPENSABLE in not_needed, (
-        "you can leave out one part, because each step computes it again before it uses it."
+        "you can leave out one part, because each step computes this part again before using it."
     )
 
 
 def _without(left_out: str, saved: Mapping[str, Any]) -> list[float]:
-    """The losses of a fresh run that has loaded all parts but one."""
+    """The losses of a fresh run that has loaded all parts except one."""
     fresh = toys.Trial(seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the Sparsifier warns about missing weights
@@ -241,7 +244,7 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     )
     assert num_runs is not None, "replace the second None in the cell above by a number of runs."
     slips = {
-        "right if FC ran at both sparsities; FC has no sparsity and runs once for each seed": 40,
+        "the number if FC ran at both sparsities; FC has no sparsity and runs once for each seed": 40,
         "the number without FC; add the runs of FC": 30,
         "the number of runs of one seed; there are five seeds": 7,
     }
@@ -255,7 +258,7 @@ def hours(hours: float | None) -> None:
     right = 6e9 * 2e10 / (8 * 1e15 * 0.3) / 3600
     slips = {
         "a third of the time; a backward pass costs twice as much as a forward pass": right / 3,
-        "right for one GPU; there are eight GPUs": right * 8,
+        "the time for one GPU; there are eight GPUs": right * 8,
         "the time at full utilisation; divide it by the utilisation": right * 0.3,
         "the time in seconds; give hours": right * 3600,
     }
@@ -267,7 +270,7 @@ _Runs = list[tuple[str, int]]
 
 
 def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
-    """Schedule a sweep's budget: the runs that fit, and the hour in which the last one ends.
+    """Schedule a sweep's budget: the runs that fit, and the hour in which the last run ends.
 
     The runs take 3, 1 and 2 hours. There are two seeds, two workers and five hours.
     """
@@ -279,7 +282,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
     runs, makespan = list(answer[0]), answer[1]
     begins = [("fc", 0), ("set", 0), ("chts", 0)]
     slips: dict[str, _Runs] = {
-        "one method after the other. Take all methods of seed 0 first, then all methods of seed 1": [
+        "a schedule with one method after the other. Take all methods of seed 0 first, then all methods of seed 1": [
             ("fc", 0),
             ("fc", 1),
             ("set", 0),
@@ -293,22 +296,26 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
             ("chts", 1),
         ],
         "the schedule of one worker, but there are two workers": [("fc", 0), ("set", 0), ("set", 1)],
-        "what fits into 2 · 5 hours in all. Each worker has its own five hours": [*begins, ("fc", 1), ("set", 1)],
+        "a schedule that fits into 2 · 5 hours in all. Each worker has its own five hours": [
+            *begins,
+            ("fc", 1),
+            ("set", 1),
+        ],
         "a schedule that gives the runs to the workers in turn. Give each run to the worker that is free first": [
             *begins,
             ("fc", 1),
         ],
     }
     for slip, wrong in slips.items():
-        assert runs != wrong, f"this is {slip}."
+        assert runs != wrong, f"your answer is {slip}."
     right, last = _scheduled(costs, 2, 2, 5.0)
     assert runs == right or sorted(runs) != sorted(right), (
-        "these are the runs that fit, in another order. List them in the order in which they start."
+        "you return the right runs in another order. List them in the order in which they start."
     )
     assert runs == right, (
         f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a time line for each worker."
     )
-    assert makespan == last, f"the runs are right, but the last one does not end in hour {makespan:g}."
+    assert makespan == last, f"the runs are right, but the last run does not end in hour {makespan:g}."
     _compare_schedules(schedule)
 
 

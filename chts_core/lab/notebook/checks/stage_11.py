@@ -13,14 +13,14 @@ _T_6 = 2.446912  # Student's t at 97.5 % for 6 degrees of freedom
 
 
 def errors_away(errors_away: float | None) -> None:
-    """How far away: the distance of the paper from your mean, in standard errors."""
+    """How far away: the distance of the paper's result from your mean, in standard errors."""
     assert errors_away is not None, "replace None in the cell above by a number."
     mine = [71.0, 73.0, 72.0, 72.0]
     right = (74 - sum(mine) / 4) / standard_error(mine)
     slips = {
-        "in standard deviations; the standard error of a mean of four is half as large": right / 2,
-        "in points of accuracy; divide it by the standard error": 2.0,
-        "below 0, but the paper is above your mean": -right,
+        "the distance in standard deviations; the standard error of a mean of four runs is half as large": right / 2,
+        "the distance in points of accuracy; divide it by the standard error": 2.0,
+        "below 0, but the paper's result is above your mean": -right,
     }
     refuse(errors_away, slips, 0.01)
     assert abs(errors_away - right) < 0.02, f"{errors_away} is not right; the squares of the deviations sum to 2."
@@ -32,26 +32,26 @@ def coverage(coverage: Callable[[int, float, float, torch.Generator], float | No
     share = coverage(3, 4.303, 0.0, generator)
     assert share is not None, "coverage() returns None; return the share of studies whose interval contains 0."
     assert 0 < share < 1, (
-        f"{share:g} is not a share between 0 and 1; simulate 10,000 studies and divide by their number."
+        f"{share:g} is not a share between 0 and 1; simulate 10,000 studies and divide by the number of studies."
     )
     slips = {
-        "the share of intervals that miss the truth; count the others": 0.05,
+        "the share of intervals that miss the truth; count the intervals that contain the truth": 0.05,
         "the result with the squares divided by n; divide them by n − 1": 0.9277,
         "the result with the standard deviation itself; divide it by √n for the standard error": 0.9825,
     }
     refuse(round(float(share), 3), slips, 0.006)
-    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303 the share is {share:.3f}; this t gives 0.95."
+    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303, the share is {share:.3f}; this t gives 0.95."
     share = coverage(3, 1.96, 0.0, generator)
-    assert share is not None, "with another factor coverage() returns None; return a share."
-    assert abs(share - 0.95) > 0.02, "with the factor 1.96 the share is still 0.95; does your interval use the factor?"
-    assert abs(share - 0.811) < 0.015, f"with the factor 1.96 and n = 3 the share is {share:.3f}; expected 0.81."
+    assert share is not None, "with another factor, coverage() returns None; return a share."
+    assert abs(share - 0.95) > 0.02, "with the factor 1.96, the share is still 0.95; does your interval use the factor?"
+    assert abs(share - 0.811) < 0.015, f"with the factor 1.96 and n = 3, the share is {share:.3f}; expected 0.81."
     share = coverage(30, 2.045, 1.0, generator)
-    assert share is not None, "with a shift coverage() returns None; return a share."
+    assert share is not None, "with a shift, coverage() returns None; return a share."
     assert share < 0.9, (
-        "a shift of 1 has almost no effect; add it to every run, and test whether the interval contains 0."
+        "a shift of 1 has almost no effect; add the shift to every run, and test whether the interval contains 0."
     )
     assert share < 0.01, (
-        f"with n = 30 and a shift of 1 the share is {share:.3f}; use the same shift in all runs of a study."
+        f"with n = 30 and a shift of 1, the share is {share:.3f}; use the same shift in all runs of a study."
     )
 
 
@@ -65,7 +65,7 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     errors, error = (standard_error(a), standard_error(b)), standard_error(differences)
     _, paired = mean_and_interval(differences)
     unpaired = _T_6 * math.hypot(*errors)
-    assert not abs(mine - unpaired) < 0.01, f"{mine} is the unpaired half-width; return the paired one first."
+    assert not abs(mine - unpaired) < 0.01, f"{mine} is the unpaired half-width; return the paired half-width first."
     slips = {
         "the half-width of A alone; subtract seed by seed first": mean_and_interval(a)[1],
         "the mean difference itself; find how much the differences vary": 1.5,
@@ -79,9 +79,9 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     t_3 = paired / error
     slips = {
         "the paired half-width again; ignore the pairs": paired,
-        "t times the sum of the standard errors; add their squares": _T_6 * sum(errors),
+        "t times the sum of the standard errors; add their squares and take the square root": _T_6 * sum(errors),
         "the standard error; multiply it by t": math.hypot(*errors),
-        "the result with 3 degrees of freedom; two times four runs have 6": t_3 * math.hypot(*errors),
+        "the result with 3 degrees of freedom; two methods with four runs each have 6": t_3 * math.hypot(*errors),
         "the result with the factor 1.96, which is only right for many seeds": 1.96 * math.hypot(*errors),
         "the half-width of A alone; B varies, too": mean_and_interval(a)[1],
     }
@@ -92,9 +92,9 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     for name, half in (("paired", mine), ("unpaired", apart)):
         print(f"{name}: 1.50 ± {half:.2f}, {'contains' if half > 1.5 else 'leaves out'} 0")
     other = half_widths([1.0, 5.0, 3.0], [3.0, 2.0, 1.0])
-    assert other is not None, "for other numbers half_widths() returns None; return two half-widths."
+    assert other is not None, "for other numbers, half_widths() returns None; return two half-widths."
     assert math.isclose(other[0], 6.572, abs_tol=0.01), (
-        f"for differences of -2, 3 and 2 you return {other[0]:.2f}; expected 6.57."
+        f"for differences of -2, 3 and 2, you return {other[0]:.2f}; expected 6.57."
     )
 
 
@@ -103,8 +103,9 @@ def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
     found = same_gain(35.26, 33.03, 120.0)
     assert found is not None, "same_gain() returns None; return a perplexity."
     slips = {
-        "the perplexity ahead by the same number of points; perplexities multiply, so subtract logarithms": 120 - 2.23,
-        "the perplexity behind by the same number of nats; a lower perplexity is better": 120 * 35.26 / 33.03,
+        "the perplexity that is ahead by the same number of points; perplexities multiply, so subtract logarithms": 120
+        - 2.23,
+        "the perplexity that is behind by the same number of nats; a lower perplexity is better": 120 * 35.26 / 33.03,
         "the result of a ratio of logarithms; a gain in nats is a difference of logarithms": 120
         ** (math.log(33.03) / math.log(35.26)),
         "a number of nats; the answer is a perplexity": math.log(120 * 33.03 / 35.26),
@@ -113,7 +114,7 @@ def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
     refuse(round(found, 4), slips, 0.01)
     assert abs(found - 120 * 33.03 / 35.26) < 0.01, f"{found:.2f} is not right; 33.03 is 0.065 nats below 35.26."
     again = same_gain(20.0, 10.0, 8.0)
-    assert again is not None, "for other numbers same_gain() returns None; return a perplexity."
+    assert again is not None, "for other numbers, same_gain() returns None; return a perplexity."
     assert math.isclose(again, 4, abs_tol=0.01), f"half of 20 is 10, so half of 8 is expected; you return {again:.2f}."
 
 
@@ -136,14 +137,14 @@ def difference_of_differences(difference_of_differences: Gap) -> None:
     slips = {
         "our standard error alone; the paper's numbers are uncertain, too": ours,
         "the paper's standard error alone; our numbers are uncertain, too": 0.5,
-        "the sum of the standard errors; add their squares": ours + 0.5,
-        "the result with 0.3 + 0.4 for the paper; add these squares, too": math.hypot(ours, 0.7),
+        "the sum of the standard errors; add their squares and take the square root": ours + 0.5,
+        "the result with 0.3 + 0.4 for the paper; add the squares of these numbers, too": math.hypot(ours, 0.7),
         "the result without pairs; our two methods share their seeds, so subtract seed by seed first": apart,
         "the result with our standard deviation; divide it by the square root of 3": math.hypot(1, 0.5),
     }
     refuse(error, slips, 0.005)
     assert abs(error - math.hypot(ours, 0.5)) < 0.005, (
-        f"your error is {error}; our standard error is 0.577, and the paper's is 0.5."
+        f"your standard error is {error}; our standard error is 0.577, and the paper's is 0.5."
     )
 
 
@@ -152,18 +153,18 @@ def by_chance(by_chance: float | None) -> None:
     assert by_chance is not None, "replace None in the cell above by a number between 0 and 1."
     slips = {
         "the expected number of such comparisons; this number can exceed 1": 13 * 0.05,
-        "the chance that none looks decided; find the chance that at least one does": 0.95**13,
-        "the chance for one comparison; there are 13": 0.05,
-        "the chance that all of them look decided; one is enough": 0.05**13,
+        "the chance that no comparison looks decided; find the chance that at least one comparison does": 0.95**13,
+        "the chance for one comparison; there are 13 comparisons": 0.05,
+        "the chance that all comparisons look decided; one such comparison is enough": 0.05**13,
     }
     refuse(round(by_chance, 4), slips, 0.004)
     assert by_chance <= 1, f"{by_chance:g} is not a probability; write it as a number between 0 and 1."
     assert abs(by_chance - (1 - 0.95**13)) < 0.006, (
-        f"{by_chance:g} is not right; what is the chance that none of the 13 looks decided?"
+        f"{by_chance:g} is not right; what is the chance that none of the 13 comparisons looks decided?"
     )
 
 
-# Advantages by seed, a list for each task.
+# Claims. Each of them has a list of advantages, one for each seed, for each task.
 _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
     [[1.0, 1.2, 1.1]],
     [[-1.0, -1.2, -1.1]],
@@ -183,7 +184,7 @@ def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
     allowed = ("holds", "does not hold", "undecided", "untested")
     for tasks in _COMPARISONS:
         said = verdict([list(task) for task in tasks])
-        given = f"for the advantages {[list(task) for task in tasks]}"
+        given = f"for the advantages {[list(task) for task in tasks]},"
         assert said is not None, f"{given} verdict() returns None; return a verdict, such as 'holds'."
         assert said in allowed, f"{given} you say {said!r}; expected one of {', '.join(map(repr, allowed))}."
         rows = [{"claim": "", "source": "", "verdict": paper.verdict(*_interval(task))} for task in tasks]

@@ -40,7 +40,7 @@ def read_row(
             right = _verdict(row["advantage"], half, margin)
             if said != right:
                 raise AssertionError(
-                    f"for the row {row['claim']!r} and {looks} look{'s' if looks > 1 else ''} you return {said!r}. "
+                    f"for the row {row['claim']!r} and {looks} look{'s' if looks > 1 else ''}, you return {said!r}. "
                     f"{_why(said, row, margin, looks)}"
                 )
     print("with one look:", _counted(read_row, claims, margins, 1))
@@ -61,7 +61,7 @@ def _verdict(advantage: float | None, half: float | None, margin: float) -> str:
 
 
 def _why(said: str, row: Row, margin: float, looks: int) -> str:
-    """Say what speaks against a wrong verdict on a row, and name the slip that leads to it."""
+    """Say what speaks against a wrong verdict on a row, and name the slip that leads to this verdict."""
     mean, half, unit = row["advantage"], row["interval"], row["unit"]
     if mean is None:
         return "The row has no runs, so its advantage is None."
@@ -83,7 +83,7 @@ def _why(said: str, row: Row, margin: float, looks: int) -> str:
     if looks > 1 and said == _verdict(mean, half * looks, margin):
         return f"{ends}. More looks change t; they do not multiply the half-width by {looks}."
     if right == "level":
-        return f"{ends}. It contains 0, and both ends are closer to 0 than the margin of {margin:g}."
+        return f"{ends}. The interval contains 0, and both ends are closer to 0 than the margin of {margin:g}."
     return (
         f"{ends}. Use both ends of the interval, not only the mean. The margin matters only if the interval contains 0."
     )
@@ -100,19 +100,22 @@ def number_of_seeds(number_of_seeds: int | None) -> None:
     """How many seeds: the number of seeds for a half-width of 1, if the differences are 0, 2, 0 and 2."""
     assert number_of_seeds is not None, "replace None in the cell above by a number of seeds."
     slips = {
-        "right for a standard deviation of 1; it is √(4/3), because the mean uses one degree of freedom": 7.0,
-        "right for the factor 1.96; for few seeds t is larger": 6.0,
+        "the number for a standard deviation of 1; the standard deviation is √(4/3), because the mean uses one "
+        "degree of freedom": 7.0,
+        "the number for the factor 1.96; for few seeds, t is larger": 6.0,
     }
     refuse(number_of_seeds, slips, 0)
     needed = seeds_needed([0.0, 2.0, 0.0, 2.0], 1.0)
-    assert number_of_seeds == needed, f"{number_of_seeds} is not right; multiply the standard deviation by each factor."
+    assert number_of_seeds == needed, (
+        f"{number_of_seeds} is not right; multiply the standard deviation by the factor of each number of seeds."
+    )
 
 
 _Link = tuple[int, int]
 
 
 def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """Swap two links: a mask in which two links exchange their inputs, or the old mask if a link would be lost."""
+    """Swap two links: a mask in which two links exchange their inputs, or the old mask if this would lose a link."""
     diagonal = torch.eye(2, dtype=torch.bool)
     given = diagonal.clone()
     mine = swap(given, (0, 0), (1, 1))
@@ -146,7 +149,7 @@ def _walk(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
         allowed = not (mask[a, d] or mask[c, b])
         after = swap(mask.clone(), (a, b), (c, d))
         assert all(map(torch.equal, degrees(after), degrees(start))), (
-            f"after the swap of {(a, b)} and {(c, d)}, some neuron has another number of links than before."
+            f"after the swap of {(a, b)} and {(c, d)}, a neuron has more or fewer links than before."
         )
         assert torch.equal(after, mask) != allowed, (
             f"{(a, b)} and {(c, d)} {'can' if allowed else 'cannot'} be swapped, but your mask "

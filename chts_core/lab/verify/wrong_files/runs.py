@@ -186,7 +186,7 @@ def _cells(*sources: str, **given: Any) -> bytes:
 
 
 NOTEBOOKS = {
-    "empty": _notebook("mine.ipynb cannot be read as a notebook .*; give one that Jupyter wrote", b""),
+    "empty": _notebook("mine.ipynb cannot be read as a notebook .*; give a notebook that Jupyter wrote", b""),
     "no JSON": _notebook("cannot be read as a notebook", b"import os"),
     "a list": _notebook("cannot be read as a notebook", b"[]"),
     "no cells": _notebook("cannot be read as a notebook", b"{}"),
