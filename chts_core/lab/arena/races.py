@@ -82,7 +82,7 @@ def prepared(task: Task) -> Race:
 
 
 def recorded() -> list[Row]:
-    """The recorded runs of the nine that come with the package."""
+    """The recorded runs of the nine methods that come with the package."""
     rows = [row for path in sorted(records.results_folder().glob("*.jsonl")) for row in records.read_lines(path)]
     named = [records.as_named_today(row) for row in rows if "task" in row]
     return [row for row in named if row["method"] in METHODS]

@@ -147,7 +147,7 @@ PAPER_SOFT_SAMPLING = {"soft": 32.79, "hard": 28.92}
 def out_of_order(
     table: Mapping[str, Mapping[str, Mapping[float, float]]] = PAPER_TABLE_2,
 ) -> list[dict[str, Any]]:
-    """Find neighbouring cells of a table of perplexities that contradict each other: fewer links are better."""
+    """Find neighbouring cells of a table of perplexities in which, against expectation, fewer links are better."""
     return [
         {
             "size": size,

@@ -234,7 +234,7 @@ def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, st
 
 
 def write(folder: Path, out_dir: Path) -> Path:
-    """Write a page with the recorded runs of a folder, `index.html`, and return its path. It needs no other file.
+    """Write a page with the recorded runs of a folder, `index.html`, which needs no other file, and return its path.
 
     The function trains nothing: the same records give the same page.
 

@@ -104,7 +104,7 @@ class UpdateLoss:
 class Run(runs.Run):
     """The result of one training run.
 
-    train_loss: (step, loss per token in nats), every few steps.
+    train_loss: pairs (step, loss per token in nats), one every few steps.
     looks: measurements on the validation tokens.
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.

@@ -102,7 +102,7 @@ class Best:
 class Run(runs.Run):
     """The result of one training run.
 
-    train_loss: (step, loss per token in nats, with label smoothing), every few steps.
+    train_loss: pairs (step, loss per token in nats, with label smoothing), one every few steps.
     looks: measurements on the validation pairs. The test pairs are never used for a choice.
     test: scores of the final network's translations by beam search: "bleu" (standard), "bleu_lowercase", "chrf"
         and "exact", the percentage of sentences that match their reference exactly.
