@@ -1,4 +1,4 @@
-"""Run the benchmarks. Each compares our speed with the speed of a named rival in the same run, and gives the ratio."""
+"""Run the benchmarks. In one run, each benchmark measures our speed and a named rival's speed, and gives the ratio."""
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ def folder() -> Path:
 
 
 def topics() -> dict[str, str]:
-    """The topic of each benchmark, by name."""
+    """The name of each benchmark and its topic, the first line of its docstring."""
     paths = sorted(path for path in folder().glob("*.py") if path.stem != "common")
     return {
         path.stem: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]

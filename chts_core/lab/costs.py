@@ -1,4 +1,4 @@
-"""The cost of sparse training on this machine: measured time and memory, and the cost in theory."""
+"""The cost of sparse training: time and memory measured on this machine, and the theoretical cost."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ _WARM_UP = 3
 
 
 def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each action, in seconds; they take turns, so that a slow moment of the machine affects all of
+    """Median time of each action, in seconds. The actions take turns, so a slow moment of the machine affects all of
     them.
     """
     for action in actions.values():
@@ -36,9 +36,9 @@ def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) ->
 
 
 def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """A training step of one layer without the optimizer: it computes the output and returns the gradients.
+    """Build a training step of one layer without the optimizer; it computes the output and returns the gradients.
 
-    They are the gradients of the sum of all outputs with respect to the input and the layer's parameters.
+    These are the gradients of the sum of all outputs with respect to the input and the layer's parameters.
     """
     x = x.detach().requires_grad_()
     with torch.no_grad():
@@ -52,7 +52,7 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of :func:`forward_and_backward` for three kinds of layer: dense, masked, and with only the links."""
+    """Seconds of a step of :func:`forward_and_backward` for a dense layer, a masked layer and a layer of links only."""
 
     density: float
     dense: float
@@ -96,7 +96,7 @@ def time_layers(
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """The cost of training an MLP by one method.
+    """The cost of training an MLP with one method.
 
     name: name of the row.
     flops: theoretical training FLOPs as a share of the dense model's.
@@ -128,10 +128,10 @@ def measure_training(
     seed: int = 0,
     name: str | None = None,
 ) -> TrainingCost:
-    """Train an MLP of three hidden layers on the CPU for some steps, with at most `updates` updates of the topology.
+    """Train an MLP with three hidden layers on the CPU for some steps, with at most `updates` updates of the topology.
 
-    The updates are evenly spread over the run; a method may have none near the end. The optimizer is SGD with momentum,
-    as in the paper's image tasks. The steps are far too few to measure an accuracy.
+    The updates are evenly spread over the run; a method may have no updates near the end. The optimizer is SGD with
+    momentum, as in the paper's image tasks. The steps are far too few to measure an accuracy.
     """
     generator = torch.Generator().manual_seed(seed)
     model = mlp(data.features, hidden, data.classes, generator=generator)
@@ -170,10 +170,10 @@ def measure_training(
 
 
 def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier) -> int:
-    """Bytes of the weights, their gradients, the optimizer's moments, and the data that say where the links are.
+    """Bytes of the weights, their gradients, the optimizer's moments, and the data on the links.
 
-    These data are the present links, and one bit for each possible link that ever existed (ITOP). A dense model needs
-    neither.
+    The data on the links are the positions of the present links, and one bit for each possible link, which says whether
+    it ever existed (ITOP). A dense model needs no such data.
     """
     moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""Translate with a Transformer, greedily or by beam search, and continue a text."""
+"""Translate with a Transformer, greedily or by beam search, and continue a text with a language model."""
 
 import contextlib
 import math
@@ -21,9 +21,9 @@ class Hypothesis:
     """One translation.
 
     tokens: the tokens without BEGIN and END.
-    log_probability: log-probability of the tokens and the END after them, in nats.
+    log_probability: log-probability of the tokens and of the END after them, in nats.
     score: the log-probability divided by the length penalty; higher is better.
-    finished: whether the model ended the translation by itself. Otherwise the translation reached the largest number of
+    finished: whether the model ended the translation by itself. If not, the translation reached the largest number of
         tokens, and END was not the likeliest next token.
     """
 
@@ -44,19 +44,20 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best translation of each row of `source` that beam search finds.
 
-    For each sentence, `beam` beginnings grow in parallel. Each step considers their 2·beam likeliest continuations. An
-    END among the first `beam` makes a hypothesis, and the likeliest `beam` of the others continue. A sentence is done
-    if it has `beam` hypotheses and the best of them scores at least as high as the likeliest beginning would if it
-    ended here at no cost. Without this condition, hypotheses that break off early could crowd out the complete one,
+    For each sentence, `beam` beginnings grow in parallel. Each step considers their 2·beam likeliest continuations. If
+    one of the first `beam` of these ends with END, it becomes a hypothesis. Of the continuations without END, the
+    likeliest `beam` grow further. A sentence is done if it has `beam` hypotheses and the best hypothesis scores at
+    least as high as the likeliest beginning would if its END came now and had probability 1. Without the second
+    condition, `beam` hypotheses that stop too early could end the search before the complete translation is found,
     because END is often a distant second choice. At `max_length` tokens only END may follow. A hypothesis of `length`
-    tokens, including END, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Among equal
-    scores, the better beginning comes first, and then the token with the lower number. The search never produces PAD or
-    BEGIN.
+    tokens, including END, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Among
+    continuations with equal scores, the one with the better beginning comes first, then the one with the lower token
+    number. The search never produces PAD or BEGIN.
 
     Args:
         model: translates in evaluation mode, without dropout; the function restores its mode.
-        source: (n, S) int64 tokens, padded at the end with PAD. The other sentences of a batch do not matter.
-        beam: number of beginnings; it may exceed the vocabulary.
+        source: (n, S) int64 tokens, padded at the end with PAD. The other rows do not change the translation of a row.
+        beam: the number of beginnings; it may be larger than the vocabulary.
         max_length: the largest number of tokens in a translation, without END.
         length_penalty: 0 uses only the log-probability; a higher penalty favours longer translations.
 
@@ -75,7 +76,7 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
     best: dict[int, Hypothesis] = {}
     # For the unfinished sentences: their numbers, how many hypotheses they have, the best score of these, and their
     # beginnings (sentences, width, length), which are consecutive rows of the state. If there are fewer than `width`
-    # beginnings, impossible ones with log-probability -inf fill the places.
+    # beginnings, impossible beginnings with log-probability -inf fill the places.
     sentences = torch.arange(len(source), device=source.device)
     hypotheses = torch.zeros_like(sentences)
     best_scores = torch.full((len(source),), -math.inf, device=source.device)
@@ -119,13 +120,13 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
         under_way = ((hypotheses < beam) | (likeliest / penalty > best_scores)).nonzero().squeeze(1)
         if length == max_length or not len(under_way):
             break
-        # At most one continuation of each beginning is END, so enough others are left.
+        # At most one continuation of each beginning is END, so enough continuations without END are left.
         kept = ends[under_way].int().argsort(dim=1, stable=True)[:, : min(beam, places.shape[1] - width)]
         parents, chosen, totals = (of[under_way].gather(1, kept) for of in (parents, chosen, values))
         tokens = torch.cat([tokens[under_way.unsqueeze(1), parents], chosen.unsqueeze(2)], dim=2)
         sentences, hypotheses, best_scores = (of[under_way] for of in (sentences, hypotheses, best_scores))
         rows = (under_way.unsqueeze(1) * width + parents).flatten()
-        # If all continue in their places, as in most steps with a beam of 1, the state need not be copied.
+        # If all beginnings keep their places, as in most steps with a beam of 1, the state need not be copied.
         if not torch.equal(rows, torch.arange(len(newest), device=rows.device)):
             state = state.select(rows)
         newest = chosen.flatten()
@@ -133,7 +134,7 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    """Log-probabilities (rows, vocabulary) in float32, also under autocast; -inf for tokens that are never produced."""
+    """Log-probabilities (rows, vocabulary), in float32 even under autocast; -inf for tokens that are never produced."""
     if not logits.isfinite().all():
         raise ValueError(
             "the model's logits are not all finite; it has diverged, or overflowed in half precision: "
@@ -145,9 +146,9 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row, in descending order, and their places; among equals, the first.
+    """The largest values of each row, in descending order, and their places; of equal values, the first come first.
 
-    `torch.topk` takes any among equal values, and sorting a whole vocabulary takes long.
+    `torch.topk` may return any of several equal values, and sorting a whole vocabulary takes a long time.
     """
     least = values.topk(number, dim=1).values[:, -1:]
     above, equal = values > least, values == least
@@ -174,7 +175,8 @@ def generate(
         tokenizer: the tokenizer of that model.
         prompt: the beginning; "" for the beginning of a document.
         num_tokens: the largest number of tokens to add; the document may end earlier.
-        temperature: 0 takes the likeliest token; a higher value draws one by probability ** (1 / temperature).
+        temperature: 0 takes the likeliest token; a higher value draws a token with chances that are proportional to
+            probability ** (1 / temperature).
         generator: a generator on the CPU.
 
     Returns:
@@ -228,7 +230,7 @@ def _check(source: Tensor, beam: int, max_length: int, length_penalty: float) ->
         )
     for name, value in (("beam", beam), ("max_length", max_length)):
         if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1; choose a larger one.")
+            raise ValueError(f"{name} is {value}; expected 1 or more; choose a larger value.")
     if not 0 <= length_penalty < math.inf:
         raise ValueError(
             f"length_penalty is {length_penalty}; expected a finite number of at least 0; choose 0 for none, or 0.6."

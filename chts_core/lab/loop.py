@@ -1,4 +1,4 @@
-"""Deprecated: these functions are in `chts_core.lab.train` now; the old name of their module stays for one release."""
+"""Deprecated: these functions are in `chts_core.lab.train` now; this old name works for one more release."""
 
 import warnings
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
     """An MLP with `layers` hidden layers of `hidden` ReLU units and an output layer, as in the paper's image tasks.
 
-    The weights are drawn as in He et al. (2015), only from the generator; the biases start at zero.
+    The weights are drawn as in He et al. (2015), with random numbers only from the generator; the biases are zero.
     """
     sizes = [in_features, *[hidden] * layers, classes]
     modules: list[nn.Module] = []
@@ -35,8 +35,10 @@ def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generat
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """The width of the model and of its feed-forward blocks, the number of layers in the encoder and again in the
-    decoder, and the number of heads."""
+    """The sizes of a Transformer.
+
+    They are the width of the model and of its feed-forward blocks, the number of layers in the encoder (the decoder has
+    as many), and the number of heads."""
 
     width: int
     feed_forward: int
@@ -57,13 +59,13 @@ TRANSFORMER_SIZES: dict[str, TransformerSize] = {
 class Transformer(nn.Module):
     """An encoder and a decoder (Vaswani et al., 2017) that translate token by token.
 
-    Layers normalise their input ("pre-norm"), which makes training reliable. One embedding serves both languages and,
-    transposed, the output. All other linear layers are `nn.Linear` modules, which a Sparsifier makes sparse: four
-    projections of each attention, and two layers of each feed-forward block.
+    Layers normalise their input ("pre-norm"), which makes training reliable. One embedding matrix serves both languages
+    and, transposed, the output layer. All other linear layers are `nn.Linear` modules, which a Sparsifier makes sparse:
+    four projections of each attention, and two layers of each feed-forward block.
 
     Args:
         vocabulary_size: number of tokens.
-        size: size of the layers.
+        size: the sizes of the layers.
         dropout: share of each block's output that is dropped in training.
 
     Raises:
@@ -96,7 +98,7 @@ class Transformer(nn.Module):
             self.embedding.weight[PAD].zero_()
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        """Logits (n, T, vocabulary) of the token after each one of `target`.
+        """Logits (n, T, vocabulary) of the token that follows each token of `target`.
 
         Args:
             source: (n, S) tokens, padded at the end with PAD; each row has at least one other token.
@@ -125,7 +127,7 @@ class Transformer(nn.Module):
         )
 
     def step(self, tokens: Tensor, state: "DecoderState") -> Tensor:
-        """Logits (n, vocabulary) of the next token, after these tokens (n,) are appended to the state."""
+        """Append tokens (n,) to the state, and return the logits (n, vocabulary) of the next token."""
         hidden = self._embed(tokens.unsqueeze(1), state.length)
         for number, layer in enumerate(self._decoder_layers):
             hidden = layer.step(hidden, number, state)
@@ -133,7 +135,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def attention(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """How much each query attends to each key, by the name of the attention ("decoder.0.cross_attention").
+        """How much each query attends to each key, for each attention block by its name ("decoder.0.cross_attention").
 
         Returns:
             Tensors (n, heads, queries, keys) with rows that sum to 1, in evaluation mode, without dropout.
@@ -171,11 +173,11 @@ class Transformer(nn.Module):
 
 @dataclass
 class DecoderState:
-    """The decoder's memory of the source and of the tokens so far, one row for each unfinished translation.
+    """The decoder's memory of the source and of the target's tokens so far, with one row per unfinished translation.
 
-    there: (n, 1, 1, S), True for tokens of the source other than PAD.
-    memory: keys and values of the source, (n, heads, S, width of a head) each, by layer.
-    past: keys and values of the tokens so far, by layer; None before the first.
+    there: Boolean (n, 1, 1, S), True for tokens of the source other than PAD.
+    memory: for each layer, keys and values of the source, each (n, heads, S, width of a head).
+    past: for each layer, keys and values of the tokens so far; None before the first token.
     """
 
     there: Tensor
@@ -184,11 +186,11 @@ class DecoderState:
 
     @property
     def length(self) -> int:
-        """Number of tokens so far."""
+        """The number of tokens that were appended so far."""
         return 0 if self.past[0] is None else self.past[0][0].shape[2]
 
     def select(self, rows: Tensor) -> "DecoderState":
-        """A state of these rows, in any order and with repetitions."""
+        """A state that has only the given rows, in any order; a row may appear several times."""
         return DecoderState(
             self.there[rows],
             [(keys[rows], values[rows]) for keys, values in self.memory],
@@ -206,17 +208,18 @@ class _Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(size.width, size.width) for _ in range(4))
 
     def forward(self, queries: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
-        """(n, Q, width) from queries (n, Q, width) and the places that they attend to, (n, K, width).
+        """Return outputs (n, Q, width) for queries (n, Q, width) that attend to the places of `memory` (n, K, width).
 
         Args:
-            there: Boolean (n, 1, 1, K), the keys that count; with None, each query sees the keys up to its own place.
+            there: Boolean (n, 1, 1, K), the keys that queries may attend to; with None, each query sees the keys up to
+                its own place.
         """
         return self.attend(queries, self.keys_and_values(memory), there, causal=there is None)
 
     def attend(
         self, queries: Tensor, memory: tuple[Tensor, Tensor], there: Tensor | None, *, causal: bool = False
     ) -> Tensor:
-        """Like `forward`, with given keys and values."""
+        """Like `forward`, but with given keys and values instead of the places that these are computed from."""
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)), *memory, attn_mask=there, dropout_p=dropout, is_causal=causal
@@ -239,7 +242,7 @@ class _Attention(nn.Module):
 
 
 class _EncoderLayer(nn.Module):
-    """Attention among the tokens of the source, then a feed-forward block; each adds its output to its input."""
+    """Attention among the tokens of the source, then a feed-forward block. Each block adds its output to its input."""
 
     def __init__(self, size: TransformerSize, dropout: float) -> None:
         super().__init__()
@@ -250,14 +253,14 @@ class _EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
-        """(n, S, width) from the same shape; there: as in the attention."""
+        """Return (n, S, width) for an input of the same shape; `there` is explained in the attention."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
 
 
 class _DecoderLayer(nn.Module):
-    """Attention among the tokens so far, then attention to the source, then a feed-forward block."""
+    """Attention among the target's tokens so far, then attention to the source, then a feed-forward block."""
 
     def __init__(self, size: TransformerSize, dropout: float) -> None:
         super().__init__()
@@ -270,14 +273,14 @@ class _DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, memory: Tensor, there: Tensor) -> Tensor:
-        """(n, T, width) from the same shape; memory: (n, S, width) of the encoder; there: its places that count."""
+        """Return (n, T, width) for an input of that shape, the encoder's output and its places that are not PAD."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, None))
         hidden = hidden + self.dropout(self.cross_attention(self.cross_attention_norm(hidden), memory, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
 
     def step(self, hidden: Tensor, layer: int, state: DecoderState) -> Tensor:
-        """Like `forward` without dropout, for one more token (n, 1, width), which it adds to the state."""
+        """Like `forward`, but without dropout and for one new token (n, 1, width), which is added to the state."""
         normed = self.attention_norm(hidden)
         keys, values = self.attention.keys_and_values(normed)
         past = state.past[layer]
@@ -300,12 +303,12 @@ def _feed_forward(size: TransformerSize, dropout: float) -> nn.Sequential:
 
 
 def _attended(source: Tensor) -> Tensor:
-    """True for tokens of a source (n, S) other than PAD, (n, 1, 1, S)."""
+    """Boolean (n, 1, 1, S), True where a source (n, S) has a token other than PAD."""
     return (source != PAD)[:, None, None, :]
 
 
 def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines (last - first, width) of the places from `first` on (Vaswani et al., 2017, section 3.5)."""
+    """Sines and cosines (last - first, width) for the places from `first` on (Vaswani et al., 2017, section 3.5)."""
     places = torch.arange(first, last, device=device, dtype=torch.float32).unsqueeze(1)
     frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(places * frequencies), torch.cos(places * frequencies)], dim=2).flatten(1)
@@ -313,12 +316,13 @@ def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class LlamaSize:
-    """The width of the model and of its gated feed-forward blocks, the number of layers, the number of heads of
-    queries, and the number of heads of keys and values.
+    """The sizes of a LLaMA.
+
+    They are the width of the model and of its gated feed-forward blocks, the number of layers, the number of query
+    heads, and the number of heads of keys and values.
 
     Raises:
-        ValueError: if the heads cannot share the width evenly, or the heads of queries cannot share those of keys
-            evenly.
+        ValueError: if the heads cannot share the width evenly, or if the query heads cannot share the key heads evenly.
     """
 
     width: int
@@ -338,7 +342,7 @@ class LlamaSize:
         if self.heads % self.key_heads:
             raise ValueError(
                 f"heads is {self.heads} and key_heads {self.key_heads}; expected key_heads that divide heads: each "
-                "head of keys and values serves as many heads of queries."
+                "head of keys and values serves an equal number of query heads."
             )
 
 
@@ -357,12 +361,12 @@ LLAMA_SIZES: dict[str, LlamaSize] = {
 def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausalLM":
     """A LLaMA (Touvron et al., 2023) from Hugging Face, without biases; its output is not tied to the embedding.
 
-    It takes no memory yet ("meta" tensors), so that a large model can first be planned or divided among GPUs.
-    :func:`initialise_llama` gives it weights.
+    The model needs no memory yet ("meta" tensors), so that a large model can first be planned or divided among GPUs.
+    :func:`initialise_llama` gives the model its weights.
 
     Args:
         vocabulary_size: number of tokens.
-        size: size of the layers.
+        size: the sizes of the layers.
         context: the largest number of tokens that the model sees at once.
     """
     from transformers import LlamaConfig, LlamaForCausalLM  # the import takes a second
@@ -389,17 +393,17 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
 def initialise_llama(
     model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator, deviation: float | None = None
 ) -> None:
-    """Give a model of :func:`llama` its first weights, in place: normal weights, and 1 for the norms.
+    """Draw the initial weights of a model of :func:`llama` in place: normal weights, and 1 for the norms.
 
-    They depend only on the generator, not on the device or the division among GPUs.
+    The weights depend only on the generator, not on the device or the division among GPUs.
 
     Args:
         model: a whole model, or one that `fully_shard` has divided among GPUs.
         device: the device to move the model to.
         generator: a generator on the CPU.
-        deviation: standard deviation of all weights; LLaMA uses 0.02 at any width. With None, a signal keeps its size
-            at any width and depth: the deviation is 1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½
-            times that for layers that add to the residual stream.
+        deviation: standard deviation of all weights; LLaMA uses 0.02 at any width. With None, the deviations keep the
+            size of a signal constant at any width and depth. They are 1 for embeddings, inputs^-½ for linear layers,
+            and (2 · layers)^-½ · inputs^-½ for layers that add to the residual stream.
     """
     model.to_empty(device=device)
     # Buffers have computed values, not learned ones, and "meta" tensors do not have them yet.

@@ -1,4 +1,4 @@
-"""A model for a search by hand: the next piece depends only on the last one."""
+"""A model for beam search by hand: the next piece depends only on the last piece."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _NEVER = 1e-30  # the search needs finite logarithms
 
 @dataclass(frozen=True)
 class _State:
-    """The model's memory of a beginning, which is empty."""
+    """The state of a translation; it is empty, because this model needs no memory."""
 
     def select(self, _: Tensor) -> "_State":
         return self
 
 
 class _NextPieces(nn.Module):
-    """The part of a translator that beam search calls; `chances` is (pieces, pieces), a row for each last piece."""
+    """The methods of a translator that beam search calls; `chances` (pieces, pieces) has a row for each last piece."""
 
     def __init__(self, chances: Tensor) -> None:
         super().__init__()
@@ -40,16 +40,16 @@ class _NextPieces(nn.Module):
 def search(
     following: Mapping[str, Mapping[str, float]], beam: int, max_length: int = 20
 ) -> tuple[list[str], Hypothesis]:
-    """Search a table of next pieces by :func:`chts_core.lab.decoding.beam_search`.
+    """Find the best translation in a table of next pieces with :func:`chts_core.lab.decoding.beam_search`.
 
     Args:
-        following: by piece, the chance of each piece that may come next; a translation begins after "<s>" and ends
-            with "</s>".
+        following: for each piece, the chances of the pieces that may come next; a translation begins after "<s>" and
+            ends with "</s>".
         beam: number of beginnings.
         max_length: the largest number of pieces in a translation.
 
     Returns:
-        The pieces that were found, and their log-probability and score.
+        The pieces of the best translation, and a hypothesis with their log-probability and score.
 
     Raises:
         ValueError: if a possible piece has no row in the table, or the chances of a row do not sum to 1.

@@ -1,4 +1,4 @@
-"""Find hidden links again: the usual test of link prediction, on the mask of a layer.
+"""Hide links of a mask and measure how well scores find them, which is the usual test of link prediction.
 
 The test hides some links of a network. A score then ranks all links that are missing from the remaining network,
 including the hidden ones. A good score ranks the hidden links high (Lü & Zhou 2011, "Link prediction in complex
@@ -16,10 +16,11 @@ from chts_core.link_prediction import Predictor, ch2_l3n, ch3_l3n, ch3_l3p
 
 @dataclass(frozen=True)
 class Recovery:
-    """Measures of how well a score finds hidden links. Both are fractions; equal scores count as the mean over random
-    orders.
+    """Measures of how well a score finds hidden links.
 
-    precision: share of hidden links among the n best-scored missing links, if n links are hidden.
+    Both measures are fractions. If scores are equal, a measure is the mean over all orders of the equal scores.
+
+    precision: if n links are hidden, the share of hidden links among the n missing links with the highest scores.
     auc: chance that a hidden link scores higher than a link that never existed (area under the ROC curve).
     """
 
@@ -51,14 +52,14 @@ SCORES: dict[str, Predictor] = {
 
 
 def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
-    """Some links of a mask, drawn uniformly: Boolean (out_features, in_features), a subset of the mask.
+    """Draw some links of a mask uniformly, and return them as a Boolean mask (out_features, in_features).
 
     Args:
         mask: Boolean (out_features, in_features).
         share: share of the links to hide, in (0, 1); their number is rounded.
 
     Raises:
-        ValueError: if the share hides no link or leaves none.
+        ValueError: if the share hides no link or all links.
     """
     check_mask(mask)
     check_generator(generator)
@@ -66,8 +67,8 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
     count = round(share * len(links))
     if not 0 < count < len(links):
         raise ValueError(
-            f"share is {share}, which hides {count} of {len(links)} links; choose a share that hides some and leaves "
-            "some."
+            f"share is {share}, which hides {count} of {len(links)} links; choose a share that hides some links and "
+            "leaves some links."
         )
     chosen = links[torch.randperm(len(links), generator=generator)[:count]]
     hidden = torch.zeros_like(mask)
@@ -81,10 +82,10 @@ def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
     Args:
         scores: (out_features, in_features), computed only from `seen`.
         seen: Boolean, the links that are not hidden.
-        hidden: Boolean, the links that were hidden, at least one; not in `seen`.
+        hidden: Boolean, the hidden links; at least one, and none of them is in `seen`.
 
     Raises:
-        ValueError: if no link is hidden, every missing link is hidden, or a hidden link is seen.
+        ValueError: if no link is hidden, if every missing link is hidden, or if a hidden link is in `seen`.
     """
     from scipy import stats
 
@@ -113,7 +114,7 @@ def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
 def by_score(mask: Tensor, share: float, *, generator: torch.Generator) -> dict[str, Recovery]:
     """Hide some links of a mask, and measure how well each of `SCORES` and a random score find them.
 
-    The arguments and errors are those of :func:`hide`; the generator also draws the random score.
+    The arguments and errors are the same as in :func:`hide`; the generator also draws the random score.
     """
     hidden = hide(mask, share, generator=generator)
     seen = mask & ~hidden

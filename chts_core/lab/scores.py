@@ -1,4 +1,4 @@
-"""Scores of translations: BLEU and chrF by sacrebleu, and the share of sentences that are entirely right."""
+"""Scores of translations: BLEU and chrF, computed with sacrebleu, and the share of exactly right sentences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,27 +16,27 @@ class Score:
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: bool) -> Score:
-    """BLEU of a corpus: Papineni et al. 2002, https://aclanthology.org/P02-1040, as standardised by sacrebleu.
+    """BLEU of a corpus (Papineni et al. 2002, https://aclanthology.org/P02-1040), as standardised by sacrebleu.
 
     Args:
         hypotheses, references: one translation and one reference per sentence, as plain text; sacrebleu splits them
             into words ("13a", as WMT does).
-        lowercase: False for the standard score; True for a score close to papers that lower-case and split into words
-            before scoring.
+        lowercase: False for the standard score; True for a score close to the scores of papers that turn texts into
+            lower case and split them into words first.
 
     Raises:
-        TypeError, ValueError: if these are not two lists of strings with the same length, at least 1.
+        TypeError, ValueError: if these are not two lists of strings of equal length, or if they are empty.
     """
     from sacrebleu.metrics.bleu import BLEU  # the import takes a quarter of a second
 
     _check(hypotheses, references)
     metric = BLEU(tokenize="13a", lowercase=lowercase)
-    value = min(metric.corpus_score(hypotheses, [references]).score, 100.0)  # rounding may exceed 100
+    value = min(metric.corpus_score(hypotheses, [references]).score, 100.0)  # rounding errors may exceed 100
     return Score(value, str(metric.get_signature()))
 
 
 def chrf(hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    """chrF2 of a corpus, the agreement of character n-grams; Popović 2015, https://aclanthology.org/W15-3049.
+    """chrF2 of a corpus, the agreement of character n-grams (Popović 2015, https://aclanthology.org/W15-3049).
 
     Raises:
         TypeError, ValueError: as in `bleu`.

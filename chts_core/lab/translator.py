@@ -10,7 +10,7 @@ from chts_core.lab.data import BEGIN, END, PAD, Vocabulary
 from chts_core.lab.decoding import beam_search, greedy
 from chts_core.lab.models import Transformer
 
-# Number of sentences translated at once; they have similar lengths, so that few wait for a long one.
+# Number of sentences translated at once; they have similar lengths, so that short sentences seldom wait for a long one.
 _SIDE_BY_SIDE = 64
 
 
@@ -61,12 +61,12 @@ class Translator:
             if len(tokens) > self.max_length:
                 raise ValueError(
                     f"sentence {number} has {len(tokens)} tokens, and the translator takes at most {self.max_length}; "
-                    f"cut it into shorter ones: {sentence[:60]!r}..."
+                    f"cut it into shorter sentences: {sentence[:60]!r}..."
                 )
         return encoded
 
     def as_source(self, encoded: Sequence[Sequence[int]]) -> Tensor:
-        """A batch (n, S) of encoded sentences, each with END, then PAD, on the model's device."""
+        """A batch (n, S) of encoded sentences on the model's device; each row is a sentence, END, then PAD."""
         rows = [torch.tensor([*tokens, END]) for tokens in encoded]
         device = self.model.embedding.weight.device
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
@@ -94,8 +94,8 @@ class Attended:
     """A translation and its attention.
 
     source, target: the pieces that the model read and wrote, each with END at the end.
-    weights: (heads, queries, keys) by the name of the attention; a query of the decoder stands for the piece that it
-        wrote.
+    weights: for each attention block by its name, its weights (heads, queries, keys); a query of the decoder stands for
+        the piece that it wrote.
     """
 
     translation: str

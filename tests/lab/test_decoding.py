@@ -373,9 +373,9 @@ def test_a_model_that_has_diverged_is_refused_and_its_mode_is_as_before(bad: flo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"beam": 0}, r"beam is 0; expected at least 1"),
-        ({"beam": -3}, r"beam is -3; expected at least 1"),
-        ({"max_length": 0}, r"max_length is 0; expected at least 1"),
+        ({"beam": 0}, r"beam is 0; expected 1 or more"),
+        ({"beam": -3}, r"beam is -3; expected 1 or more"),
+        ({"max_length": 0}, r"max_length is 0; expected 1 or more"),
         ({"length_penalty": -0.1}, r"length_penalty is -0\.1; expected a finite number of at least 0"),
         ({"length_penalty": math.nan}, r"length_penalty is nan; expected a finite number"),
         ({"length_penalty": math.inf}, r"length_penalty is inf; expected a finite number"),

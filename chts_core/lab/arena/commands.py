@@ -1,4 +1,4 @@
-"""The command `chts arena`. It imports its modules when it runs."""
+"""The command `chts arena`. The command imports the other modules only when it runs."""
 
 import argparse
 import importlib
@@ -13,17 +13,16 @@ def add_arena(commands: Commands) -> None:
     """Add `arena` to the commands."""
     command = commands.add_parser(
         "arena",
-        help="check your own method and race it against the nine; exit with 1 if it fails a check",
+        help="check your own method and race it against the nine methods of the paper; exit with 1 if it fails a check",
         description="The nine methods of the paper have recorded runs, so usually only your method trains. "
         "Importing MODULE runs its code.",
     )
     command.add_argument(
         "method", metavar="MODULE:NAME", help="my_module:MY_METHOD, a Method in my_module.py of this folder"
     )
-    command.add_argument(
-        "--minutes", type=float, default=10.0, help="the nine train only within this time (default: 10)"
-    )
-    help_of_out = "where to write; an interrupted arena continues there (default: runs/arena)"
+    help_of_minutes = "a method of the paper trains only if it can finish within this time (default: 10)"
+    command.add_argument("--minutes", type=float, default=10.0, help=help_of_minutes)
+    help_of_out = "the folder for the results; an interrupted arena continues there (default: runs/arena)"
     command.add_argument("--out", type=Path, default=Path("runs/arena"), metavar="DIR", help=help_of_out)
     command.set_defaults(command=_arena)
 
@@ -41,10 +40,10 @@ def _arena(options: argparse.Namespace) -> int:
 
 
 def find_method(place: str) -> Method:
-    """The method at a place, MODULE:NAME. The module may be in the current folder.
+    """Import a module and return its method; `place` is MODULE:NAME. The module may be in the current folder.
 
     Raises:
-        ValueError: if there is no such module or name, or if it is not a method.
+        ValueError: if there is no such module or name, or if the name is not the name of a method.
     """
     module_name, _, name = place.partition(":")
     if not module_name or not name:

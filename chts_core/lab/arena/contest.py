@@ -1,4 +1,4 @@
-"""Check a method of your own, and race it against the nine at an equal budget."""
+"""Check your own method, and race it against the nine methods of the paper with an equal budget."""
 
 import time
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from chts_core.methods import METHODS, Method
 def run(
     name: str, method: Method, folder: Path, *, minutes: float = 10.0, tasks: Sequence[races.Task] = races.TASKS
 ) -> bool:
-    """Check a method, race it against the nine, print the results, and write them as a page, `index.html`.
+    """Check a method, race it against the nine methods of the paper, print the results, and write them to `index.html`.
 
-    The nine have recorded runs. Your method always trains. One of the nine without matching records trains only if
-    there is enough time. A second call with the same folder continues. If you change the method, only its own runs
-    start again.
+    The nine methods have recorded runs. Your method always trains. If one of the nine has no matching records, it
+    trains only if there is enough time. A second call with the same folder continues an interrupted race. If you change
+    your method, only its own runs start again.
 
     Args:
         name: the name of your method on the page.
         method: your method.
-        folder: for the page, records and checkpoints.
-        minutes: no run of the nine starts if it would probably end after this time.
+        folder: the folder for the page, the records and the checkpoints.
+        minutes: the time for the runs of the nine; a run does not start if it would probably end later.
         tasks: the tasks of the races.
 
     Returns:
@@ -62,7 +62,7 @@ def run(
 
 
 def _enter(method: Method, tasks: Sequence[races.Task]) -> tuple[list[races.Race], list[str]]:
-    """The races that a method can enter, and a reason for each task that is left out."""
+    """Return the races that a method can enter, and the reason why each other task is left out."""
     entered, left_out = [], []
     for task in tasks:
         try:
@@ -80,7 +80,7 @@ def _enter(method: Method, tasks: Sequence[races.Task]) -> tuple[list[races.Race
 def _train_lacking(
     race: races.Race, recorded: Sequence[Row], folder: Path, end: float, seconds_per_run: float
 ) -> list[str]:
-    """Train the nine with the seeds that no record has, if there is time. Return why a method is left out."""
+    """Train the nine with the seeds that have no record, if there is time. Return a reason for each method left out."""
     place = folder / race.task.dataset
     known = race.matching([*recorded, *races.finished(place)], METHODS)
     left_out = []

@@ -1,4 +1,4 @@
-"""The results of the arena as text and as a page to share, with the limits of what they show."""
+"""The results of the arena as text and as a page to share. Both say what the results cannot show."""
 
 import html
 import math
@@ -22,7 +22,7 @@ _HOW_TO_READ = (
 
 
 def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
-    """A line for the user's method and for each of the nine, ready to print.
+    """A table row for the user's method and for each of the nine, as text.
 
     Args:
         name: the user's method.
@@ -78,7 +78,7 @@ def _differences(name: str, method: str, rows: Sequence[Row], of: Callable[[Row]
 
 
 def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
-    """ "ahead", "behind" or "undecided", from the 95 % interval of paired differences; "" for fewer than two."""
+    """ "ahead", "behind" or "undecided", from the 95 % interval of paired differences; "" if fewer than two."""
     if len(differences) < 2:
         return ""
     mean, half = mean_and_interval(differences)
@@ -100,7 +100,7 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
         f"{intervals / 20:.1f} of these intervals would still not contain 0, by chance. All intervals use the same "
         f"runs of {name}, so they are not independent. "
         "All sparse methods have the same learning rate, and another rate may suit some of them better. "
-        "The budget is equal in steps, batches and links at the end. It is not equal in time, and some methods, for "
+        "The budget is equal in steps, batches and final links. It is not equal in time, and some methods, for "
         "example gmp and granet, have more links during the training. "
         "The records come from other machines and versions. Because of rounding, their runs differ from new runs, and "
         "such differences grow during the training. "
@@ -110,11 +110,11 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
 
 
 def text(name: str, results: Mapping[str, Sequence[Row]], left_out: Sequence[str]) -> str:
-    """The tables, what was left out, and the limits, for a console."""
+    """The text for a console: the tables, what was left out, and the limits."""
     parts = [_HOW_TO_READ, *(f"{title}\n{as_text(table(name, rows))}" for title, rows in results.items())]
     if left_out:
         parts.append("Left out:\n" + "\n".join(left_out))
-    return "\n\n".join([*parts, f"What this cannot show: {limits(name, results)}"])
+    return "\n\n".join([*parts, f"What these results cannot show: {limits(name, results)}"])
 
 
 def write(

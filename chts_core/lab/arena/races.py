@@ -1,4 +1,4 @@
-"""The tasks of the arena: recorded runs of the nine where they match, and new runs where they do not."""
+"""The tasks of the arena. The nine methods use recorded runs if these match the task, and new runs if not."""
 
 import hashlib
 import linecache
@@ -59,16 +59,16 @@ class Race:
         return list(found.values())
 
     def lacking(self, rows: Sequence[Row], method: str) -> list[int]:
-        """The seeds with which a method has no run."""
+        """The seeds for which a method has no run."""
         return sorted(set(range(self.task.seeds)) - {row["seed"] for row in rows if row["method"] == method})
 
     def train(self, name: str, method: str | Method, seeds: Sequence[int], folder: Path) -> None:
-        """Train a method with some seeds; the folder gets checkpoints and `runs.jsonl`."""
+        """Train a method with some seeds, and write checkpoints and `runs.jsonl` to the folder."""
         self.trainer.race(self.data, {name: method}, self.task.sparsity, self.task.recipe, seeds=seeds, folder=folder)
 
 
 def prepared(task: Task) -> Race:
-    """A task with its data.
+    """Load the data of a task, and return the task as a `Race`.
 
     Raises:
         DataNotFoundError, ValueError: if the data is missing or damaged.
@@ -82,14 +82,14 @@ def prepared(task: Task) -> Race:
 
 
 def recorded() -> list[Row]:
-    """The recorded runs of the nine that come with the package."""
+    """The recorded runs of the nine methods that come with the package."""
     rows = [row for path in sorted(records.results_folder().glob("*.jsonl")) for row in records.read_lines(path)]
     named = [records.as_named_today(row) for row in rows if "task" in row]
     return [row for row in named if row["method"] in METHODS]
 
 
 def finished(folder: Path) -> list[Row]:
-    """The runs that have finished in a folder."""
+    """The finished runs in the file `runs.jsonl` of a folder; none if there is no such file."""
     path = folder / "runs.jsonl"
     return list(records.read_lines(path)) if path.exists() else []
 
@@ -97,14 +97,14 @@ def finished(folder: Path) -> list[Row]:
 def fingerprint(method: Method) -> str:
     """A digest of a method's text and of the files or cells that define its own choices.
 
-    A changed method has another digest, so the runs from before the change do not count.
+    If you change a method, its digest changes too, and its earlier runs no longer count.
     """
     parts = [repr(method), *("".join(linecache.getlines(path)) for path in sorted(set(_files(method))))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _files(choice: Any) -> Iterator[str]:
-    """The files, or the cells of a notebook, with the code of choices that do not come from chts."""
+    """The files, or the cells of a notebook, that define the choices from outside chts."""
     code = getattr(type(choice).__call__, "__code__", None)
     if code is not None and not type(choice).__module__.startswith("chts_core."):
         linecache.checkcache(code.co_filename)

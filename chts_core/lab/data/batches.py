@@ -55,17 +55,16 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens of each pair's longer side with its END, int64 (n,): the space that the pair takes in a
-        batch."""
+        """Number of tokens in the longer side of each pair, with END, int64 (n,): the space of the pair in a batch."""
         return torch.maximum(self.source.lengths, self.target.lengths) + 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sentences side by side.
+    """A batch of sentence pairs, padded to equal length.
 
-    source: int64 (n, S), each row a sentence, END, then PAD.
-    target: int64 (n, T), each row BEGIN, a sentence, END, then PAD.
+    source: int64 (n, S); each row is a sentence, END, then PAD.
+    target: int64 (n, T); each row is BEGIN, a sentence, END, then PAD.
     """
 
     source: Tensor
@@ -73,7 +72,7 @@ class Batch:
 
 
 def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int, *, drop_long: bool) -> EncodedPairs:
-    """Turn pairs into numbers, some at a time, so that memory never holds a whole stream as text.
+    """Turn the sentences into numbers, some pairs at a time, so that memory never holds the text of a whole stream.
 
     Args:
         pairs: source and target sentences.
@@ -82,7 +81,7 @@ def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int,
         drop_long: whether to leave out and count pairs with a longer sentence; otherwise such a pair is an error.
 
     Raises:
-        ValueError: if a sentence is longer than `max_length`; the message says in which pair it is.
+        ValueError: if a sentence is longer than `max_length`; the message says which pair it is in.
     """
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}; expected at least 1 subword.")
@@ -117,7 +116,7 @@ def _pack(rows: list[list[int]]) -> _Ragged:
 
 
 def _join(parts: list[_Ragged]) -> _Ragged:
-    """All rows of the parts, one part after the other."""
+    """Join the rows of all parts, one part after the other."""
     empty = _pack([])
     lengths = torch.cat([part.lengths for part in (empty, *parts)])
     starts = torch.cat([empty.starts, lengths.cumsum(0)])
@@ -127,20 +126,20 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
     """Put each pair into a batch with other pairs of about the same length.
 
-    A batch of n pairs takes n times the length of its longest sentence, because shorter sentences are padded. The
-    length includes END but not BEGIN.
+    A batch of n pairs takes n times as many tokens as its longest sentence, because shorter sentences are padded. This
+    number includes END but not BEGIN.
 
     Args:
         encoded: the pairs.
         batch_tokens: the largest number of tokens that a batch may take.
-        generator: draws the order of pairs of equal length, then the order of the batches; None keeps the order of the
-            pairs and sorts the batches by length.
+        generator: draws the order of pairs of equal length, then the order of the batches; with None, pairs of equal
+            length keep their order, and the batches are sorted by length.
 
     Returns:
         For each batch, the numbers of its pairs, int64 (n,).
 
     Raises:
-        ValueError: if a pair alone takes more than `batch_tokens`.
+        ValueError: if one pair takes more than `batch_tokens`.
     """
     lengths = encoded.lengths
     order = torch.arange(len(encoded)) if generator is None else torch.randperm(len(encoded), generator=generator)
@@ -165,7 +164,7 @@ def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator
 
 
 def collate(encoded: EncodedPairs, indices: Tensor, device: torch.device | str) -> Batch:
-    """The pairs of a batch side by side, on a device."""
+    """Build a batch of pairs on a device, padded to equal length."""
     target = encoded.target.pad(indices, before=1)
     target[:, 0] = BEGIN
     return Batch(encoded.source.pad(indices).to(device), target.to(device))

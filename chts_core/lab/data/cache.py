@@ -1,5 +1,5 @@
-"""A folder for results that take long to compute from a corpus. A result's key depends on all that the result depends
-on.
+"""A folder for results that take long to compute from a corpus. The key of a result depends on everything that the
+result depends on.
 """
 
 import os
@@ -21,15 +21,14 @@ def cached(
 ) -> T:
     """Read a value from the cache, or make it and keep it there.
 
-    The function replaces a damaged file. If it cannot write a file, it returns the value all the same. It warns in both
-    cases.
+    The function replaces a damaged file. If it cannot write a file, it still returns the value. It warns in both cases.
 
     Args:
         name: the name of the file.
-        read: turns a text into the value; raises ValueError for a damaged text.
-        make: makes the value, which takes a long time.
-        write: turns the value into a text.
-        cache_dir: by default `$CHTS_CACHE`, or `chts` in the user's cache folder if that is not set.
+        read: turns the text of a file into the value; raises ValueError for a damaged text.
+        make: computes the value if the cache does not have it.
+        write: turns the value into the text of a file.
+        cache_dir: the folder; by default `$CHTS_CACHE` or, if this is not set, `chts` in the user's cache folder.
     """
     path = (cache_dir or _cache_folder()) / name
     try:
@@ -58,7 +57,7 @@ def _cache_folder() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all, even if two runs write it at once."""
+    """Write a file completely or not at all, even if two runs write it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:

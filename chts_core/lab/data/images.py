@@ -1,4 +1,4 @@
-"""Image classification tasks. Digits come with scikit-learn and are always there."""
+"""Image classification tasks. The digits come with scikit-learn, so they are always available."""
 
 import hashlib
 import math
@@ -32,14 +32,15 @@ _MOST_DIMENSIONS = 3  # of an IDX file: images, rows, columns
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their classes. Pixels keep their stored form, and `images` turns them into features.
+    """Images and their classes. `pixels` has the stored values, and `images` turns them into features.
 
-    Features take four times the memory of bytes. For a large set, `take` a batch, or go through `chunks`.
+    Features need four times as much memory as pixels that are stored as bytes. For a large set, `take` a batch, or read
+    the `chunks`.
 
-    pixels: a row for each image, uint8 or float32 (n, features).
+    pixels: uint8 or float32 (n, features), with one row per image.
     labels: int64 (n,).
-    scalings: pairs of values that turn pixels into features, one pair after the other. Subtract the first value of a
-        pair, then divide by the second. They are float32 of shape (features,) or ().
+    scalings: pairs of values that turn pixels into features; the pairs are applied one after the other. Subtract the
+        first value of a pair, then divide by the second. The values are float32 of shape (features,) or ().
     """
 
     pixels: Tensor
@@ -48,23 +49,23 @@ class Split:
 
     @cached_property
     def images(self) -> Tensor:
-        """Rows of features, float32 (n, features), in [0, 1] unless standardised; made once and then kept."""
+        """The features, float32 (n, features), in [0, 1] unless standardised; they are computed once and then kept."""
         found = self.pixels.float()
         for mean, deviation in self.scalings:
             found = (found - mean).div_(deviation)
         return found
 
     def take(self, rows: Tensor) -> "Split":
-        """The images of these rows; `rows` is int64."""
+        """A split that has only the images of some rows; `rows` is int64."""
         return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
 
     def chunks(self, size: int = 1024) -> Iterator["Split"]:
-        """All images in order, `size` at a time; an empty set gives one empty chunk."""
+        """Yield all images in order, `size` at a time; an empty split gives one empty chunk."""
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield replace(self, pixels=pixels, labels=labels)
 
     def scaled(self, mean: Tensor, deviation: Tensor) -> "Split":
-        """The same images; their features have a mean subtracted and are then divided by a standard deviation."""
+        """The same images with scaled features: subtract a mean, then divide by a standard deviation."""
         return replace(self, scalings=(*self.scalings, (mean, deviation)))
 
     def to(self, device: torch.device | str) -> "Split":
@@ -112,8 +113,7 @@ class ImageData:
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Mean and deviation of values (n, colours, pixels) of the training images, in float64, so that the chunk
-            size does not change a float32."""
+            """Mean of each colour over values (n, colours, pixels), in float64 so that the chunks do not change it."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -133,7 +133,7 @@ class ImageData:
         return replace(self, train=train, validation=validation, test=test)
 
     def without_validation(self) -> "ImageData":
-        """The same task with the validation images added to the training images; no validation images are left."""
+        """The same task with the validation images moved to the training images."""
         both = (self.train, self.validation)
         pixels, labels = (torch.cat([getattr(part, of) for part in both]) for of in ("pixels", "labels"))
         none = replace(self.validation, pixels=self.validation.pixels[:0], labels=self.validation.labels[:0])
@@ -200,9 +200,7 @@ def _load(
     classes: int,
     data_dir: str | None,
 ) -> ImageData:
-    """A task from files or the hub: the last part has the test images, and a twelfth of the other images is for
-    validation.
-    """
+    """Load a task from files or the hub. The last part is for the test, and a twelfth of the rest for validation."""
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
     parts = _fetch(source, data_dir) if folder is None else read(folder, source.files)
@@ -244,7 +242,7 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
 
 
 def _split(images: NDArray[np.uint8], labels: NDArray[np.integer], white: int) -> Split:
-    """A part of a task from images (n, *image_shape). The features are the pixels' values divided by `white`."""
+    """Make a split from images (n, *image_shape). The features are the pixels' values divided by `white`."""
     pixels = torch.from_numpy(images.reshape(len(images), -1))
     split = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
     return split.scaled(torch.tensor(0.0), torch.tensor(float(white)))
@@ -262,8 +260,8 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     dimensions = content[3]
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise ValueError(
-            f"{path} declares {dimensions} dimensions; expected 1 for labels or 3 for images. It is a different file "
-            "or damaged: fetch it again."
+            f"{path} declares {dimensions} dimensions; expected 1 for labels or 3 for images. It is a "
+            "different file, or it is damaged: fetch it again."
         )
     header = 4 + 4 * dimensions
     if len(content) < header:
@@ -275,7 +273,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_mnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
-    """Four IDX files: training images and labels, test images and labels."""
+    """Read four IDX files: training images, training labels, test images and test labels."""
     return [
         _Part(f"{folder / images} with {labels}", read_idx(folder / images), read_idx(folder / labels))
         for images, labels in (files[:2], files[2:])
@@ -283,7 +281,7 @@ def _read_mnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
 
 
 def _read_emnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
-    """Like MNIST's files, but each image is stored by columns."""
+    """Read files like those of MNIST, but with each image stored column by column."""
     parts = _read_mnist(folder, files)
     return [replace(part, images=part.images.transpose(0, *range(part.images.ndim - 1, 0, -1))) for part in parts]
 
@@ -293,7 +291,7 @@ def _read_cifar10(folder: Path, files: tuple[str, ...]) -> list[_Part]:
 
 
 def read_cifar(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read a file of the binary version of CIFAR-10: for each image, a byte of label and 3·32·32 bytes of pixels.
+    """Read a file of the binary version of CIFAR-10: each image has one byte for its label and 3·32·32 bytes of pixels.
 
     Returns:
         Images (n, 3, 32, 32), with the channels red, green and blue, and labels (n,).

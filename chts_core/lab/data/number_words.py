@@ -63,7 +63,7 @@ def date_pair(day: date) -> Pair:
 
 @cache
 def number_words() -> dict[str, tuple[Pair, ...]]:
-    """The pairs of "train", "validation" and "test", the same at every call; no sentence appears twice."""
+    """The pairs of "train", "validation" and "test". They are the same at every call; no sentence appears twice."""
     generator = np.random.default_rng(_SEED)
     total = sum(_SIZES.values())
     numbers = _different(_some_numbers(generator), total - total // 2)
@@ -74,14 +74,14 @@ def number_words() -> dict[str, tuple[Pair, ...]]:
 
 
 def _some_numbers(generator: np.random.Generator) -> Iterator[int]:
-    """Numbers; every count of digits is equally likely, so that there are small numbers too."""
+    """Draw numbers. Each number of digits is equally likely, so that there are small numbers too."""
     while True:
         digits = generator.integers(1, _MOST_DIGITS + 1)
         yield int(generator.integers(10 ** (digits - 1) if digits > 1 else 0, 10**digits))
 
 
 def _some_days(generator: np.random.Generator) -> Iterator[int]:
-    """Days, counted as Python's calendar counts them."""
+    """Draw days, as day numbers of Python's calendar."""
     while True:
         yield int(generator.integers(_FIRST_DAY.toordinal(), _LAST_DAY.toordinal() + 1))
 

@@ -19,22 +19,22 @@ _AT_ONCE = 64  # documents that are tokenised together
 
 
 def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, most: int | None = None) -> Tensor:
-    """Join documents one after the other, each with its end token, and cut them into blocks.
+    """Join documents one after the other, each with an end token, and cut the result into blocks.
 
-    A block begins with the last token of the previous block, so that each token but the first is predicted once. The
-    tokens at the end that fill no block are left out.
+    A block begins with the last token of the previous block, so that each token except the first is predicted once.
+    Tokens at the end that do not fill a block are left out.
 
     Args:
         documents: the texts.
         tokenizer: gives their tokens.
         context: the number of tokens that a block predicts.
-        most: the largest number of blocks; None for no limit.
+        most: the largest number of blocks to return; None for no limit.
 
     Returns:
         int32 (n, context + 1).
 
     Raises:
-        ValueError: if the documents do not fill a block.
+        ValueError: if the documents do not fill even one block.
     """
     if context < 1:
         raise ValueError(f"context is {context}; expected at least 1 token.")
@@ -54,15 +54,15 @@ def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, mo
 
 
 class MemoryFeed:
-    """Batches of blocks that are all in memory, epoch after epoch; the seed decides the order of each epoch.
+    """Batches of blocks, epoch after epoch. All blocks are in memory, and the seed decides their order in each epoch.
 
-    The batches do not depend on how many ranks share them; rank r of n has the rows r, r + n, r + 2n ... of each batch.
+    The batches do not depend on the number of ranks. Rank r of n gets the rows r, r + n, r + 2n ... of each batch.
 
     Args:
         blocks: int (n, context + 1).
-        batch: blocks in a step, over all ranks.
-        seed: decides the order.
-        rank, ranks: the number of this process, and how many processes there are.
+        batch: the number of blocks in a step, over all ranks.
+        seed: decides the order of the blocks.
+        rank, ranks: the number of this process, and the number of all processes.
 
     Raises:
         ValueError: if there are fewer blocks than a batch needs, or if the ranks cannot share a batch evenly.
@@ -87,15 +87,15 @@ class MemoryFeed:
         return self._blocks[[self._block(place) for place in places]].long()
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches so far, which is the same on all ranks."""
+        """The number of batches that `next` has returned; it is the same on all ranks."""
         return {"batches": self._batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved position, with any number of ranks."""
+        """Continue from the position that `state_dict` returned. The number of ranks may be different."""
         self._batches = state["batches"]
 
     def _block(self, place: int) -> int:
-        """The number of the block at a place in the sequence of all epochs."""
+        """Return which block is at a place in the sequence of all epochs."""
         epoch, within = divmod(place, len(self._blocks))
         return int(_order(len(self._blocks), self._seed, epoch)[within])
 
@@ -109,21 +109,22 @@ class StreamFeed:
     """Batches of blocks from a stream, which is read in parallel lanes.
 
     Row j of every batch comes from lane j modulo `lanes`. A lane is an endless sequence of blocks from its own share of
-    the documents, epoch after epoch, shuffled within buffers. So the batches do not depend on how many ranks and
-    workers share the lanes. A lane's position is the place in the data set where its buffer begins, together with three
-    numbers: how many buffers have begun, the number of the current document in the buffer, and how many of its tokens
-    have been read. (The shuffling of the `datasets` library loses its buffer when it continues from a state.)
+    the documents. It reads them epoch after epoch, and shuffles them within buffers. So the batches do not depend on
+    the number of ranks and workers that share the lanes. A lane's position is the place in the data set where its
+    buffer begins, together with three numbers: how many buffers have begun, the number of the current document in the
+    buffer, and how many of its tokens have been read. (The shuffling of the `datasets` library loses its buffer when it
+    continues from a state.)
 
     Args:
         stream: the documents.
         tokenizer: gives their tokens.
         context: the number of tokens that a block predicts.
-        batch: blocks in a step, over all ranks.
+        batch: the number of blocks in a step, over all ranks.
         seed: decides the order within buffers.
         lanes: the number of lanes; a multiple of ranks times workers that divides `batch`.
-        buffer: documents that each lane shuffles at a time.
-        rank, ranks: the number of this process, and how many processes there are.
-        workers: processes that read ahead; with 0, a block is read when it is needed.
+        buffer: the number of documents that each lane shuffles together.
+        rank, ranks: the number of this process, and the number of all processes.
+        workers: the number of processes that read ahead; with 0, a block is read when it is needed.
 
     Raises:
         ValueError: if `lanes` does not divide `batch` or is not a multiple of ranks times workers, or if a lane has no
@@ -180,10 +181,10 @@ class StreamFeed:
         return {"lanes": {str(number): state for number, state in self._states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the whole state, with any number of ranks and workers.
+        """Continue from the whole state. The numbers of ranks and workers may be different.
 
         Raises:
-            ValueError: if the state has a different number of lanes.
+            ValueError: if the state has a different number of lanes than this feed.
         """
         if len(state["lanes"]) != self._lanes:
             raise ValueError(
@@ -219,7 +220,7 @@ class _Lane:
         self._state = state
 
     def blocks(self) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-        """Each block, int64 (context + 1,), with the state from which the next one follows."""
+        """Yield each block, int64 (context + 1,), with the state of the lane after this block."""
         state = self._state
         tokens = np.zeros(0, np.int64)
         for document, begun in self._documents(state):
@@ -236,7 +237,7 @@ class _Lane:
                 yield torch.from_numpy(block), {**begun, "offset": len(fresh) - len(tokens)}
 
     def _documents(self, state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Each document with the state at its beginning; the first is the document where `state` is."""
+        """Yield each document with the lane's state at its beginning, from the document that `state` points to."""
         buffers, first, place = max(state["buffers"] - 1, 0), max(state["document"], 0), state["dataset"]
         while True:
             dataset = self._stream.lane(self.number, self._lanes)
@@ -267,7 +268,7 @@ class _Lane:
 
 
 class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
-    """One block from each lane in turn; each worker has some of the lanes."""
+    """Blocks from several lanes, one from each lane in turn. Each worker reads some of the lanes."""
 
     def __init__(self, lanes: list[_Lane]) -> None:
         self._all = lanes

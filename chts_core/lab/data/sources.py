@@ -18,7 +18,7 @@ GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
 class DataNotFoundError(FileNotFoundError):
-    """A data set is not on this machine and could not be fetched."""
+    """Raised if a data set is not on this machine and could not be fetched."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Hub:
     """A data set on the Hugging Face hub.
 
     column: the column with the images, or with both sides of a translation; "" if each side has its own column.
-    config: the name of one of the repository's data sets.
-    folder: the folder of the files in the repository, if there is no config.
+    config: the name of a data set in the repository.
+    folder: the folder of the repository that has the files, if there is no config.
     revision: a branch of the repository. Some data sets were published as a program, which chts never runs. The hub
-        converts such a data set itself, and chts reads it from the branch `refs/convert/parquet`.
+        converts such a data set into files, and chts reads these from the branch `refs/convert/parquet`.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Hub:
 
         Raises:
             ImportError: if the `datasets` package is not installed.
-            Exception: of any kind, because the connection, the hub and the package raise many kinds.
+            Exception: any exception, because the connection, the hub and the package raise many kinds.
         """
         import datasets
 
@@ -59,12 +59,13 @@ class Hub:
 class Source(Generic[T_co]):
     """Where a data set comes from.
 
-    folder: its name below `data_dir`, `$CHTS_DATA` and the system's folders; None if a package contains it.
+    folder: the name of its folder in `data_dir`, `$CHTS_DATA` or a folder of the system; None if a package contains the
+        data set.
     files: the names of the files in that folder.
-    endings: the possible endings of each name; the first that exists is taken.
+    endings: the possible endings of each name; the first existing file is used.
     hub: None if the hub has no such data set.
-    remedy: what to do if it is missing; if a package contains it, the name of the package.
-    sha256: digest of the data set of the recorded runs; "" if there are no such runs.
+    remedy: what to do if the data set is missing; if a package contains it, the name of the package.
+    sha256: digest of the data that the recorded runs used; "" if there are no such runs.
     """
 
     title: str
@@ -86,8 +87,8 @@ def read_whole(path: Path) -> bytes:
     """The whole content of a file, unpacked if its name ends in .gz.
 
     Raises:
-        ValueError: if the file is not an intact gzip file or is far too large, because a small archive may unpack to
-            more than fits in memory; the message names the file.
+        ValueError: if the file is not an intact gzip file or is far too large (a small archive may unpack to more than
+            fits in memory); the message names the file.
     """
     try:
         with open_unpacked(path) as file:
@@ -103,7 +104,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
-    """A file to read, unpacked if its name ends in .gz; reading raises one of GZIP_ERRORS if the file is not gzip."""
+    """Open a file, and unpack it if its name ends in .gz. Reading raises one of GZIP_ERRORS if that fails."""
     return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
@@ -124,7 +125,7 @@ def places(source: Source[object], data_dir: str | None) -> list[Path]:
 
 
 def compare(source: Source[object], place: object, sha256: str) -> None:
-    """Warn if the data set that was fetched differs from the data set of the recorded runs."""
+    """Warn if the fetched data set differs from the data set that the recorded runs used."""
     if source.sha256 and sha256 != source.sha256:
         warnings.warn(
             f"{source.title} from {place} has the SHA-256 {sha256[:16]}…, but the data set of the recorded runs has "
@@ -135,12 +136,13 @@ def compare(source: Source[object], place: object, sha256: str) -> None:
 
 
 def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_co], default: str) -> T_co:
-    """Read a source from the hub, if no folder has it.
+    """Read a source from the hub.
 
     Args:
         source, data_dir: as in `locate`.
-        read: opens the hub and reads the data without checking it, since any error counts as an error of the hub.
-        default: a data set that needs no download, for the message.
+        read: opens the hub and reads the data; it does not check the data, because any error here counts as an error of
+            the hub.
+        default: a data set that needs no download; the error message suggests it.
 
     Raises:
         DataNotFoundError: if the data cannot be read; the message says what was tried and how to get the data.

@@ -1,7 +1,7 @@
-"""Subwords that both languages share, from byte pair encoding (Sennrich et al. 2016).
+"""Subwords that both languages share, made by byte pair encoding (Sennrich et al. 2016).
 
 A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Then pieces
-that are often neighbours in the training split are joined; the most frequent pair is joined first.
+that often stand next to each other in the training split are joined, the most frequent pair first.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ class Vocabulary:
     """Subwords, each with its number. The first four are special: PAD, UNKNOWN, BEGIN and END.
 
     Args:
-        pieces: all subwords in order of their numbers.
-        merges: the pairs of pieces that are joined, in order.
+        pieces: all subwords, in the order of their numbers.
+        merges: the pairs of pieces to join, in the order of joining.
         corpus: digest of the data that the vocabulary was trained on.
     """
 
@@ -38,7 +38,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of subwords, including the special ones; it may be less than was asked for if the corpus is small."""
+        """Number of subwords, with the special ones; a small corpus may give fewer subwords than you asked for."""
         return len(self._pieces)
 
     @cached_property
@@ -48,12 +48,12 @@ class Vocabulary:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The subwords of each text, without BEGIN and END. A character that the training split does not have becomes
+        """The subwords of each text, without BEGIN and END. A character that is not in the training split becomes
         UNKNOWN."""
         return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text up to END, without special subwords.
+        """The text of some subwords up to END, without special subwords.
 
         This is the inverse of `encode` for a text in NFC with single spaces between its words and no unknown
         characters.
@@ -62,11 +62,11 @@ class Vocabulary:
         return text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The subwords as text, including the special ones."""
+        """The text of each subword, including the special ones."""
         return [self._pieces[number] for number in ids]
 
     def to_json(self) -> str:
-        """The whole vocabulary as text, for `from_json`."""
+        """The whole vocabulary as text, which `from_json` can read."""
         content = {
             "format": _VERSION,
             "corpus": self.corpus,
@@ -109,10 +109,10 @@ class Vocabulary:
 
 
 def load_vocabulary(data: TranslationData, size: int, cache_dir: Path | None = None) -> Vocabulary:
-    """The vocabulary of a translation task: trained on its training split, or read from the cache.
+    """Train the vocabulary of a translation task on the training split, or read it from the cache.
 
     Args:
-        data: the task; a stream gives its first million pairs.
+        data: the task; a stream uses only its first million pairs.
         size: number of subwords, including the special ones.
         cache_dir: the folder of vocabularies; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 

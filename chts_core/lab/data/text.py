@@ -1,7 +1,7 @@
 """Corpora for language models: documents, split into a training and a validation part.
 
-Python's own language reference is always available. A corpus that is too large for the memory is streamed from the
-Hugging Face hub, in parallel lanes.
+Python's own language reference is always available. A corpus that is too large for memory is streamed from the Hugging
+Face hub in parallel lanes.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _BETWEEN_BOOKS = "\n\n\n"
 
 @dataclass(frozen=True)
 class TextStream:
-    """Documents that each pass reads again, so that memory never holds them all.
+    """A stream of documents. Each pass reads them again from the source, so that memory never holds them all.
 
     open: returns a `datasets.IterableDataset`, or an object that also has shards, a column "text" and a state.
     """
@@ -38,13 +38,13 @@ class TextStream:
         yield from self.read(self.open())
 
     def lane(self, number: int, lanes: int) -> Any:
-        """A lane of the documents, as an `IterableDataset`: each document is in exactly one lane."""
+        """Return one of several lanes of the documents, an `IterableDataset`; each document is in exactly one lane."""
         from datasets.distributed import split_dataset_by_node
 
         return split_dataset_by_node(self.open(), rank=number, world_size=lanes)
 
     def read(self, rows: Iterable[Any]) -> Iterator[str]:
-        """The documents of these rows.
+        """Yield the text of each row.
 
         Raises:
             ValueError: for a row without a text.
@@ -66,7 +66,7 @@ class TextStream:
             if not isinstance(text, str):
                 raise ValueError(
                     f"{self.title} has {row!r:.200} as document {number:,}; expected a text in the column 'text'. The "
-                    "data set has changed on the hub: use another one."
+                    "data set has changed on the hub: use another data set."
                 )
             yield text
 
@@ -75,7 +75,7 @@ class TextStream:
 class TextData:
     """A corpus. Choose settings on `validation`.
 
-    train: the documents, as a list, or as a stream that starts again at each pass.
+    train: the documents, as a list or as a stream that starts from the beginning in each pass.
     """
 
     name: str
@@ -83,7 +83,7 @@ class TextData:
     validation: list[str]
 
     def first_training_documents(self) -> Iterator[str]:
-        """The documents for the digest and the tokenizer: all of them, or the first 100,000 of a stream."""
+        """The training documents for the digest and the tokenizer: all of them, or the first 100,000 of a stream."""
         return islice(self.train, _FIRST)
 
     @cached_property
@@ -145,7 +145,7 @@ def _load_books(data_dir: str | None) -> TextData:
 
 
 def _cut(text: str, lengths: list[int], path: Path, table: Path) -> list[str]:
-    """The books of a file, in order."""
+    """Cut a text into its books, given the number of characters of each book."""
     books, start = [], 0
     for length in lengths:
         books.append(text[start : start + length])

@@ -1,6 +1,4 @@
-"""Text as tokens, by byte pair encoding over bytes (Radford et al., 2019), which can encode any text and decode it
-again.
-"""
+"""Text as tokens, made by byte pair encoding over bytes (Radford et al., 2019). It can encode and decode any text."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,7 +19,7 @@ _BYTES = 256
 
 
 class TextTokenizer:
-    """Tokens, each with its number; one of them ends a document.
+    """Tokens, each with its number. One of the tokens marks the end of a document.
 
     Args:
         tokenizer: a tokenizer of the tokenizers library.
@@ -45,7 +43,7 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
-        """Number of tokens, including the special ones; it may be less than was asked for if the corpus is small."""
+        """Number of tokens, with the special ones; a small corpus may give fewer tokens than you asked for."""
         return int(self._tokenizer.get_vocab_size())
 
     @cached_property
@@ -59,16 +57,16 @@ class TextTokenizer:
         return [found.ids for found in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens without special ones; "�" stands for bytes that are not a whole character."""
+        """The text of some tokens, without special tokens; "�" stands for bytes that are not a whole character."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The text of each token, as it is shown."""
+        """The text of each token, in a form for pages and figures."""
         return [self._tokenizer.decode([number], skip_special_tokens=False) for number in ids]
 
     def to_json(self) -> str:
-        """The whole tokenizer as text, for `from_json`."""
+        """The whole tokenizer as text, which `from_json` can read."""
         text: str = self._tokenizer.to_str()
         return text
 
@@ -87,17 +85,17 @@ class TextTokenizer:
 
 
 def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | None = None) -> TextTokenizer:
-    """The tokenizer of a corpus: trained on its training split, read from the cache, or loaded by its name.
+    """Train the tokenizer of a corpus on its training split, read it from the cache, or load it by name.
 
     Args:
         data: the corpus.
-        size: number of tokens, including the end token; for a tokenizer with a name, the largest number that it may
-            have.
-        name: "", or a path to a tokenizer.json, or a name on the Hugging Face hub ("t5-base").
+        size: number of tokens, including the end token; if `name` is given, the largest number of tokens that this
+            tokenizer may have.
+        name: the path of a tokenizer.json, or a name on the Hugging Face hub ("t5-base"); "" trains a tokenizer.
         cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if there are fewer tokens than bytes, or the tokenizer with that name has too many tokens.
+        ValueError: if there are fewer tokens than bytes, or if the tokenizer called `name` has too many tokens.
         DataNotFoundError: if the tokenizer is not on this machine and cannot be fetched from the hub.
     """
     if not name:

@@ -1,7 +1,7 @@
 """Translation tasks, from English to German: pairs of sentences, split into train, validation and test.
 
-The module itself makes the number words, so they are always available. Large tasks are streamed: each pass reads the
-training pairs again, and memory never holds all of them.
+The package itself generates the number words, so they are always available. Large tasks are streamed: each pass reads
+the training pairs again, and memory never holds all of them.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -34,10 +34,10 @@ _FIRST = 1_000_000
 
 @dataclass
 class PairStream:
-    """Pairs that each pass reads again, so that memory never holds them all.
+    """A stream of pairs. Each pass reads them again from the source, so that memory never holds them all.
 
-    open: starts a pass.
-    skipped: the number of pairs that the last whole pass left out because a side had no text.
+    open: starts a pass over the rows of the source.
+    skipped: how many pairs the last complete pass left out because a side had no text.
     """
 
     open: Callable[[], Iterable[Pair]]
@@ -58,8 +58,8 @@ class TranslationData:
     """A translation task. Choose settings on `validation`; use `test` only for the final number.
 
     languages: the languages of the source and the target.
-    train: a list, or a stream that starts again at each pass.
-    skipped: the number of rows of the hub that were left out because a side had no text; a stream counts its own.
+    train: the pairs, as a list or as a stream that starts from the beginning in each pass.
+    skipped: how many rows of the hub were left out because a side had no text; a stream has its own `skipped`.
     """
 
     name: str
@@ -70,7 +70,7 @@ class TranslationData:
     skipped: int = 0
 
     def first_training_pairs(self) -> Iterator[Pair]:
-        """The pairs for the digest and the vocabulary: all of them, or the first million of a stream."""
+        """The training pairs that the digest and the vocabulary use: all of them, or the first million of a stream."""
         return islice(self.train, _FIRST)
 
     @cached_property
@@ -88,7 +88,7 @@ def load_translation(name: str, data_dir: str | None = None) -> TranslationData:
         data_dir: the first folder to look in; None or "" for the usual places.
 
     Raises:
-        ValueError: for an unknown name, or for wrong or damaged files; the message names file and line.
+        ValueError: for an unknown name, or for wrong or damaged files; the message names the file and the line.
         DataNotFoundError: if the data is missing; the message says what was tried and how to get it.
     """
     if name not in TRANSLATION_SETS:
@@ -97,7 +97,7 @@ def load_translation(name: str, data_dir: str | None = None) -> TranslationData:
 
 
 def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
-    """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line do not count.
+    """Read two files, plain or .gz, whose lines are translations of each other; blanks around a line are removed.
 
     Raises:
         ValueError: if one file has more lines than the other, or if a line is empty, is not UTF-8 or has a zero byte;
@@ -125,13 +125,13 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
                     )
             yield english, german
     if not number:
-        raise ValueError(f"{source} and {target} have no lines; expected a sentence in each. Fetch both again.")
+        raise ValueError(f"{source} and {target} have no lines; expected a sentence in each line. Fetch both again.")
 
 
 def _read_lines(path: Path) -> Generator[str, None, None]:
     """The lines of a file, each without the blanks at its beginning and end.
 
-    Only a line feed ends a line, because sentences contain other separators.
+    Only a line feed ends a line, because sentences may contain the other characters that separate lines.
     """
     try:
         with open_unpacked(path) as file:
@@ -210,7 +210,7 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
 
 
 def _to_pairs(hub: Hub, split: str, rows: Iterable[Any]) -> Iterator[Pair]:
-    """The pairs of the hub's rows, with "" for a side that has no text."""
+    """Turn rows of the hub into pairs of texts, with "" for a side that has no text."""
     for number, row in enumerate(rows, start=1):
         try:
             sides = row[hub.column] if hub.column else row

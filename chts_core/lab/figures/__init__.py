@@ -1,7 +1,7 @@
-"""Figures in one style: colour-blind safe, labelled axes, readable in print.
+"""Figures in one style: safe for colour-blind readers, with labelled axes, and readable in print.
 
-Each function returns a matplotlib Figure. `show` puts it on a page, and `figure.savefig("name.pdf")` writes it as
-vectors.
+Each function returns a matplotlib Figure. `show` puts a figure on a page, and `figure.savefig("name.pdf")` writes it as
+vector graphics.
 """
 
 from chts_core.lab.figures.blocks import blocks

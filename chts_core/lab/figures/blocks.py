@@ -1,4 +1,4 @@
-"""One layer of a Transformer and one of a LLaMA: which matrices are sparse, and which relations percolation uses."""
+"""A figure of one Transformer layer and one LLaMA layer: sparse matrices, and relations that percolation uses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _PAIR, _CHAIN = "pair: both outputs must be active", "chain: the output feeds th
 
 @dataclass(frozen=True)
 class _Box:
-    """A part of a layer: its label, the place of its middle, its width in inches, and what kind of part it is."""
+    """A box for a part of a layer: its label, the position of its middle, its width in inches, and its kind."""
 
     label: str
     x: float
@@ -33,7 +33,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A drawing: boxes by name, the paths of the data, the pairs, and the chains."""
+    """What to draw for one layer: boxes by name, the paths of the data, the pairs, and the chains."""
 
     title: str
     note: str
@@ -111,13 +111,13 @@ _LAYERS = {
 
 
 def blocks(names: Sequence[Literal["transformer", "llama"]]) -> Figure:
-    """One layer of each model as boxes, one drawing above the other, with the relations that percolation uses.
+    """Draw one layer of each model as boxes, with the relations that percolation uses.
 
     Sparse matrices are blue boxes. The embedding, the norms and the output layer are white: they stay dense. A red line
-    joins a pair, and a blue arrow leads from one layer of a chain to the next.
+    joins the two layers of a pair, and a blue arrow leads from one layer of a chain to the next.
 
     Args:
-        names: the names of the models, from the top.
+        names: the names of the models, from top to bottom.
     """
     with new_figure(_WIDTH, _HEIGHT * len(names) + 0.55, rows=len(names)) as (figure, panels):
         for axes, name in zip(panels, names, strict=True):

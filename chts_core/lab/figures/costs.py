@@ -1,4 +1,4 @@
-"""What sparse training costs: time by density, and theory beside measurement."""
+"""Figures of the cost of sparse training: time by density, and theoretical costs beside measured costs."""
 
 from collections.abc import Sequence
 
@@ -18,11 +18,11 @@ from chts_core.lab.figures.style import (
 
 
 def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> Figure:
-    """Milliseconds of a layer's training step by density, on logarithmic axes.
+    """Draw the milliseconds of a layer's training step against its density, on logarithmic axes.
 
     Args:
-        times: the results of `costs.time_layers`, by ascending density.
-        crossover: a density to mark, above which it no longer pays to store only the links.
+        times: the results of `costs.time_layers`, in order of ascending density.
+        crossover: a density to mark; above it, a layer that stores only its links is no longer faster.
     """
     lines = (("dense", "dense"), ("masked", "masked"), ("links", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):
@@ -50,7 +50,7 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
 
 
 def step_course(costs: Sequence[TrainingCost]) -> Figure:
-    """Milliseconds of a step by density, between any two updates. A run that gets sparser moves to the right."""
+    """Draw the milliseconds of a step between two updates by density. A run that gets sparser moves to the right."""
     with new_figure(6.8, 3.6) as (figure, (axes,)):
         for cost, (colour, marker, _) in zip(costs, looks(cost.name for cost in costs).values(), strict=True):
             seconds, density = zip(*cost.course, strict=True)
@@ -66,7 +66,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
 
 
 def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
-    """Theoretical FLOPs, measured time and measured memory of each run, in per cent of the first, dense run."""
+    """Draw the theoretical FLOPs, the time and the memory of each run, in per cent of the first run, which is dense."""
     rival = costs[0]
     meters = (
         ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "D"),

@@ -1,4 +1,4 @@
-"""Densities that fall during a run: schedules, their costs, and the accuracy that their pruning steps lose."""
+"""Figures of densities that fall during a run: schedules, their costs, and the accuracy that pruning steps cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class PruningStep:
     """One update of a run whose density falls.
 
     at: optimizer step.
-    before, after: links of all sparse layers before and after the update.
-    loss, accuracy: on the validation images, each before and after the update; accuracy as a fraction.
+    before, after: the number of links in all sparse layers before and after the update.
+    loss, accuracy: two values each, on the validation images before and after the update; accuracies are fractions.
     """
 
     at: int
@@ -39,27 +39,27 @@ class PruningStep:
 
     @property
     def removed(self) -> int:
-        """Links that the update removed for good."""
+        """The number of links that the update removed and did not replace."""
         return self.before - self.after
 
     @property
     def share(self) -> float:
-        """These links as a share of the links before the update."""
+        """The number of removed links as a share of the links before the update."""
         return self.removed / self.before
 
     @property
     def drop(self) -> float:
-        """Accuracy that the update cost, in percentage points; negative if the accuracy rose."""
+        """Drop of the accuracy at the update, in percentage points; negative if the accuracy rose."""
         return 100 * (self.accuracy[0] - self.accuracy[1])
 
     @property
     def rise(self) -> float:
-        """Validation loss that the update cost, in nats."""
+        """Rise of the validation loss at the update, in nats."""
         return self.loss[1] - self.loss[0]
 
 
 def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsity") -> Figure:
-    """Curves over a window or a run; each is a sequence of equally spaced values from the beginning to the end."""
+    """Draw curves over a window or a run; each is a sequence of equally spaced values from the beginning to the end."""
     with new_figure(7, 3.4) as (figure, (axes,)):
         for name, (colour, _, style) in looks(named).items():
             places = np.linspace(0, 1, len(named[name]))
@@ -73,10 +73,10 @@ def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsit
 
 
 def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure:
-    """Densities over a run, one panel for each, on equal axes. The area above the final density is shaded and measured.
+    """Draw each density over a run in its own panel, and shade and measure the area above the final density.
 
     Args:
-        named: by name, the densities during a run, in [0, 1], at equally spaced steps.
+        named: for each name, the densities of a run, in [0, 1], at equally spaced steps.
         final: the final density.
     """
     with new_figure(4.2 * len(named), 3, columns=len(named)) as (figure, panels):
@@ -97,10 +97,10 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
 
 
 def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
-    """The links that each update removes, their share of the links before it, and the accuracy that the update loses.
+    """Draw the links that each update removes, their share of the earlier links, and the accuracy that it costs.
 
     Args:
-        named: by schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
+        named: for each schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
             Accuracies are means over the seeds, with a small mark for each seed.
     """
     with new_figure(9.5, 3.3, columns=3) as (figure, (removed, share, lost)):
@@ -133,9 +133,7 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
 
 @dataclass(frozen=True)
 class DensityCourse:
-    """The density of a run from update to update: it is `density[j]` from the share `shares[j]` of the run to the next
-    share.
-    """
+    """The density of a run from update to update: `density[j]` from share `shares[j]` of the run to the next share."""
 
     name: str
     shares: Sequence[float]
@@ -149,15 +147,15 @@ def decay_design(
     stop: float,
     conflict: tuple[float, float] | None = None,
 ) -> Figure:
-    """A density that falls over the run, with its cost shaded (left), and the links that each update removes (right).
+    """Draw a density that falls over a run, with its cost shaded (left), and the links that updates remove (right).
 
     Args:
         chosen: the decay that is designed.
         other: a decay to compare it with, or None.
         final: the final density, which a constant schedule has throughout.
-        stop: where the updates stop, as a share of the run.
-        conflict: the part of the run, from one share to another, that makes such a run impossible. The figure hatches
-            this part and shades no cost.
+        stop: the share of the run at which the updates stop.
+        conflict: the first and the last share of a part of the run, if the settings contradict each other there. The
+            figure then hatches this part and does not shade the cost.
     """
     with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
         courses = {course.name: course for course in (chosen, other) if course is not None}

@@ -1,4 +1,4 @@
-"""The health of a run: its curves beside the curves of a healthy run."""
+"""Figures of the health of a run: its curves beside the curves of a healthy run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,11 +21,11 @@ _SMOOTHED = 10  # number of steps whose mean is a point of the loss curve
 
 
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:
-    """Loss, weights that are not zero, and active neurons by step. The healthy run has dashed lines, and the patient
-    has solid ones.
+    """Draw the loss, the weights that are not zero, and the active neurons by step.
 
-    The loss is a mean over 10 steps. The active neurons are those of the layer that has the smallest share of them;
-    if this share hardly changes in both runs, the figure shows its first and last values as numbers.
+    The healthy run has dashed lines, and the patient has solid lines. The loss is a mean over 10 steps. The active
+    neurons are from the layer with the smallest share of active neurons; if this share hardly changes in both runs, the
+    figure shows its first and last values as numbers.
     """
     with new_figure(11, 3.3, columns=3) as (figure, (loss, weights, neurons)):
         courses: dict[str, tuple[str, list[float]]] = {}
@@ -56,13 +56,13 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
 
 
 def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Overlap (above) and ITOP rate (below) of one layer after each update, with a column for each patient.
+    """Draw the overlap (above) and ITOP rate (below) of one layer after each update, with a column for each patient.
 
-    In each column, the curves of the other patients are grey. Its title gives the active neurons at the first and at
-    the last update.
+    In each column, the curves of the other patients are grey. The title of a column gives the active neurons of its
+    patient at the first and at the last update.
 
     Args:
-        patients: by name, rows with step, overlap, itop and anp, as in `Sparsifier.history`.
+        patients: for each name, rows with step, overlap, itop and anp, as in `Sparsifier.history`.
     """
     columns = {"overlap": "regrown links that were\njust removed (%)", "itop": "links ever active (%)"}
     highest = {"overlap": 100, "itop": 100 * max(row["itop"] for rows in patients.values() for row in rows)}

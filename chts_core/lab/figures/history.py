@@ -1,4 +1,4 @@
-"""The history of sparse networks: when each method chooses its links."""
+"""A figure of the history of sparse networks: the times at which methods choose their links."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from chts_core.lab.figures.style import BLACK, GREY, METHOD_LABELS, method_label, method_look, new_figure
 
-# When a method chooses the links; from the bottom of the figure to its top.
+# The times when methods choose their links, from the bottom of the figure to the top.
 LANES = (
     "after training",
     "before training,\nnever changed",
@@ -42,13 +42,13 @@ WORKS = (
     Work("cht", 2024, 3),
     Work("chts", 2025, 3),
 )
-_BREAK = 2012  # where years before 2015 stand, left of a gap of the axis
+_BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 
 
 def timeline() -> Figure:
-    """When each work of `WORKS` chooses its links (rows), by the year of its publication."""
+    """Draw when each work of `WORKS` chooses its links (rows), by the year of its publication."""
     with new_figure(9, 3.4) as (figure, (axes,)):
-        taken: dict[tuple[int, int], int] = {}  # how many works have a place already: the next one stands below them
+        taken: dict[tuple[int, int], int] = {}  # how many works have a place; the next work is written below them
         for work in WORKS:
             colour, marker = method_look(work.name) if work.name in METHOD_LABELS else (BLACK, "h")
             x = max(work.year, _BREAK)

@@ -9,7 +9,7 @@ from chts_core.lab.train.language import Run
 
 
 def loss_race(runs: Sequence[Run]) -> Figure:
-    """Loss on the validation tokens by training step; lower is better. The figure is drawn as by :func:`race`."""
+    """Draw the loss on the validation tokens by training step, in the style of :func:`race`. Lower is better."""
     losses = [look.loss for run in runs for look in run.looks]
     room = 0.05 * (max(losses) - min(losses))
     return draw_race(

@@ -1,4 +1,4 @@
-"""Link prediction: the paths of a missing link, what scores prefer and cost, and random walks compared with scores."""
+"""Figures of link prediction: paths of a missing link, what scores prefer, their costs, and random walks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,7 +29,7 @@ _LINK = "#B3B3B3"  # a grey that no score has
 
 
 def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, title: str = "") -> Figure:
-    """A small network with a missing link, its L3 paths and its local community, with one path highlighted.
+    """Draw a small network with a missing link, its L3 paths and its local community; one path is highlighted.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -76,7 +76,7 @@ def local_community(mask: Tensor, link: l3.Link, path: l3.Path | None = None, ti
 
 
 def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
-    """A mask and, as heat maps, the scores of its missing links; each map has its own scale. Links are grey."""
+    """Draw a mask and, as heat maps, the scores of its missing links; each map has its own scale. Links are grey."""
     shades = LinearSegmentedColormap.from_list("scores", ["white", SKY, BLUE, BLACK]).with_extremes(bad=_LINK)
     links = mask.cpu().numpy()
     with new_figure(9.6, 5.2, rows=2, columns=2) as (figure, (first, *panels)):
@@ -94,7 +94,7 @@ def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
 
 
 def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) -> Figure:
-    """Scores of the same links against each other. Each mark is a link, and the axes are logarithmic.
+    """Draw scores of the same links against a reference score. Each mark is a link; the axes are logarithmic.
 
     Args:
         reference: positive scores, 1-D.
@@ -111,11 +111,11 @@ def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) 
 
 
 def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Milliseconds of each way to regrow by size (left) and by density (right), both axes logarithmic.
+    """Draw the milliseconds of each regrowth function by size (left) and by density (right), on logarithmic axes.
 
     Args:
-        rows: each with size, density and milliseconds by name of the function. The left panel shows the density that
-            has the most sizes, and the right panel shows the size that has the most densities.
+        rows: each has a size, a density and the milliseconds of each function by its name. The left panel shows the
+            density that has the most sizes, and the right panel shows the size that has the most densities.
     """
     names = [name for name in rows[0] if name not in ("size", "density")]
     with new_figure(9, 3.5, columns=2) as (figure, (left, right)):
@@ -151,7 +151,7 @@ def _draw_times(axes: Axes, rows: Sequence[Mapping[str, float]], over: str, name
 
 
 def walk_frequencies(links: Sequence[l3.Link], expected: Sequence[float], observed: Sequence[float]) -> Figure:
-    """How often walks end at each missing link, beside the number that its score predicts.
+    """Draw how often walks end at each missing link, beside the number that the link's score predicts.
 
     Args:
         links: (output, input) pairs.

@@ -1,4 +1,4 @@
-"""Networks: masks as pictures, small ones as nodes and links, and their degrees."""
+"""Figures of networks: masks as pictures, small networks as nodes and links, and their degrees."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
 
 
 def _mark_size(mask: Tensor) -> float:
-    """The size of a mark in points. It fills its cell if the cell is large, and it is larger if there are few links."""
+    """The size of a mark in points: the size of a cell if cells are large, and larger if there are few links."""
     density = max(float(mask.double().mean()), 1e-4)
     return max(170 / max(mask.shape), 1.5, min(0.3 / math.sqrt(density), 4))
 
@@ -55,7 +55,7 @@ def _draw_links(axes: Axes, mask: Tensor, colour: str, size: float) -> None:
 
 
 def masks(named: Mapping[str, Tensor]) -> Figure:
-    """Masks side by side, each below its title."""
+    """Draw masks side by side, each below its title."""
     width = min(2.9, 11.6 / len(named))  # no wider than a page
     with new_figure(width * len(named), 2.7, columns=len(named)) as (figure, panels):
         for axes, (title, mask) in zip(panels, named.items(), strict=True):
@@ -64,7 +64,7 @@ def masks(named: Mapping[str, Tensor]) -> Figure:
 
 
 def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
-    """Histogram of node degrees, one outline per network."""
+    """Draw a histogram of node degrees, with one outline per network."""
     highest = max(int(d.max()) for d in named.values())
     bins = [links - 0.5 for links in range(highest + 2)]
     for title, (colour, _, style) in looks(named).items():
@@ -76,7 +76,7 @@ def draw_degrees(axes: Axes, named: Mapping[str, Tensor], side: str) -> None:
 
 
 def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
-    """Degree distributions of several masks: outputs on the left, inputs on the right."""
+    """Draw the degree distributions of several masks: outputs on the left, inputs on the right."""
     with new_figure(8, 3.0, columns=2) as (figure, (left, right)):
         draw_degrees(left, {title: degrees(mask)[0] for title, mask in named.items()}, "output")
         draw_degrees(right, {title: degrees(mask)[1] for title, mask in named.items()}, "input")
@@ -85,9 +85,9 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
 
 
 def degree_tails(named: Mapping[str, Tensor]) -> Figure:
-    """Share of the neurons that have at least k links, by k, on logarithmic axes. Hubs are the tail on the right.
+    """Draw the share of neurons with at least k links, by k, on logarithmic axes. Hubs are the tail on the right.
 
-    Outputs on the left, inputs on the right; neurons without links count in the share.
+    Outputs are on the left, and inputs are on the right. All neurons are 100 %, also those without links.
     """
     with new_figure(9.5, 3.4, columns=2) as (figure, panels):
         for axes, side, name in zip(panels, (0, 1), ("output", "input"), strict=True):
@@ -118,7 +118,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
 
 
 def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
-    """Clustering against path length, each relative to Erdős–Rényi networks: small worlds lie high and near x = 1."""
+    """Draw clustering against path length, relative to Erdős–Rényi networks. Small worlds lie high and near x = 1."""
     with new_figure(6, 3.6) as (figure, (axes,)):
         axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
         axes.axvline(1, color=GREY, linewidth=1, linestyle=":")
@@ -134,12 +134,12 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
 
 
 def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel: tuple[int, int]) -> Figure:
-    """How pixels correlate: |r| of one pixel with all others as a picture (left), and the mean |r| by distance (right).
+    """Draw |r| of one pixel with all other pixels as a picture (left), and the mean |r| by distance (right).
 
     Args:
         correlation: |r| of all pairs of pixels, (pixels, pixels), 0 on the diagonal and for constant pixels.
         image_shape: rows and columns.
-        pixel: row and column of this one pixel.
+        pixel: row and column of the pixel in the picture.
     """
     rows, columns = image_shape
     row, column = pixel
@@ -166,7 +166,7 @@ def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel:
 
 
 def mask_and_degrees(mask: Tensor, title: str) -> Figure:
-    """One mask beside the degrees of its outputs and of its inputs."""
+    """Draw one mask beside the degrees of its outputs and of its inputs."""
     outputs, inputs = degrees(mask)
     with new_figure(8, 2.8, columns=2) as (figure, (left, right)):
         draw_mask(left, mask, title)
@@ -178,7 +178,7 @@ def mask_and_degrees(mask: Tensor, title: str) -> Figure:
 
 
 def topology_change(first: Tensor, last: Tensor) -> Figure:
-    """A layer before and after training, and which links were kept, removed and added."""
+    """Draw a layer before and after training, and the links that were kept, removed and added."""
     with new_figure(11, 3.6, columns=3) as (figure, (left, middle, right)):
         draw_mask(left, first, f"before: {int(first.sum())} links")
         draw_mask(middle, last, f"after: {int(last.sum())} links")
@@ -193,7 +193,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
 
 @dataclass(frozen=True)
 class Links:
-    """Some links of a network of one or more layers, drawn in the same way.
+    """Some links of a network of one or more layers, all drawn in the same style.
 
     masks: Boolean (out_features, in_features) by layer, from the inputs on.
     """
@@ -212,7 +212,7 @@ def draw_network(
 
     Args:
         axes: the axes to draw on.
-        groups: the links, later ones on top; each has a mask for every layer.
+        groups: the groups of links, each with a mask for every layer; later groups are drawn on top.
         sides: the names of the nodes of each side ("inputs", "outputs"), one more than there are layers.
         inactive: for each side, the neurons to draw hollow and crossed out, Boolean (features,).
     """
@@ -229,7 +229,7 @@ def draw_network(
             for output, source in mask.nonzero().tolist()
         ]
         axes.plot([], [], color=group.colour, linestyle=group.style, linewidth=group.width, label=group.label)
-        axes.add_collection(  # all at once: a line each would be slow in a widget
+        axes.add_collection(  # all links at once, because a line for each would be slow in a widget
             LineCollection(links, colors=group.colour, linestyles=group.style, linewidths=group.width, zorder=1)
         )
     active_places: list[tuple[int, float]] = []
@@ -255,7 +255,7 @@ def draw_network(
 
 
 def network(groups: Sequence[Links], sides: Sequence[str]) -> Figure:
-    """One small network as nodes and links; the arguments are those of :func:`draw_network`."""
+    """Draw one small network as nodes and links. The arguments are explained in :func:`draw_network`."""
     with new_figure(5.2, 3.2) as (figure, (axes,)):
         draw_network(axes, groups, sides)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")

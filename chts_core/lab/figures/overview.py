@@ -1,4 +1,4 @@
-"""The first page: a dense run beside a sparse one, and which stage leads to which."""
+"""Figures of the first page: a dense run beside a sparse run, and the order of the stages."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from chts_core.lab.train.images import Run
 
 
 def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
-    """Validation accuracy of two runs by epoch (left), and the links that the sparse one ends with (right)."""
+    """Draw the validation accuracy of two runs by epoch (left), and the final links of the sparse run (right)."""
     layer, mask = next(iter(sparse.last_masks.items()))
     with new_figure(9, 3.2, columns=2) as (figure, (left, right)):
         for run in (dense, sparse):
@@ -34,7 +34,7 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
 
 
 def stages(overview: Sequence[Stage]) -> Figure:
-    """Which stage leads to which, from left to right. An arrow goes from a stage to each stage that builds on it.
+    """Draw which stage leads to which, from left to right. An arrow goes from a stage to each stage that builds on it.
 
     The figure leaves out stages that do not exist, and prerequisites that another prerequisite already includes.
     """

@@ -1,4 +1,4 @@
-"""The updates of a run: a table to compute with, and a figure to read.
+"""A table and a figure of the updates of a run.
 
     frame = panel.evolution(sparsifier.history)
     figures.show(panel.plot_evolution(frame), "How the updates went.")
@@ -23,13 +23,14 @@ _NAMED = 5  # layers with a colour of their own
 
 
 def evolution(history: Sequence[Update]) -> pd.DataFrame:
-    """What the updates of a run did: one row per update and layer.
+    """Return a table of what the updates of a run did, with one row per update and layer.
 
     Args:
         history: `Sparsifier.history`.
 
     Returns:
-        Columns step, layer, links, removed, regrown, overlap, anp, itop and seconds, as :class:`Update` describes them.
+        A table with the columns step, layer, links, removed, regrown, overlap, anp, itop and seconds, as
+        :class:`Update` describes them.
 
     Raises:
         ValueError: if a row lacks one of these columns.
@@ -43,11 +44,11 @@ def evolution(history: Sequence[Update]) -> pd.DataFrame:
 
 
 def plot_evolution(frame: pd.DataFrame) -> Figure:
-    """Active neurons, links ever active, overlap and links over the training steps; one line per layer.
+    """Draw active neurons, links ever active, overlap and links over the training steps, with one line per layer.
 
     The first five layers have colours, and the others are grey. If there are at most five layers and their active
     neurons hardly change, the figure shows the first and last shares as numbers. The dotted line at 90 % overlap marks
-    where CHT considers a layer to be in an epitopological local minimum (ELM). An update that regrew nothing has no
+    where CHT considers a layer to be in an epitopological local minimum (ELM). An update that regrew no links has no
     overlap to show.
 
     Args:

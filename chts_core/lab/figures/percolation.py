@@ -1,4 +1,4 @@
-"""Percolation: small networks with their inactive neurons, and how many neurons stay active."""
+"""Figures of percolation: small networks with their inactive neurons, and how many neurons stay active."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -16,14 +16,14 @@ _HATCHES = ("", "//", "xx")
 
 
 def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Hidden neurons that have no links on one side, and the links that they still have on the other side.
+    """Find the hidden neurons without links on one side, and the links that they still have on the other side.
 
     Args:
         masks: Boolean (out_features, in_features) of the layers of a chain, from the inputs on.
 
     Returns:
-        For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs have none. And for
-        each layer, its incomplete links, in the shape of its mask.
+        For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs have none. For each
+        layer, its incomplete links, Boolean in the shape of its mask.
     """
     hidden = [~(before.any(dim=1) & after.any(dim=0)) for before, after in pairwise(masks)]
     inputs, outputs = masks[0].new_zeros(masks[0].shape[1]), masks[-1].new_zeros(masks[-1].shape[0])
@@ -37,7 +37,7 @@ def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 def percolating_network(
     present: Sequence[Tensor], sides: Sequence[str], removed: Sequence[Tensor] = (), cut: Sequence[Tensor] = ()
 ) -> Figure:
-    """A small network during percolation, with a legend that counts its links.
+    """Draw a small network during percolation, with a legend that counts its links.
 
     Args:
         present: the present links, Boolean (out_features, in_features) by layer; links of inactive neurons are dashed.
@@ -68,11 +68,10 @@ def percolating_network(
 
 
 def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> Figure:
-    """Active neurons after percolation against sparsity, by removal score: the mean, in a band from the lowest to the
-    highest.
+    """Draw active neurons after percolation by sparsity and removal score: the mean, and a band from lowest to highest.
 
     Args:
-        anp: by score, the shares of active neurons as fractions, (seeds, sparsities).
+        anp: for each score, the shares of active neurons as fractions, (seeds, sparsities).
         sparsities: shares of absent links, in [0, 1).
     """
     x = 100 * np.asarray(sparsities)
@@ -89,10 +88,10 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
 
 
 def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figure:
-    """Active neurons of each hidden layer, with a panel for each removal score and a bar for each stage of the update.
+    """Draw the active neurons of each hidden layer: a panel for each removal score, a bar for each stage of the update.
 
     Args:
-        counts: by score and stage, the number of active neurons by hidden layer.
+        counts: for each score and stage, the number of active neurons in each hidden layer.
     """
     with new_figure(9, 3.3, columns=len(counts)) as (figure, panels):
         for axes, (title, stages) in zip(panels, counts.items(), strict=True):
@@ -115,10 +114,10 @@ def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figur
 
 
 def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Active neurons by epoch and removal score, with a line for each seed.
+    """Draw the active neurons by epoch and removal score, with a line for each seed.
 
     Args:
-        courses: by score, for each seed the share of active neurons at the start and after each epoch, as fractions.
+        courses: for each score and seed, the shares of active neurons at the start and after each epoch, as fractions.
     """
     with new_figure(6.5, 3.2) as (figure, (axes,)):
         for name, (colour, marker, style) in looks(courses).items():

@@ -1,4 +1,4 @@
-"""Ranks that train one model together: a drawing of one step."""
+"""A figure of ranks that train one model together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ _ROWS = (5.1, 3.6, 2.1, 0.6)  # from the batch down to the mask
 
 @dataclass(frozen=True)
 class RankStep:
-    """What one rank has in a step.
+    """The data of one rank in one step.
 
-    examples: the examples of its part of the batch, in words.
+    examples: the examples in this rank's part of the batch, in words.
     gradient: the gradient from only these examples, one number for each link.
-    fingerprint: the hash of its masks after the step.
+    fingerprint: the hash of this rank's masks after the step.
     """
 
     examples: str
@@ -28,7 +28,7 @@ class RankStep:
 
 
 def ranks(left: RankStep, right: RankStep, mean: Sequence[float]) -> Figure:
-    """Two ranks in one step: their parts of the batch, their gradients, the mean, and the hashes of their masks.
+    """Draw two ranks in one step: their parts of the batch, their gradients, the mean, and the hashes of their masks.
 
     Args:
         left, right: rank 0 and rank 1.

@@ -1,4 +1,4 @@
-"""Two drawings of why topology may know where a link helps, and how well scores find hidden links."""
+"""Figures that show why topology may know where a link helps, and how well scores find hidden links."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,7 +14,7 @@ Places = Mapping[str, tuple[float, float]]
 _Place = Literal["outside lower center", "outside right center"]  # of a legend
 
 _NEURONS: Places = {"a": (0, 1), "b": (0, 0), "c": (1, 0), "d": (1, 1), "e": (2, 0), "f": (2, 1)}
-# Colour, marker and whether it is filled, of one network of several.
+# For each of several networks: the colour, the marker, and whether the marker is filled.
 _LOOKS = ((BLACK, "o", False), (ORANGE, "^", True), (BLUE, "s", False), (GREEN, "D", False), (BLUE, "o", True))
 
 
@@ -36,7 +36,7 @@ def _nodes(axes: Axes, places: Places, colour: str, marker: str, label: str) -> 
 
 
 def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: _Place, columns: int) -> None:
-    """Turn panels into drawings without scales, with one legend for all of them."""
+    """Remove the scales of all panels, and add one legend for all panels."""
     entries: dict[str, Any] = {}
     for axes in panels:
         entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -47,7 +47,7 @@ def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: _Place, c
 
 
 def learning_by_links() -> Figure:
-    """Six neurons in three panels: Hebb's rule, epitopological learning, and the local community of a new link."""
+    """Draw six neurons in three panels: Hebb's rule, epitopological learning, and the local community of a new link."""
     with new_figure(10.5, 3.3, columns=3) as (figure, panels):
         for number, axes in enumerate(panels):
             _link(axes, _NEURONS, (("c", "e"), ("e", "f")), "other link", color=GREY, linewidth=1.2)
@@ -75,8 +75,10 @@ def learning_by_links() -> Figure:
 
 
 def similar_partners() -> Figure:
-    """Plugs and sockets. Two sockets share a plug and do not fit each other (left). A socket and a plug that are three
-    links apart fit (right).
+    """Draw plugs and sockets that fit, or do not fit, because of their links.
+
+    Two sockets that share a plug do not fit each other (left). A socket and a plug that are three links apart fit
+    (right).
     """
     places: Places = {"u": (0, 1), "z₂": (1, 1), "z₁": (0, 0), "v": (1, 0)}
     sockets, plugs = {name: places[name] for name in ("u", "z₂")}, {name: places[name] for name in ("z₁", "v")}
@@ -104,12 +106,12 @@ def similar_partners() -> Figure:
 def hidden_links_found(
     measured: Mapping[str, Mapping[str, Sequence[float]]], axis: str, chance: Mapping[str, float]
 ) -> Figure:
-    """How well each score finds the hidden links of each network: dots with 95 % confidence intervals.
+    """Draw how well each score finds the hidden links of each network, as dots with 95 % confidence intervals.
 
     Args:
-        measured: one value for each seed, by network (at most five) and by score.
+        measured: for each network (at most five) and each score, one value per seed.
         axis: what the values are; they are fractions.
-        chance: the words for the legend, with the value that a dotted line marks.
+        chance: the label and the value of a dotted line.
     """
     shift = 0.8 / len(measured)
     with new_figure(8.6, 4.2) as (figure, (axes,)):

@@ -1,4 +1,4 @@
-"""Runs of training: races, and how the topology moved."""
+"""Figures of training runs: races, and how the topology changed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -45,11 +45,11 @@ Course = list[tuple[float, float]]
 
 
 def race(runs: Sequence[Run]) -> Figure:
-    """Validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
+    """Draw the validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
 
     If a run has no validation accuracy because it learnt from all images, the figure shows the test accuracy of all
     runs, and the axis says so. More than four methods get two panels: one for methods that keep their number of links,
-    and one for methods that lower it. Dense methods are in both panels, to compare with. These panels have no bands,
+    and one for methods that lower it. Dense methods are in both panels, for comparison. These panels have no bands,
     because the bands would hide each other; :func:`differences_ranked` shows the intervals.
     """
 
@@ -70,14 +70,15 @@ def draw_race(
     highest: float,
     margin: float = 3.0,
 ) -> Figure:
-    """A race of any kind, drawn as by :func:`race`.
+    """Draw a race with any score, in the style of :func:`race`.
 
     Args:
         runs: the runs of the methods, with any number of seeds for each.
         course: returns the points (x, y) of a run's line; x is the same for all runs of a method.
-        xlabel, ylabel: labels of the axes.
-        highest: where the y axis ends.
-        margin: how far below the lowest line the y axis begins, but never below 0; the default suits values up to 100.
+        xlabel, ylabel: the labels of the axes.
+        highest: the upper end of the y axis.
+        margin: the distance from the lower end of the y axis to the lowest line; the axis never goes below 0. The
+            default suits values up to 100.
     """
     by_method: dict[str, list[RunT]] = {}
     for run in runs:
@@ -103,11 +104,11 @@ def draw_race(
 
 
 def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
-    """How far each method ended above or below a rival: dots with 95 % confidence intervals. The best method is on top.
+    """Draw how far each method ended above or below a rival, with 95 % confidence intervals. The best method is on top.
 
     Args:
         rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.
-        rival: the name, on the axis, of what the methods are compared with.
+        rival: what the methods are compared with; the axis shows this name.
     """
     points = [
         {**row} | {name: None if row[name] is None else 100 * row[name] for name in ("difference", "interval")}
@@ -145,12 +146,12 @@ def draw_differences(
 
 
 def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Figure:
-    """A validation score by step: the mean over seeds, in a band from the lowest seed to the highest.
+    """Draw a validation score by step: the mean over seeds, and a band from the lowest seed to the highest.
 
-    Variants of a method ("chts/paper_l3p") have its colour and a broken line.
+    A variant of a method ("chts/paper_l3p") has the method's colour and a broken line.
 
     Args:
-        courses: by method, for each seed the points (step, score) of its line; all have the same steps.
+        courses: for each method and seed, the points (step, score) of a line; all lines have the same steps.
         ylabel: the score and its unit.
     """
     with new_figure(9.2, 4.4) as (figure, (axes,)):
@@ -161,7 +162,7 @@ def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Fig
 def two_compared(
     courses: Mapping[str, Sequence[Course]], ylabel: str, differences: Mapping[int, float], xlabel: str, title: str
 ) -> Figure:
-    """The learning curves of two methods, beside the difference of their last scores for each seed.
+    """Draw the learning curves of two methods, and the difference of their last scores for each seed.
 
     Args:
         courses, ylabel: as in :func:`learning_curves`.
@@ -211,7 +212,7 @@ def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], y
 
 
 def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:
-    """The methods that keep their number of links, and those that lower it; dense methods are in both."""
+    """Divide methods into two groups: they keep or lower their number of links. Dense methods are in both groups."""
     links = {
         method: [sum(int(mask.sum()) for mask in masks.values()) for masks in (run.first_masks, run.last_masks)]
         for method, (run, *_) in by_method.items()
@@ -248,7 +249,7 @@ def _draw_courses(axes: Axes, method: str, courses: Sequence[Course], band: bool
 
 
 def images(data: ImageData, count: int = 10) -> Figure:
-    """The first images of the training set, each below its class."""
+    """Draw the first images of the training set, each below the number of its class."""
     with new_figure(0.8 * count, 1.2, columns=count) as (figure, panels):
         some = next(data.train.chunks(count))
         for axes, image, label in zip(panels, some.images, some.labels, strict=False):
@@ -262,7 +263,7 @@ def images(data: ImageData, count: int = 10) -> Figure:
 
 
 def overlap_and_itop(runs: Sequence[Run]) -> Figure:
-    """ELM overlap (left) and ITOP rate (right) over the updates, averaged over layers and seeds."""
+    """Draw the ELM overlap (left) and the ITOP rate (right) by update, averaged over layers and seeds."""
     import pandas as pd
 
     with new_figure(8.5, 3.2, columns=2) as (figure, (left, right)):
@@ -293,7 +294,7 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-# How the links of an update are marked; those of an earlier name are drawn below.
+# How the links of an update are marked; links with an earlier name are drawn below.
 _LINK_STYLES = {
     "kept": (KEPT, "s"),
     "active": (BLUE, "s"),
@@ -304,13 +305,13 @@ _LINK_STYLES = {
 
 
 def topology_update(links: Mapping[str, Tensor], updates: Sequence[Update], title: str, last_step: int) -> Figure:
-    """The links of a layer at an update, by what became of them, beside the layer's overlap and ITOP up to then.
+    """Draw which links of a layer an update kept, removed or added, beside the layer's overlap and ITOP rate so far.
 
     Args:
         links: Boolean masks of one shape under some of the names "kept", "removed", "new", "active" and "gone".
         updates: the updates of this layer so far, with the present one last; empty before the first update.
         title: the title of the left panel.
-        last_step: the last step of the run, where the axis of the steps ends.
+        last_step: the last step of the run; the axis of the steps ends there.
     """
     with new_figure(8.6, 3.5, columns=2) as (figure, (left, right)):
         draw_mask(left, torch.zeros_like(next(iter(links.values()))), title)

@@ -1,4 +1,4 @@
-"""Soft sampling: how softness spreads the chances, and whether the topology keeps changing."""
+"""Figures of soft sampling: how softness spreads the chances, and whether the topology keeps changing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,12 +33,12 @@ from chts_core.schedules import linear_temperature
 def chances_and_entropy(
     scores: Tensor, chances: Mapping[str, Tensor], softness: Sequence[float], entropy: Sequence[float]
 ) -> Figure:
-    """The chance of each score at several softnesses (left), and the entropy of the first draw by softness (right).
+    """Draw each score's chance at several softnesses (left), and the entropy of the first draw by softness (right).
 
     Args:
-        scores: (candidates,).
-        chances: probabilities by label, each (candidates,).
-        softness, entropy: the curve on the right; entropy in bits.
+        scores: the scores of the candidates, (candidates,).
+        chances: for each label, the probabilities of the candidates, (candidates,).
+        softness, entropy: the points of the curve on the right; entropies are in bits.
     """
     with new_figure(8.5, 3.2, columns=2) as (figure, (left, right)):
         for label, (colour, marker, line) in looks(chances).items():
@@ -72,12 +72,11 @@ def _entropy_axis(axes: Axes, highest: float) -> None:
 
 
 def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Updates of one small layer, side by side: which links were kept, removed, regrown, or removed and regrown at
-    once.
+    """Draw which links of a small layer some updates kept, removed, regrew, or removed and regrew at once.
 
     Args:
-        steps: by title, the links before the update, the removed links and the regrown links; each Boolean
-            (out_features, in_features).
+        steps: for each title, the links before the update, the removed links and the regrown links, as three Boolean
+            masks (out_features, in_features).
     """
     with new_figure(3.5 * len(steps), 3.7, columns=len(steps)) as (figure, panels):
         for axes, (title, (before, removed, regrown)) in zip(panels, steps.items(), strict=True):
@@ -94,9 +93,9 @@ def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
 
 
 def overlap_by_rule(runs: Sequence[Run]) -> Figure:
-    """ELM overlap (left) and ITOP rate (right) over the updates, for runs labelled by how they draw.
+    """Draw the ELM overlap (left) and the ITOP rate (right) by update, for several rules of drawing.
 
-    Means over layers and seeds.
+    The curves are means over layers and seeds.
 
     Raises:
         ValueError: if no run ever updated its topology.
@@ -134,10 +133,10 @@ def overlap_by_rule(runs: Sequence[Run]) -> Figure:
 
 
 def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Figure:
-    """Temperatures that rise linearly until step `end` (left), and the softness δ = T / (1 + T) that they give (right).
+    """Draw temperatures that rise linearly until step `end` (left), and the softness δ = T / (1 + T) (right).
 
     Args:
-        ramps: the first and the last temperature, by label.
+        ramps: for each label, the first and the last temperature.
         end: the step at which the last temperature is reached.
     """
     steps = np.arange(end + 1)
@@ -160,15 +159,14 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
 def removal_chances(
     chances: Tensor, removed: Tensor, softness: float, curve_softness: Sequence[float], curves: Mapping[str, Tensor]
 ) -> Figure:
-    """The chance of each link in a soft removal (left), and how softness leads from the random rule to the hard one
-    (right).
+    """Draw each link's chance in a soft removal (left), and how softness leads from a random to a hard rule (right).
 
     Args:
         chances: each link's chance of being removed, in [0, 1], from the weakest link to the strongest; (links,).
         removed: which links one draw removed, Boolean (links,).
         softness: the softness δ of that draw.
-        curve_softness: where the curves on the right are measured.
-        curves: by label, shares in [0, 1], each (len(curve_softness),).
+        curve_softness: the softnesses at the points of the curves on the right.
+        curves: for each label, shares in [0, 1], (len(curve_softness),).
     """
     rank = torch.arange(1, len(chances) + 1)
     with new_figure(9, 3.6, columns=2) as (figure, (left, right)):

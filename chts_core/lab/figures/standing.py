@@ -1,4 +1,4 @@
-"""Claims: how far from 0 the differences of recorded runs are."""
+"""A figure of the claims: how far from 0 the differences of recorded runs are."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ _LOOKS = {"holds": (BLUE, "o"), "undecided": (ORANGE, "D"), "does not hold": (VE
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The advantage of each claim in half-widths of its interval. A claim beyond 1 on either side is decided.
+    """Draw the advantage of each claim in half-widths of its interval. A claim below -1 or above 1 is decided.
 
     Args:
-        rows: with claim, advantage, interval and verdict, as :func:`chts_core.lab.results.standing.standing` has them;
-            rows without runs are left out.
+        rows: each with claim, advantage, interval and verdict, as :func:`chts_core.lab.results.standing.standing`
+            returns them; rows without runs are left out.
     """
     shown = [row for row in rows if row["advantage"] is not None]
     with new_figure(8.5, 1.3 + 0.45 * len(shown)) as (figure, (axes,)):

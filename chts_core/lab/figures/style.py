@@ -1,4 +1,4 @@
-"""The one style of all figures, and how they reach a page."""
+"""The style of all figures, and the function that shows a figure on a page."""
 
 import base64
 import io
@@ -26,7 +26,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for what stands in the background
 PALE = "#C0C0C0"  # curves behind those that a panel is about
-# The colour and the marker that a thing has in every figure. The looks of methods differ under all kinds of sight.
+# The colour and the marker that a thing has in every figure. The looks of methods differ for all kinds of colour
+# vision.
 LOOKS = {
     "fc": (BLACK, "s"),
     "set": (ORANGE, "^"),
@@ -61,11 +62,11 @@ LOOKS = {
     "sparsity 95 %": (VERMILION, "D"),
     "sparsity 99 %": (BROWN, "s"),
 }
-# For a user's own methods, unlike all of those above.
+# The look of a user's own methods, which differs from all looks above.
 OTHER_LOOK = "#882255", "*"
 # For things that are in only one figure.
 _SERIES = ((BLUE, "o"), (VERMILION, "^"), (GREEN, "s"), (ORANGE, "v"), (BLACK, "D"), (PURPLE, "P"), (SKY, "X"))
-# What became of a link.
+# What happened to a link.
 KEPT, REMOVED, REGROWN = GREY, VERMILION, BLUE
 METHOD_LABELS = {
     "fc": "FC",
@@ -78,7 +79,7 @@ METHOD_LABELS = {
     "chts": "CHTs",
     "chtss": "CHTss",
 }
-# By earlier definitions, as recorded runs have them.
+# Methods with earlier definitions, which some recorded runs used.
 EARLIER_LABELS = {
     "mest/exchange": "MEST, exchange",
     "gmp/no_return": "GMP, no return",
@@ -101,8 +102,8 @@ def method_look(name: str) -> tuple[str, str]:
 def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style of each curve of a figure.
 
-    `LOOKS` has a look for some labels, or for their first words. Every other label gets the next free look, and so does
-    a label whose look is already taken.
+    `LOOKS` has a look for some labels, or for their first words. Every other label gets the next free look. A label
+    whose look is already in use also gets the next free look.
     """
     table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}
     labels = list(labels)
@@ -138,15 +139,15 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """An empty figure in the house style and its axes, to draw on inside a `with` block."""
-    # Figure objects of our own, outside pyplot, are never shown twice nor kept in memory.
+    """Make an empty figure in the house style, with axes; draw on these inside a `with` block."""
+    # Figure objects of our own, outside pyplot, are never shown twice or kept in memory.
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def empty(words: str, xlabel: str, ylabel: str) -> Figure:
-    """A figure that says why there is nothing to see."""
+    """Make a figure that says why there is nothing to see."""
     with new_figure(6, 2.6) as (figure, (axes,)):
         axes.set_xticks([])
         axes.set_yticks([])
@@ -167,9 +168,9 @@ def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
 
 
 def use_percent_axis(axes: Axes) -> None:
-    """Let the y axis of shares go from 0 to 100 %; markers at its ends are drawn whole, not cut off.
+    """Set the y axis of shares to 0 to 100 %, and draw markers at 0 and 100 % whole instead of cut off.
 
-    Call it after the lines are drawn.
+    Call this function after you have drawn the lines.
     """
     axes.set_ylim(0, 100)
     for line in axes.lines:
@@ -177,7 +178,7 @@ def use_percent_axis(axes: Axes) -> None:
 
 
 def clip_shares(axes: Axes) -> None:
-    """Let axes with % in their label show nothing below 0 or above 100. Call it after the data are drawn."""
+    """Limit axes with % in their label to values from 0 to 100. Call this function after you have drawn the data."""
     if "%" in axes.get_xlabel():
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, 0), min(high, 100))
@@ -187,7 +188,7 @@ def clip_shares(axes: Axes) -> None:
 
 
 def name_ends(axes: Axes) -> None:
-    """Write the name of each line beside its end, and move names apart that would overlap. Set the limits first."""
+    """Write the name of each line beside its end, without overlaps. Set the limits of the axes first."""
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     axes.get_ylim()  # the limits are not known before
     to_fraction = axes.transScale + axes.transLimits
@@ -244,14 +245,14 @@ def before_and_after(axes: Axes, title: str, changes: Mapping[str, tuple[str, fl
 
 
 def to_png(figure: Figure, scale: float = 1.0) -> bytes:
-    """The figure as a PNG picture, `scale` times as many pixels as it has on a screen."""
+    """The figure as a PNG picture; its width in pixels is `scale` times the width on a screen."""
     with mpl.rc_context(_STYLE), io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=scale * figure.dpi)
         return buffer.getvalue()
 
 
 def show(figure: Figure, description: str) -> None:
-    """Show a figure in a notebook, with a description below it, also for readers who cannot see the figure."""
+    """Show a figure in a notebook, with a description below it, which also helps readers who cannot see the figure."""
     from IPython.display import display
 
     picture = base64.b64encode(to_png(figure, _PRINT)).decode()

@@ -1,4 +1,4 @@
-"""Translation: where a translator looks, how its attention is linked, how it is trained, and what it writes."""
+"""Figures of a translator: its attention weights, the links of its attention, its training, and its scores."""
 
 import math
 from bisect import bisect_left
@@ -29,14 +29,14 @@ from chts_core.lab.train.translation import Recipe, Run, learning_rate_at
 
 _WIDEST = 9.2  # inches that a page has room for
 _MOST_IN_A_ROW = 4
-_MANY_PIECES = 16  # with more, only half as many panels side by side have room for them
+_MANY_PIECES = 16  # with more pieces, only half as many panels fit side by side
 
 
 def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str], title: str = "") -> Figure:
-    """How much each piece that is written attends to each piece that is read, one panel for each head.
+    """Draw how much each written piece attends to each piece of the source, with one panel for each head.
 
     Args:
-        weights: in [0, 1], (queries, keys), or (heads, queries, keys).
+        weights: attention weights in [0, 1], (queries, keys) or (heads, queries, keys).
         source: the pieces that are attended to, one for each key.
         target: the pieces that attend, one for each query.
         title: the title above all panels.
@@ -75,13 +75,13 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
 
 
 def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
-    """The rows of one head in the masks of queries and keys, and how many links each of them has.
+    """Draw the rows of one head in the masks of queries and keys, and the number of links of each row.
 
-    Row i of the queries is only ever multiplied by row i of the keys. If one of them has no links, the links of the
-    other are of no use. Such pairs are marked.
+    Row i of the queries is only ever multiplied by row i of the keys. If one of the two rows has no links, the links of
+    the other row are useless. Such pairs are marked.
 
     Args:
-        query, key: masks of both projections, Boolean (out_features, in_features) each.
+        query, key: the masks of the two projections, each Boolean (out_features, in_features).
         heads: the number of heads, which share the rows evenly.
         head: the number of the head to show, from 0.
     """
@@ -108,7 +108,7 @@ def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
 
 
 def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> Figure:
-    """The learning rate by step, with and without coming back slowly after each update of the topology.
+    """Draw the learning rate by step, with and without a warm-up after each update of the topology.
 
     Args:
         recipe: gives the number of steps and the schedule.
@@ -116,7 +116,7 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
         update_steps: the steps after which there is an update, in ascending order.
     """
     steps = range(1, recipe.steps + 1)
-    # The update after step 100 is first felt in step 101.
+    # An update after step 100 first affects step 101.
     counts = [bisect_left(update_steps, step) for step in steps]
     latest = [update_steps[count - 1] if count else None for count in counts]
     with new_figure(7, 3.2) as (figure, (axes,)):
@@ -134,12 +134,12 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
 
 
 def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """Tokens and padding of each batch, one panel for each way to make batches, on equal axes.
+    """Draw the tokens and the padding of each batch, with one panel for each way to make batches, on equal axes.
 
     Args:
         lengths: the number of tokens of each pair, int (pairs,), as in `EncodedPairs.lengths`.
-        named: the batches by the way in which they were made; a batch is the numbers of its pairs, int (n,). In a
-            batch, all pairs are padded to the longest.
+        named: for each way to make batches, its batches; a batch is given by the numbers of its pairs, int (n,). All
+            pairs of a batch are padded to the length of the longest pair.
     """
     with new_figure(_WIDEST, 3.4, columns=len(named)) as (figure, panels):
         highest = 0
@@ -162,7 +162,7 @@ def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Fi
 
 
 def translation_race(runs: Sequence[Run]) -> Figure:
-    """BLEU of greedy translations of the validation pairs, by training step; drawn like :func:`race`."""
+    """Draw BLEU of greedy translations of the validation pairs by training step, in the style of :func:`race`."""
 
     def course(run: Run) -> Course:
         return [(look.step, look.bleu) for look in run.looks]
@@ -176,11 +176,10 @@ def scores_by_method(
     paper: Mapping[str, Mapping[float, tuple[float, float | None]]] | None = None,
     xlabel: str = "BLEU on the test pairs",
 ) -> Figure:
-    """What each method reached at each sparsity, with FC as a line; if `paper` is given, the paper's results are beside
-    it.
+    """Draw the score of each method at each sparsity, with FC as a line, and the paper's results if they are given.
 
     Args:
-        rows: "method", "sparsity" (of "fc" it does not count), "mean" and "interval", the half-width of its 95 %
+        rows: "method", "sparsity" (not used for "fc"), "mean" and "interval", the half-width of its 95 %
             confidence interval or None.
         paper: mean and ± by method and sparsity, as in `PAPER_TABLE_1`.
         xlabel: the label of the scores.

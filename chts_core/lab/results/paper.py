@@ -147,8 +147,7 @@ PAPER_SOFT_SAMPLING = {"soft": 32.79, "hard": 28.92}
 def out_of_order(
     table: Mapping[str, Mapping[str, Mapping[float, float]]] = PAPER_TABLE_2,
 ) -> list[dict[str, Any]]:
-    """Neighbouring cells of a table of perplexities that cannot both be right, since fewer links give a better
-    value."""
+    """Find neighbouring cells of a table of perplexities in which, against expectation, fewer links are better."""
     return [
         {
             "size": size,
@@ -166,10 +165,11 @@ def out_of_order(
 
 
 def beside(rows: Sequence[Row], reported: Mapping[str, float], score: Callable[[Row], float]) -> list[dict[str, Any]]:
-    """Recorded runs next to the paper's numbers, by method, in the paper's order.
+    """Compare recorded runs with the paper's numbers: one row per method, in the paper's order.
 
     "difference" is our mean minus the paper's; "standard_errors" is this difference in standard errors of our mean.
-    Standard errors reflect only the seeds, not how the configurations differ. Missing values are None.
+    Standard errors cover only the variation among seeds, not the differences between our configuration and the paper's.
+    Missing values are None.
 
     Args:
         rows: recorded runs of one comparison, at one sparsity.
@@ -203,7 +203,7 @@ class Claim:
     source: the place in the paper.
     better, worse: methods, named as in recorded runs.
     task, dataset, size, sparsity: the recorded runs that test the claim; an empty task means that there are none.
-    differs: how these runs differ from the paper's, or why there are none.
+    differs: how these runs differ from the paper's runs, or why there are no runs.
     """
 
     text: str
@@ -217,7 +217,7 @@ class Claim:
     differs: str = ""
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
-        """The lead of the method `better` for each seed that both methods have; below 0, this method is behind.
+        """The lead of the method `better` over `worse` for each seed that both have; negative if `better` is behind.
 
         Raises:
             ValueError: if two runs that should be equal differ.
@@ -251,8 +251,9 @@ def verdict(mean: float | None, half: float | None) -> str:
     """The verdict on a claim: "holds", "does not hold", or "undecided"; "untested" without an interval.
 
     Args:
-        mean, half: mean of the advantages, and half-width of their 95 % confidence interval. If the interval is above
-            0, the claim holds; below 0 it does not hold; if the interval contains 0, the verdict is "undecided".
+        mean, half: mean of the advantages, and half-width of their 95 % confidence interval. The claim holds if the
+            interval is above 0, and does not hold if the interval is below 0. If the interval contains 0, the verdict
+            is "undecided".
     """
     if mean is None or half is None:
         return "untested"
@@ -264,8 +265,9 @@ def verdict(mean: float | None, half: float | None) -> str:
 def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The verdict of recorded runs on each claim: "holds", "does not hold", "undecided" or "untested".
 
-    A claim is decided if the 95 % confidence interval of the paired advantages does not contain 0. "advantage" is their
-    mean in points, BLEU or nats per token, and "interval" is the half-width; both are None if there are too few runs.
+    A claim is decided if the 95 % confidence interval of the paired advantages does not contain 0. "advantage" is the
+    mean advantage in points, BLEU or nats per token, and "interval" is the half-width of its interval; "advantage" and
+    "interval" are None if there are too few runs.
     """
     found = []
     for claim in claims:
@@ -286,11 +288,11 @@ def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
-    """One verdict for each claim, from all its comparisons: rows with claim, source, verdict and comparisons.
+    """Combine the comparisons of each claim into one verdict: rows with claim, source, verdict and comparisons.
 
-    The verdict is "holds" or "does not hold" if at least one comparison has this verdict and none has the opposite one.
-    If two comparisons contradict each other, or if none decides, the verdict is "undecided". A claim is untested if all
-    its comparisons are untested.
+    The verdict is "holds" or "does not hold" if at least one comparison has this verdict and none has the opposite
+    verdict. If two comparisons contradict each other, or if none decides, the verdict is "undecided". A claim is
+    untested if all its comparisons are untested.
 
     Args:
         weighed: rows of :func:`weigh`; the rows of one claim have the same text.
@@ -329,7 +331,7 @@ _MULTI30K: dict[str, Any] = {
     "differs": "a tenth of the weights and a fifth of the steps",
 }
 _TO_COME = "the method as published has not been run yet"
-_ONE_SEED = "with the paper's recipe there is one seed of CHTs and SET, and no run of the others"
+_ONE_SEED = "with the paper's recipe, CHTs and SET have one seed each, and the other methods have no run"
 _TINY_ALONE = "the method as published has been run only at a tiny size; see stage 12"
 _RI_TO_3 = "Removal('relative_importance', temperature=Ramp(1.0, 3.0), percolate=True)"
 

@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; "auto" is CUDA if there is a CUDA device, and otherwise the CPU.
+    """The device with a name; "auto" means CUDA if there is a CUDA device, and otherwise the CPU.
 
     Raises:
         ValueError: if there is no such device.
@@ -95,7 +95,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> dict[str, str | int]:
-    """Kind, model and size of a device."""
+    """The kind, the name and the size of a device, for a record."""
     described: dict[str, str | int] = {
         "type": device.type,
         "name": _processor(),
@@ -120,7 +120,7 @@ def _processor() -> str:
 def git_revision() -> str:
     """Revision of the checkout that this package runs from, with "+changes" if it is modified.
 
-    Without a checkout or without git, it is `$CHTS_REVISION`, or "none" if that is not set.
+    Without a checkout or without git, the revision is `$CHTS_REVISION`, or "none" if this variable is not set.
     """
     named = os.environ.get("CHTS_REVISION", "none")
     root = Path(__file__).parents[3]
@@ -181,7 +181,7 @@ def _html(content: Mapping[str, Any]) -> str:
 
 
 def _fits_a_cell(value: object) -> bool:
-    """Whether a table has room for a value; long values such as digests appear only in the record."""
+    """Whether a value is short enough for a table; long values, such as digests, appear only in the record."""
     return not isinstance(value, list | dict) and len(str(value)) <= _WIDEST_CELL
 
 
@@ -207,12 +207,12 @@ def now() -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file as a whole or not at all."""
+    """Write a JSON file completely or not at all."""
     _write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines as a whole or not at all. Each row has the SHA-256 of its other values."""
+    """Write a file of JSON lines completely or not at all. Each row gets a SHA-256 of its values."""
     _write_whole(path, "".join(_as_line(row) + "\n" for row in rows))
 
 
@@ -222,12 +222,12 @@ def _as_line(row: Mapping[str, Any]) -> str:
 
 
 def digest(row: Mapping[str, Any]) -> str:
-    """SHA-256 of a row's values, independent of their order and of blanks."""
+    """SHA-256 of a row's values; it does not depend on their order or on blanks between them."""
     return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines.
+    """Yield the rows of a file of JSON lines, each checked with its digest.
 
     Raises:
         ValueError: if a line is damaged, was changed after it was written, or has another schema; the message names the
@@ -256,14 +256,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def check_run(row: Mapping[str, Any], place: str) -> None:
-    """Refuse a row that is not a record of a training run according to `run.schema.json`.
+    """Check that a row is a record of a training run according to `run.schema.json`.
 
     Args:
         row: a row of `read_lines`.
-        place: where the row is, for the message.
+        place: the file and line of the row, for the error message.
 
     Raises:
-        ValueError: if it is not such a record; the message names the place and the error there.
+        ValueError: if the row is not such a record; the message names the place and what is wrong there.
     """
     written = hash(json.dumps(row))
     if written in _FITTING:
@@ -292,7 +292,7 @@ def _run_schema() -> "Draft202012Validator":
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """Read and check the training runs in a file of JSON lines. Their methods have today's names.
+    """Read and check the training runs in a file of JSON lines. Renamed methods get their present names.
 
     Raises:
         ValueError: if a line is damaged, was changed, or is not a record of a run; the message names the line.
@@ -304,10 +304,11 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run, with today's name of its method.
+    """The record of a run, with the present name of its method.
 
-    A record without a revision of the methods has revision 1. In that revision, some names meant another method: "chts"
-    removed links by relative importance and started new links from zero; this is "chts/ri_zeros" now.
+    If a record does not name a revision of the methods, it has revision 1. In this revision, some names meant different
+    methods: "chts" removed links by relative importance and started new links from zero; this method is "chts/ri_zeros"
+    now.
     """
     if row.get("methods", 1) != 1:
         return dict(row)

@@ -1,4 +1,4 @@
-"""One page of recorded runs: tables with intervals and paired differences, and learning curves."""
+"""A page that shows recorded runs: tables with intervals and paired differences, and learning curves."""
 
 import html
 import json
@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 # Settings of a recipe that change the computation of a run, not its result.
 _HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
-# Values of settings, by task, from before recipes named them.
+# For each task, the values that settings had before recipes named them.
 _ONCE = {
     "images": asdict(images.Recipe()),
     "language": asdict(language.Recipe()),
@@ -31,11 +31,11 @@ _ONCE = {
 class Score:
     """The score by which runs of a task are compared.
 
-    of: gives the value of the score from a record.
-    course: gives the points (step, value) of the score on the validation data from a record.
+    of: returns the value of the score for a record.
+    course: returns the points (step, value) of the validation score for a record.
     course_name: the name of the score on the validation data.
-    digits: number of digits after the point.
-    higher_is_better: whether a higher score is better; a loss should be low.
+    digits: number of digits after the decimal point.
+    higher_is_better: whether a higher score is better; this is False for a loss.
     """
 
     name: str
@@ -89,11 +89,10 @@ _MOST_CURVES = 5
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The recorded runs of a folder, by the name of their comparison: file, data set and, if there are several sizes,
-    size.
+    """The recorded runs of a folder, by comparison; its name has the file, the data set and, if sizes differ, the size.
 
     Args:
-        folder: files of JSON lines, from `results`, `chts sweep` or a race.
+        folder: a folder with files of JSON lines, written by `chts sweep` or a race; or `results`.
 
     Raises:
         FileNotFoundError: if the folder has no recorded runs.
@@ -119,10 +118,10 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """One row, ready to print, for each method, sparsity and recipe setting that differs between the runs.
+    """Return table rows as text, one for each method, sparsity, and value of the recipe settings that differ.
 
-    A score is a mean ± its standard error. A difference from a rival with equal seeds is a mean ± the half-width of its
-    95 % confidence interval.
+    A score is a mean ± its standard error. A difference from a rival is a mean over pairs of runs with equal seeds ±
+    the half-width of its 95 % confidence interval.
 
     Args:
         rows: recorded runs of one task.
@@ -161,7 +160,7 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Each run with the rival's run of the same seed: the one with the same settings, or the only one."""
+    """Pair each run with the rival's run of the same seed: the run with the same settings, or the only run."""
     pairs = []
     for row in mine:
         theirs = [
@@ -179,7 +178,7 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
 
 
 def _varying(rows: Sequence[Row]) -> list[str]:
-    """Settings of the recipes that differ between runs and make them comparable."""
+    """The names of the recipe settings that differ between runs, except those that change only the computation."""
     recipes = [_recipe(row) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row["recipe"] if name not in _HOW)
     # If an old record's value of a setting is unknown, the record does not differ in it.
@@ -187,12 +186,12 @@ def _varying(rows: Sequence[Row]) -> list[str]:
 
 
 def _recipe(row: Row) -> dict[str, Any]:
-    """All settings of a run, including settings that its old record does not name."""
+    """All settings of a run, including settings that are missing from an old record."""
     return {**_ONCE.get(row["task"], {}), **row["recipe"]}
 
 
 def has_recipe(row: Row, recipe: Any) -> bool:
-    """Whether a recorded run has a recipe, apart from settings that change only its computation."""
+    """Whether a recorded run used a recipe; settings that change only the way of computing are ignored."""
     found, expected = (
         {name: value for name, value in settings.items() if name not in _HOW}
         for settings in (_recipe(row), asdict(recipe))
@@ -217,10 +216,10 @@ def as_difference(values: Sequence[float], digits: int) -> str:
 
 
 def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Differences of a score from rivals, ready to print: a column for each sparsity and rival, and a line for each
-    method.
+    """Differences from rivals as text, in a table with a column for each sparsity and rival and a row for each method.
 
-    A difference is a mean over runs of equal seeds ± the half-width of its 95 % confidence interval. FC has no line.
+    A difference is a mean over pairs of runs with equal seeds ± the half-width of its 95 % confidence interval. FC has
+    no row.
 
     Args:
         rows: recorded runs of one task.
@@ -238,9 +237,9 @@ def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, st
 
 
 def write(folder: Path, out_dir: Path) -> Path:
-    """Write the page of a folder's recorded runs, `index.html`, which needs no other file; return its path.
+    """Write a page with the recorded runs of a folder, `index.html`, which needs no other file, and return its path.
 
-    Nothing is trained: the same records give the same page.
+    The function trains nothing: the same records give the same page.
 
     Args:
         folder: as in :func:`read`.
@@ -266,11 +265,11 @@ def write(folder: Path, out_dir: Path) -> Path:
 
 
 def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[float, float]]]]:
-    """The learning curves of a comparison at a sparsity and of FC, as `figures.learning_curves` draws them.
+    """The learning curves of all methods at a sparsity, and of FC, in the form that `figures.learning_curves` needs.
 
-    With several recipes, it draws the recipe of each method's first run at this sparsity. It leaves out runs without
-    validation data, and methods that are described in words: their names would leave no room for lines, and the table
-    shows them.
+    If a method has runs with several recipes, only the recipe of its first run at this sparsity counts. The function
+    leaves out runs without validation data, and methods that are described in words. Their long names would leave no
+    room for lines, and the table shows these methods.
     """
     course = SCORES[rows[0]["task"]].course
     return {line: list(map(course, mine)) for line, mine in _shown(rows, sparsity).items()}
@@ -292,7 +291,7 @@ def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
 
 
 def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
-    """The learning curves of `courses` as a picture of a page; empty if there are none but FC's.
+    """The learning curves of `courses` as a picture for a page; "" if FC is the only method.
 
     More than five curves hide each other. Then the picture shows how far the last scores are from the scores of SET, or
     of the first method if SET has no runs.
@@ -306,7 +305,7 @@ def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
         return picture(
             figures.to_png(figure),
             f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(shown)} by step; the line is the mean "
-            "over seeds, and the band goes from the lowest to the highest.",
+            "over seeds, and the band goes from the lowest seed to the highest.",
         )
     rival = "set" if "set" in shown else next(iter(shown))
     lines = [{**row, "method": line, "sparsity": sparsity} for line, mine in shown.items() for row in mine]

@@ -1,5 +1,4 @@
-"""The evidence for each main claim: the paper's numbers, our numbers, how sure we are, and an experiment that would
-settle it."""
+"""The evidence for each main claim: the paper's numbers, our numbers, our certainty, and an experiment to settle it."""
 
 import math
 from collections.abc import Sequence
@@ -21,9 +20,10 @@ _DIGITS = "a small MLP on digits, 95 %"
 def standing() -> list[dict[str, Any]]:
     """One row for each main claim, with all numbers from the paper's tables and recorded runs.
 
-    Each row has claim, paper (the paper's result), where (our runs) and unit, advantage (the mean over seeds), interval
-    (the half-width of its 95 % interval), seeds, needed (the seeds that a difference of this size needs), verdict,
-    how_sure and settle (an experiment that would settle it). Without runs, advantage, interval and needed are None.
+    Each row has claim, paper (the paper's result), where (which runs of ours) and unit, advantage (the mean over
+    seeds), interval (the half-width of its 95 % interval), seeds, needed (the seeds that a difference of this size
+    needs), verdict, how_sure and settle (an experiment that would settle it). Without runs, advantage, interval and
+    needed are None.
     """
     return [*_between_methods(), *_between_choices(), *_between_networks()]
 
@@ -100,20 +100,20 @@ def _between_choices() -> list[dict[str, Any]]:
         _row(
             "receptive fields are ahead of random networks",
             "r is tuned for each cell of Table 2 (Tables 8 and 9)",
-            "images with larger sides, where neighbours in a layer mean something",
+            "larger images, in which neighbouring inputs of a layer are related",
             (_DIGITS, "points"),
             ahead_of("topology=ErdosRenyi()"),
         ),
         _row(
             "the last weight is ahead of zero in translation",
-            "its choice (Appendix J)",
+            "the paper uses the last weight (Appendix J)",
             "a second corpus, and more seeds",
             ("a tiny translator of number words, 95 %", "BLEU"),
             tables.differences(restored, zeros),
         ),
         _row(
             "sigmoid decay is ahead of cubic decay at equal training FLOPs",
-            "level within 0.16 of perplexity (Table 13)",
+            "perplexities that differ by at most 0.16 (Table 13)",
             "a sweep over the length of the decay, with equal FLOPs",
             (_DIGITS, "points"),
             ahead_of("sparsity=Cubic(initial=0.5, end=0.75)", "chtss"),

@@ -31,7 +31,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def seeds_needed(values: Sequence[float], effect: float) -> int:
-    """The smallest number of seeds that makes the 95 % interval as narrow as an effect, if all vary as these values do.
+    """The smallest number of seeds with a 95 % interval as narrow as an effect, if new seeds vary as these values do.
 
     Args:
         values: paired differences of the available seeds.
@@ -55,7 +55,7 @@ Row = Mapping[str, Any]
 
 
 def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict[str, Any]]:
-    """Recorded runs by method and sparsity, in the order of their first run. "mean" is the mean of a score, and
+    """Return one row per method and sparsity, in the order of their first run. "mean" is the mean of a score, and
     "interval" is the half-width of its 95 % confidence interval (None for a single run).
 
     Args:
@@ -81,13 +81,13 @@ def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict
 
 
 def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable[[Row], float]) -> dict[int, float]:
-    """A score of recorded runs minus the score of others, by seed; seeds that one side lacks are left out."""
+    """For each seed that both sides have, the score of the run in `mine` minus the score of the run in `theirs`."""
     by_seed = {row["seed"]: score(row) for row in theirs}
     return {row["seed"]: score(row) - by_seed[row["seed"]] for row in mine if row["seed"] in by_seed}
 
 
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
-    """A score of recorded runs (as in `mean_scores`) minus the rival's score at the same seed, by method and sparsity.
+    """For each method and sparsity, the mean score minus the rival's at equal seeds; arguments as in `mean_scores`.
 
     The rival "fc" has no sparsity, so it is compared with all sparsities. Seeds that only one of the two methods has
     are left out.
@@ -127,16 +127,16 @@ SeededT = TypeVar("SeededT", bound=Seeded)
 
 
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
-    """A measure of each other method minus the rival's at the same seed, one row per method.
+    """For each method, a measure minus the rival's measure at the same seed, as one row per method.
 
     Runs with equal seeds share their initial weights and batches, so much of the random variation cancels. `difference`
-    is the mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, None for a
-    single seed.
+    is the mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, or None if
+    there is only one seed.
 
     Args:
         runs: runs of the rival and of other methods.
         rival: the method to compare with.
-        measure: an attribute of a run; the accuracy of images is a fraction.
+        measure: the name of an attribute of a run; accuracies of images are fractions.
 
     Raises:
         ValueError: if a method and the rival do not have the same seeds, with one run for each.
@@ -172,8 +172,8 @@ def summarise_by(
     **others: Callable[[SeededT], float],
 ) -> list[dict[str, Any]]:
     """One row per method: the mean of a score over its runs, under the score's name, with the half-width of its 95 %
-    confidence interval (None for a single run). The row also has the means of the other measures, and of those that
-    every run has (such as its density).
+    confidence interval (None for a single run). The row also has the means of the other measures of the task, and of
+    measures that all tasks have, such as the density.
     """
     measures = others | {shared: attrgetter(shared) for shared in ("density", "active_neurons", "itop", "seconds")}
     rows = []

@@ -1,6 +1,6 @@
 """Make the tables of README.md and results/README.md from records: `python -m chts_core.lab.results.tables FILE ...`.
 
-In the text, a table is between `<!-- table NAME -->` and `<!-- end of table -->`; the command replaces it there.
+In the text, a table is between `<!-- table NAME -->` and `<!-- end of table -->`; the command replaces the table.
 """
 
 import json
@@ -38,7 +38,7 @@ def runs(name: str) -> tuple[Row, ...]:
 
 @cache
 def benchmark(topic: str) -> dict[tuple[str, str], Row]:
-    """The recorded rows of a benchmark, by the names of the two sides."""
+    """The recorded rows of a benchmark, by the comparison and the name of the rival."""
     path = bench.folder() / "results" / f"{topic}.json"
     return {(row["comparison"], row["rival"]): row for row in json.loads(path.read_text("utf-8"))["rows"]}
 
@@ -49,7 +49,7 @@ def score(row: Row) -> float:
 
 
 def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -> list[Row]:
-    """The runs of a method at one sparsity, or at all sparsities for None; FC has no sparsity."""
+    """The runs of a method at one sparsity, or at all sparsities if `sparsity` is None; FC has no sparsity."""
     return [row for row in rows if row["method"] == method and sparsity in (None, row["sparsity"])]
 
 
@@ -64,7 +64,7 @@ def best_test_epoch(row: Row) -> float:
 
 
 def fashion_mnist() -> str:
-    """The paper's MLP on Fashion-MNIST next to the paper's figures, for the paper's methods."""
+    """Recorded runs of the paper's MLP on Fashion-MNIST next to the paper's figures, for the paper's methods."""
     rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
     lines = []
     for method in ("fc", "granet", "rigl", "set"):
@@ -80,7 +80,7 @@ def fashion_mnist() -> str:
 
 
 def mlp_paper() -> str:
-    """The paper's MLP on Fashion-MNIST with the paper's recipe, next to the paper's figures; a line for each run."""
+    """One row for each run of the paper's MLP on Fashion-MNIST with its own recipe, next to the paper's figures."""
     published = PAPER_MLP["fashion_mnist"]
     beside = {
         "chts/paper_mlp_fashion": ("CHTs with CH2-L3n", *published["chts"]),
@@ -99,7 +99,7 @@ def mlp_paper() -> str:
 
 
 def digits() -> str:
-    """Nine methods on the digits."""
+    """The results of the nine methods on the digits."""
     rows = [row for row in runs("images") if row["dataset"] == "digits"]
     lines = []
     for method, name in METHOD_LABELS.items():
@@ -122,7 +122,7 @@ def digits() -> str:
 
 
 def multi30k() -> str:
-    """Small translators of Multi30k."""
+    """The results of small translators of Multi30k."""
     rows = [row for row in runs("translation") if row["dataset"] == "multi30k"]
     lines = []
     for share in (0.9, 0.95):
@@ -152,7 +152,7 @@ def small_dense(sparsity: float) -> list[Row]:
 
 
 def ablation_groups() -> dict[str, list[Row]]:
-    """The runs of the ablations on digits by variant, the method in words; these include unchanged CHTs and CHTss."""
+    """The runs of the ablations on digits, by variant in words; unchanged CHTs and CHTss are included."""
     groups: dict[str, list[Row]] = {}
     for row in runs("ablations"):
         groups.setdefault(row["method"], []).append(row)
@@ -165,7 +165,7 @@ def as_it_is(variant: str) -> str:
 
 
 def ablations() -> str:
-    """CHTs and CHTss with one or two choices changed, next to the two unchanged."""
+    """CHTs and CHTss with one or two changed choices, next to unchanged CHTs and CHTss."""
     groups = ablation_groups()
     lines = []
     for variant, mine in groups.items():
@@ -182,7 +182,7 @@ def ablations() -> str:
 
 
 def number_words() -> str:
-    """A small translator by the score that removes links, and by the weight with which links come back."""
+    """Results of a small translator for several removal scores and for two first weights of regrown links."""
     rows = [*runs("number_words"), *(row for row in runs("translation") if row["dataset"] == "number_words")]
     lines = []
     for variant in dict.fromkeys(("chts", *(row["method"] for row in runs("number_words")))):
@@ -207,7 +207,7 @@ _TURNOVERS = {"chts": "ζ from 0.3", "chts/paper_llama": "ζ from 0.1"}
 
 
 def llama_warmup() -> str:
-    """Turnovers of a small language model, with and without a warm-up after each update."""
+    """Losses of a small language model for two turnovers, with and without a warm-up after each update."""
     lines = []
     for method, name in _TURNOVERS.items():
         line = {"validation loss": name}
@@ -219,9 +219,9 @@ def llama_warmup() -> str:
 
 
 def update_warmup(rows: Sequence[Row]) -> str:
-    """The effect of updates of the topology on the loss of a small language model, by the warm-up after them.
+    """How updates of the topology change the loss of a small language model, for each warm-up after an update.
 
-    The table has means ± standard errors over the seeds; the value of a seed is the mean over its updates.
+    The table has means ± standard errors over the seeds; the value of a seed is the mean over the updates of its run.
 
     Args:
         rows: recorded runs with `watch_updates`.
@@ -244,11 +244,11 @@ def update_warmup(rows: Sequence[Row]) -> str:
 
 
 def jump(row: Row, until: str) -> float:
-    """By how many nats the loss rises around an update of the topology, as the mean over a run's updates.
+    """By how many nats the loss rises at an update of the topology, as the mean over a run's updates.
 
     Args:
         row: a recorded run with `watch_updates`.
-        until: "after" the update, or "next", one step of the optimizer later.
+        until: when to measure the loss: "after" the update, or at the "next" step of the optimizer.
     """
     return fmean(update[until] - update["before"] for update in row["updates"] if update[until] is not None)
 
@@ -261,7 +261,7 @@ def _warmup(recipe: Row) -> str:
 
 
 def _rates(size: str, methods: Sequence[str]) -> str:
-    """Validation losses by learning rate, one run each."""
+    """Validation losses by learning rate and method, from one run each."""
     found: dict[float, dict[str, float]] = {}
     for row in runs("language_rates"):
         recipe = row["recipe"]
@@ -277,7 +277,7 @@ def _rates(size: str, methods: Sequence[str]) -> str:
 
 
 def first_weights() -> str:
-    """Losses after a short run from two kinds of first weights."""
+    """Losses after a short run, for two ways to draw the initial weights."""
     rows = [row for row in runs("language_rates") if row["recipe"]["steps"] == 120]
     words = {None: "1 in the embedding, inputs^-½ elsewhere", 0.02: "0.02 everywhere (`-s deviation 0.02`)"}
     lines = []
@@ -289,9 +289,7 @@ def first_weights() -> str:
 
 
 def _times(row: Row) -> str:
-    """How many times as fast, to two digits. The number is bold if it shows a slowdown, and has the aim if it misses
-    the aim.
-    """
+    """How many times as fast we are, to two digits. A slowdown is bold, and the aim stands beside a lower number."""
     ratio, aim = row["times_faster"], row.get("aim", 0)
     written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     if float(written) >= aim > ratio:
@@ -301,7 +299,7 @@ def _times(row: Row) -> str:
 
 
 def regrowth() -> str:
-    """How much faster the draws are than draws from a score matrix."""
+    """How many times as fast our draws are as draws from a score matrix."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("regrowth").items():
         shape, share = re.search(r"(\d+×\d+) at (\d+)%", comparison).groups()  # type: ignore[union-attr]
@@ -312,7 +310,7 @@ def regrowth() -> str:
 
 
 def layers() -> str:
-    """One sparse layer against a dense one and against another library's."""
+    """One sparse layer against a dense layer and against a sparse layer of another library."""
     rivals = {"against `nn.Linear`": "nn.Linear", "against sparselab 0.2.2": "sparselab.SparseLinear"}
     # One line for densities below 30 %, and one for the others.
     shapes: dict[tuple[str, bool], list[str]] = {}
@@ -331,7 +329,7 @@ def layers() -> str:
 
 
 def steps() -> str:
-    """Whole training steps of sparse models against steps of fully connected ones."""
+    """Whole training steps of sparse models against steps of fully connected models."""
     lines = []
     for (comparison, rival), row in benchmark("step").items():
         if rival == "FC":
@@ -347,7 +345,7 @@ def steps() -> str:
 
 
 def tokens() -> str:
-    """One token at a time, against dense layers and torch's own sparse ones."""
+    """Sparse layers that get one token at a time, against dense layers and against torch's own sparse layers."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("token").items():
         ms = _milliseconds(row["seconds"])
@@ -359,7 +357,7 @@ def tokens() -> str:
 
 
 def updates() -> str:
-    """Updates of one large layer on one thread."""
+    """The time and the memory of updates of one large layer on one thread."""
     lines = []
     for (comparison, _), row in benchmark("update").items():
         line = {"update on one thread": comparison, "ms": _milliseconds(row["seconds"])}
@@ -396,14 +394,14 @@ def faults() -> str:
 
 
 def inputs() -> str:
-    """How many wrong or damaged files were refused, by the kind of file."""
+    """How many wrong or damaged files chts refused, by the kind of file."""
     found = recorded_faults(of_inputs=True).items()
     counts = {kind: f"{sum(map(drill.survived, rows))} of {len(rows)}" for kind, rows in found}
     return as_markdown([{"files": "refused"} | counts])
 
 
 def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
-    """The recorded drill by scenario, with today's names: the damaged files, or the disturbed runs."""
+    """The recorded drill by scenario, with the present names: the damaged files, or the disturbed runs."""
     found: dict[str, list[Row]] = {}
     for row in records.read_lines(records.results_folder() / "faults.jsonl"):
         if (row["fault"] == "input") == of_inputs:
@@ -437,7 +435,7 @@ BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTAL
 
 
 def filled(text: str) -> str:
-    """A text with its tables made again.
+    """Return a text with new tables from the records.
 
     Raises:
         KeyError: for an unknown table.

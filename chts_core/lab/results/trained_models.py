@@ -78,7 +78,7 @@ def accuracy(model: nn.Module, images: Split) -> float:
 
 
 def runs(name: str, seed: int, data: ImageData) -> Iterator[dict[str, Any]]:
-    """Train a model, then fine-tune copies of it: a dense one, and sparse ones by each method from each start."""
+    """Train a model, then fine-tune copies of it: a dense copy, and a sparse copy for each method and each start."""
     torch.manual_seed(seed)
     trained = MODELS[name]()
     train(trained, adam(trained), data.train, seed, None, int(RECIPE["steps"]))
@@ -111,7 +111,7 @@ def runs(name: str, seed: int, data: ImageData) -> Iterator[dict[str, Any]]:
 
 
 def recorded(seeds: int) -> Iterator[dict[str, Any]]:
-    """A record of each run."""
+    """Do all runs, and return a record of each run."""
     data = load_images("digits")
     settings = {"schema": records.SCHEMA, "dataset": data.name, "data": data.digest, "methods": REVISION}
     place = {

@@ -1,4 +1,4 @@
-"""Tables of translators: the weights that they keep, and recorded runs compared with their rivals."""
+"""Tables about translators: the weights that sparse translators keep, and comparisons of recorded runs with rivals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
         sparsity: sparsity of the layers that can be sparse.
 
     Returns:
-        A row with the numbers of pieces, of all weights, of embedding weights, of weights that can be sparse, and of
-        links; "kept" is the share of all weights that is left.
+        A row with the numbers of pieces, all weights, embedding weights, weights that can be sparse, and links; "kept"
+        is the share of all weights that remains.
     """
     with torch.device("meta"):  # only shapes, without values
         model = Transformer(pieces, TRANSFORMER_SIZES[size])
@@ -43,7 +43,7 @@ def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> li
     Args:
         rows: recorded runs.
         score: as in `translation.mean_scores`.
-        digits: number of digits after the point.
+        digits: number of digits after the decimal point.
 
     Returns:
         A row for each method and sparsity: "method", "sparsity", "runs", the score, "minus fc" and "minus chts", each
@@ -73,7 +73,7 @@ def _spread(mean: float, interval: float | None, sign: str, digits: int) -> str:
 
 
 def times_as_fast(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Seconds of training by method and sparsity, and how many times as fast as FC, for the fastest recorded runs."""
+    """Training seconds of the fastest run of each method and sparsity, and how many times as fast as FC it is."""
     fastest: dict[tuple[str, float], float] = {}
     for row in rows:
         key = row["method"], row["sparsity"]

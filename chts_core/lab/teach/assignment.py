@@ -1,4 +1,4 @@
-"""The basis of an assignment: each student gets different numbers, and a grader gets the student's numbers."""
+"""The basis of an assignment: each student gets different numbers, and the grader gets the numbers of that student."""
 
 import hashlib
 import os
@@ -9,16 +9,16 @@ GRADED = "CHTS_STUDENT"  # set in a grader's kernels: the student who handed the
 
 
 def generator_of(student: str, question: str) -> torch.Generator:
-    """A generator that depends only on the student and the question; two calls give the same numbers.
+    """Return a random generator that depends only on the student and the question, so two calls give equal numbers.
 
-    During grading, the student is the person who handed the notebook in, whatever name the notebook has.
+    During grading, `student` is ignored, and the person who handed the notebook in counts as the student.
 
     Args:
-        student: an id; surrounding blanks and upper case do not matter.
-        question: any text.
+        student: the id of a student; blanks around it and upper case are ignored.
+        question: any text that names the question.
 
     Raises:
-        ValueError: if there is no id.
+        ValueError: if `student` is empty.
     """
     named = student.strip().casefold()
     handed_in_by = os.environ.get(GRADED, named).strip().casefold()

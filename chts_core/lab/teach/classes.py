@@ -1,7 +1,7 @@
 """Make a course for a class, grade submissions, and report the results.
 
 A course is a folder for nbgrader, so all of nbgrader's own commands work there too. `make_course` fills it. `grade`
-takes a folder of submissions, lets nbgrader run and grade each, and writes a report on the class.
+takes a folder of submissions, lets nbgrader run and grade each submission, and writes a report on the class.
 """
 
 import csv
@@ -51,18 +51,17 @@ _LARGEST = 20 * 2**20  # bytes of a submission
 
 
 def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
-    """Write a course: the source and the student version of the assignment, stages with and without solutions, and
-    plans.
+    """Write a course: the assignment with its source, the stages with and without solutions, and the plans.
 
     The function keeps the existing files that a teacher may have edited: nbgrader_config.py and the source of the
-    assignment. It makes all other files again.
+    assignment. The function writes all other files again.
 
     Args:
         folder: folder of the course.
         roster: a CSV file for :func:`read_roster`; its students go into the gradebook.
 
     Returns:
-        The parts: the assignment to hand out, its source, and the folders of stages and plans.
+        The paths of the parts: the assignment to hand out, its source, and the folders of stages and plans.
 
     Raises:
         ValueError: if nbgrader is missing or the roster is wrong, before anything is written; or if nbgrader finds an
@@ -92,13 +91,13 @@ def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
 
 
 def read_roster(path: Path) -> list[dict[str, str]]:
-    """The students of a class.
+    """Read the students of a class from a file.
 
     Args:
         path: CSV in UTF-8 with a column id, and optional columns first_name, last_name and email.
 
     Returns:
-        A mapping per student for nbgrader: student_id and any further columns.
+        For each student, a mapping for nbgrader with student_id and the other columns.
 
     Raises:
         ValueError: if an id is missing, cannot be the name of a folder, or appears twice; the message names the line.
@@ -119,7 +118,7 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         if not _ID.fullmatch(student):
             raise ValueError(
                 f"{path}, line {number}: the id is {student!r:.80}; expected up to 64 letters, digits and . _ @ -, "
-                "beginning with a letter or digit, since it names a folder."
+                "beginning with a letter or digit, because a folder gets this name."
             )
         if student.casefold() in seen:
             raise ValueError(f"{path}, line {number}: the id {student} is already in line {seen[student.casefold()]}.")
@@ -131,7 +130,7 @@ def read_roster(path: Path) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Graded:
-    """A student's points by question; None if the notebook could not be graded or was not handed in."""
+    """A student's points for each question; None if the notebook could not be graded or was not handed in."""
 
     student: str
     points: dict[str, float] | None
@@ -142,9 +141,9 @@ class Graded:
 class HandedIn:
     """The content of a folder of submissions.
 
-    notebooks: by student, the notebook to grade.
-    faults: by student, why there is no notebook to grade.
-    strays: files that belong to no student, and why.
+    notebooks: for each student, the notebook to grade.
+    faults: for each other student, the reason why there is no notebook to grade.
+    strays: the files that belong to no student, with the reasons.
     """
 
     notebooks: dict[str, Path]
@@ -153,14 +152,14 @@ class HandedIn:
 
 
 def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
-    """The notebook of each student in a folder of submissions, as learning platforms export it.
+    """Find the notebook of each student in a folder of submissions that a learning platform exported.
 
     An entry belongs to a student if its name is the student's id, or contains the id between characters other than
     letters and digits, as in `anna7.ipynb` and `Anna Adams_anna7_file/x.ipynb`.
 
     Args:
-        folder: notebooks, or folders with one notebook each.
-        students: ids.
+        folder: a folder of notebooks, or of folders with one notebook each.
+        students: the ids of the students.
 
     Raises:
         ValueError: if there is no such folder.
@@ -227,14 +226,15 @@ def grade(folder: Path, submissions: Path) -> tuple[Path, list[Graded]]:
 
     Args:
         folder: a course from :func:`make_course` with a roster.
-        submissions: a folder for :func:`find_submissions`; not changed.
+        submissions: a folder as in :func:`find_submissions`; the function does not change it.
 
     Returns:
         The path of the report, which has grades.csv next to it, and the grade of each student on the roster. The
-        feedback for each student is in feedback/ of the course.
+        feedback for each student is in the folder feedback/ of the course.
 
     Raises:
-        ValueError: if the course has no students, the folder of submissions does not exist, or nbgrader is missing.
+        ValueError: if the course has no students, if the folder of submissions does not exist, or if nbgrader is
+            missing.
     """
     if not (folder / "nbgrader_config.py").is_file():
         raise ValueError(f"{folder} is not a course; make one: chts teach course {folder} --students ROSTER.csv.")
@@ -283,7 +283,7 @@ def _api() -> Any:
 
 @contextmanager
 def _nbgrader(folder: Path) -> Iterator[Any]:
-    """nbgrader's interface to a course, with the configuration in the folder."""
+    """Return nbgrader's interface to a course, with the configuration file of the course."""
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(folder.resolve())).load_config()
@@ -296,11 +296,11 @@ def _nbgrader(folder: Path) -> Iterator[Any]:
 
 
 def _succeeded(result: Mapping[str, Any]) -> None:
-    """Raise an error if nbgrader failed: it catches all exceptions, and gives the traceback as text.
+    """Raise an error if nbgrader failed. (nbgrader catches all exceptions, and gives the traceback as text.)
 
     Raises:
-        KeyboardInterrupt: if this exception stopped nbgrader.
-        ValueError: with the errors in the log, or the exception.
+        KeyboardInterrupt: if the user interrupted nbgrader.
+        ValueError: for any other failure; the message has the errors in the log, or the exception.
     """
     if not result["success"]:
         if "KeyboardInterrupt" in result["error"]:
@@ -310,13 +310,13 @@ def _succeeded(result: Mapping[str, Any]) -> None:
 
 
 def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, float], strays: Mapping[str, str]) -> Path:
-    """Write the report on a class, index.html, and grades.csv next to it; return the path of the page.
+    """Write the report on a class as index.html, with grades.csv next to it, and return the path of index.html.
 
     Args:
         out_dir: folder for both files.
         graded: the grades of each student.
         most: the maximum points of each question.
-        strays: other files in the folder of submissions, and why they belong to no student.
+        strays: the files in the folder of submissions that belong to no student, with the reasons.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     of = sum(most.values())

@@ -1,4 +1,4 @@
-"""The commands `chts teach ...`. Each command imports its modules when it runs."""
+"""The commands `chts teach ...`. Each command imports the other modules only when it runs."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ def _add_course(commands: Commands) -> None:
     command = commands.add_parser(
         "course",
         help="make a folder for teaching: an assignment, the stages with and without solutions, and timetables",
-        description="Run it again after a change: nbgrader_config.py and source/ stay as you left them.",
+        description="Run the command again after a change: nbgrader_config.py and source/ keep your edits.",
     )
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument(

@@ -13,9 +13,9 @@
 
     ---
 
-A line `---` ends a slide. `![...]` shows the figure whose caption begins with these words. A `*` stands for any words,
-such as a number that changes between runs. The text after `. . .` appears when you press the next key. The text
-after `Note:` is for the speaker's view, which the key S opens.
+A line `---` ends a slide. `![...]` shows the figure whose caption begins with the words in the brackets. A `*` stands
+for any words, such as a number that changes between runs. The text after `. . .` appears when you press the next key.
+The text after `Note:` is only for the speaker's view, which opens with the key S.
 """
 
 import re
@@ -37,7 +37,7 @@ class Written:
 
     @property
     def captions(self) -> list[str]:
-        """The beginnings of the captions of its figures."""
+        """For each figure of the slide, the first words of its caption."""
         return _FIGURE.findall("\n".join(self.parts))
 
     @property
@@ -47,7 +47,7 @@ class Written:
 
 
 def read_deck(text: str) -> list[Written]:
-    """The slides of a deck in Markdown.
+    """Read the slides of a deck in Markdown.
 
     Raises:
         ValueError: if a slide does not begin with a heading; the message names the slide.
@@ -64,14 +64,14 @@ def read_deck(text: str) -> list[Written]:
 
 
 def slide_as_html(slide: Written, pictures: Mapping[str, str]) -> str:
-    """A slide as an element `section` of reveal.js.
+    """The HTML of a slide, as an element `section` for reveal.js.
 
     Args:
         slide: from :func:`read_deck`.
-        pictures: elements `img` by their captions.
+        pictures: for each caption, the element `img` of its figure.
 
     Raises:
-        ValueError: if no caption, or more than one, matches a figure; the message names the figure.
+        ValueError: if the first words of a caption match no figure or several figures; the message has these words.
     """
     first, *later = (_part_as_html(part, pictures) for part in slide.parts)
     fragments = "".join(f'<div class="fragment">{part}</div>' for part in later)

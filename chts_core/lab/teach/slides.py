@@ -1,9 +1,9 @@
-"""Slides of an executed notebook: one page that needs no internet connection, shown by reveal.js.
+"""Slides of an executed notebook, as one page for reveal.js that needs no internet connection.
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
-slides, and a section begins a column. A slide has a piece of text and, unless the text is long, the code and the figure
-that follow it. An answer appears when you press the next key. The slides leave out parameters, versions, checks, hints,
-solutions, widgets, records, and long code and tables.
+slides, and each section begins a new column of slides. A slide has a piece of text and, unless the text is long, the
+code and the figure that follow it. An answer appears when you press the next key. The slides leave out parameters,
+versions, checks, hints, solutions, widgets, records, and long code and tables.
 """
 
 import html
@@ -77,19 +77,19 @@ function fit() {
 
 @dataclass
 class Slide:
-    """A slide: its pieces of HTML from the top down. `first` says whether a section (a column) begins with it."""
+    """A slide: its pieces of HTML from top to bottom. `first` says whether the slide begins a section (a column)."""
 
     first: bool
     pieces: list[str] = field(default_factory=list)
 
     @property
     def words(self) -> int:
-        """Number of words in text and code."""
+        """Number of words in the text and the code of the slide."""
         return len(re.sub("<[^>]*>", " ", "".join(self.pieces)).split())
 
 
 def write_slides(executed: Path, out_dir: Path) -> Path:
-    """Write the slides of an executed notebook to a folder, as NAME.html; return the path.
+    """Write the slides of an executed notebook to a folder as NAME.html, and return the path.
 
     Raises:
         ValueError: if the notebook has no outputs, or lacks a figure that its deck shows.
@@ -124,7 +124,7 @@ def _from_deck(deck: str, notebook: Any) -> Iterator[str]:
 
 
 def _from_notebook(notebook: Any) -> Iterator[str]:
-    """A column for each section."""
+    """Yield the HTML of a notebook's slides, one column for each section."""
     columns: list[list[Slide]] = []
     for slide in slides(notebook):
         if slide.first or not columns:
@@ -135,7 +135,7 @@ def _from_notebook(notebook: Any) -> Iterator[str]:
 
 
 def slides(notebook: Any) -> Iterator[Slide]:
-    """The slides of an nbformat notebook, in order."""
+    """Cut an nbformat notebook into slides, in order."""
     first, *rest = notebook.cells
     header = re.sub(r"\n\| \|.*", "", _LINKS.sub("", first.source), flags=re.DOTALL)
     yield Slide(True, [markdown_as_html(header)])
@@ -172,7 +172,7 @@ def _whole(slide: Slide) -> Iterator[Slide]:
 
 
 def _text(markdown: str) -> Iterator[str]:
-    """Text; folded parts appear later. Hints and solutions are left out: they are for readers of the notebook."""
+    """Turn text into HTML. Folded parts appear at the next key, and hints and solutions are left out."""
     end = 0
     for found in FOLDED.finditer(markdown):
         if markdown[end : found.start()].strip():
@@ -196,7 +196,7 @@ def _pictures(cell: Any) -> Iterator[tuple[str, str]]:
 
 
 def _code(cell: Any) -> Iterator[str]:
-    """The code if it is short enough, its printed output, and its tables."""
+    """The HTML of a code cell: the code if it is short enough, its printed output, and its tables."""
     if any(kind in output.get("data", {}) for output in cell.outputs for kind in _OF_NOTEBOOKS):
         return
     if len(cell.source.splitlines()) <= _LONGEST:

@@ -13,7 +13,7 @@ _PROFILES = ("binder", "laptop")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a class, with its length in minutes; `stage` is the number of the open notebook, or ""."""
+    """A part of a class, with its length in minutes; `stage` is the number of its notebook, or ""."""
 
     minutes: int
     what: str
@@ -22,20 +22,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Session:
-    """Parts of a plan without a longer break between them."""
+    """The parts of a plan between two long breaks."""
 
     title: str
     parts: tuple[Part, ...]
 
     @property
     def minutes(self) -> int:
-        """The minutes of the session."""
+        """The length of the session in minutes."""
         return sum(part.minutes for part in self.parts)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A syllabus: `name` is the name of its file, and `audience` is the people that it is for."""
+    """A syllabus: `name` is the name of its file, and `audience` says who it is for."""
 
     name: str
     title: str
@@ -88,7 +88,7 @@ def _rows(session: Session) -> Iterator[dict[str, str]]:
 
 
 def running(part: Part) -> list[float]:
-    """The measured minutes of a part's notebook at each profile of the page; empty without a notebook."""
+    """The measured minutes of a part's notebook for each profile of the page; empty if the part has no notebook."""
     if not part.stage:
         return []
     stem = notebooks.find(part.stage).stem

@@ -1,10 +1,10 @@
-"""The state of a run as one safetensors file: written whole or not at all, and refused if a byte of it has changed.
+"""The state of a run as one safetensors file, which is written completely or not at all. A changed file is refused.
 
 The previous checkpoint stays next to it as `NAME.previous.safetensors`, in case a disk loses data after it has
-confirmed the writing.
+confirmed that the data is written.
 
 The format comes from https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a pickle,
-it executes nothing.
+a file in this format executes nothing.
 """
 
 import hashlib
@@ -58,9 +58,9 @@ _EXPECTED = (
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a state to a file, completely or not at all. If this fails, the file at this path stays as it was.
+    """Write a state to a file, completely or not at all. If writing fails, an earlier file stays unchanged.
 
-    If it succeeds, the earlier file is kept at `previous_of(path)`.
+    If writing succeeds, the earlier file is moved to `previous_of(path)`.
 
     Args:
         path: the path of the file; missing folders are made.
@@ -69,7 +69,7 @@ def save(path: Path, state: Any) -> None:
 
     Raises:
         TypeError: if the state holds anything else; nothing is written.
-        ValueError: if the part that is not tensors is too large for the file to be read again.
+        ValueError: if the state without its tensors is too large, so that `load` would refuse the file.
         OSError: if the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -111,7 +111,7 @@ def save(path: Path, state: Any) -> None:
 
 
 def previous_of(path: Path) -> Path:
-    """The path of the previous state of a checkpoint."""
+    """The path of the previous checkpoint of the same run."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
@@ -123,12 +123,12 @@ def _give_second_name(path: Path, name: Path) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Any:
-    """The state that `save` wrote, bit for bit; every tensor has its own memory on `device`.
+    """Load the state that `save` wrote, bit for bit; every tensor has its own memory on `device`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `save` did not write it, a newer chts wrote it, or it was cut short or changed. If the previous
-            checkpoint is intact, the message says how to continue from it.
+        ValueError: if `save` did not write the file, if a newer chts wrote it, or if it was cut short or changed. If
+            the previous checkpoint is intact, the message says how to continue from it.
     """
     try:
         state = _load(path, device)
@@ -170,7 +170,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
 
 @contextmanager
 def _refusing_forgeries(path: Path) -> Iterator[None]:
-    """Refuse a file that causes any error although its checksum is right: somebody has made this file by hand."""
+    """Refuse a file that causes any error although its checksum is right, because somebody made such a file by hand."""
     try:
         yield
     except Exception as error:
@@ -180,7 +180,7 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON; its tensors go into `tensors` under the name of their place. Types must be exact, because a
+    """Return the value as JSON, and put its tensors into `tensors` by place. Types must be exact, because a
     subclass could not be restored."""
     kind = type(value)
     if isinstance(value, Tensor):
@@ -215,7 +215,7 @@ def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors; a tensor that shares memory with an earlier one is copied, because safetensors refuses it."""
+    """Copy each tensor that shares memory with an earlier tensor, because safetensors refuses shared memory."""
     seen: set[int] = set()
     apart = {}
     for name, tensor in tensors.items():

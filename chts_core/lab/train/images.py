@@ -42,10 +42,10 @@ class Run(runs.Run):
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
     validation_accuracy: the accuracy on the validation images after each epoch; empty if all images were trained on.
-    test_by_epoch: the accuracy on the test images after each epoch. It shows the effect of choosing by the test images;
-        chts chooses nothing by them.
-    snapshots: the masks after each update by the name of the weight, as bits; empty if the run was trained without
-        snapshots.
+    test_by_epoch: the accuracy on the test images after each epoch. It shows what choosing an epoch by the test images
+        would change; chts never chooses an epoch in this way.
+    snapshots: for each update, the masks after it as bits, by the names of the weights; empty if the run was trained
+        without snapshots.
     """
 
     train_loss: list[float]
@@ -126,7 +126,7 @@ class _Learner(loop.Learner):
         self.validation: list[float] = []
         self.test: list[float] = []
         self.keeps_snapshots, self.snapshots = snapshots, list[dict[str, Tensor]]()
-        self._order: list[Tensor] = []  # batches of the epoch that are left
+        self._order: list[Tensor] = []  # the remaining batches of the epoch
         # Sum over the epoch so far. A list of all losses would keep the memory between them from being used again.
         self._loss, self._steps = torch.zeros((), device=device), 0
 
@@ -194,7 +194,7 @@ def train(
     save_to: Path | None = None,
     progress: "tqdm[Any] | None" = None,
 ) -> Run:
-    """Train one MLP by one method, as :func:`chts_core.lab.train.loop.train` describes.
+    """Train one MLP with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
     The seed decides the initial weights, the order of the batches and the topology; the same seed gives every method
     the same weights and batches.
@@ -208,8 +208,8 @@ def train(
         seed, device, save_to, progress: arguments of the loop, which saves a checkpoint every five epochs.
 
     Raises:
-        ValueError: if the training set is smaller than a batch, the settings do not fit together, or the checkpoint is
-            damaged or from another run.
+        ValueError: if the training set is smaller than a batch, if the settings do not fit together, or if the
+            checkpoint is damaged or from another run.
     """
     training = loop.train(
         lambda: _Learner(data, method, sparsity, recipe, seed, torch.device(device), snapshots),
@@ -231,7 +231,7 @@ def train(
 
 @torch.no_grad()
 def _draw_published_weights(model: nn.Module, density: float | None, *, generator: torch.Generator) -> None:
-    """Set first weights as in the published code for MLPs; methods that predict links use the density (its `swi`)."""
+    """Draw initial weights as the published code for MLPs does; only methods that predict links use the density."""
     *hidden, last = (module for module in model.modules() if isinstance(module, nn.Linear))
     for layer in hidden:
         links = layer.in_features if density is None else density * layer.out_features
@@ -242,7 +242,7 @@ def _draw_published_weights(model: nn.Module, density: float | None, *, generato
 
 
 def _correlation(split: Split) -> Tensor:
-    """The correlation of the pixels, for methods that start from it."""
+    """The correlations of the pixels, for methods that start from correlations."""
     correlation = Correlation()
     for some in split.chunks(4096):  # in float64, all images at once would take most of a run's memory
         correlation.update(some.images)
@@ -279,8 +279,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Mean test accuracy of each method for three choices of the epoch: the last, the best on validation, the best on
-    test.
+    """Mean test accuracy of each method for three epochs: the last, the best on validation, and the best on test.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
     the runs whose best test epoch came before their number of links reached its final value.
@@ -317,7 +316,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def as_row(run: Run) -> dict[str, Any]:
-    """The scores of a run, rounded to the digits that matter."""
+    """The scores of a run, rounded to a few digits."""
     return {
         "method": run.method,
         "seed": run.seed,

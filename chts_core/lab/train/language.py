@@ -81,17 +81,17 @@ class Look:
 
     @property
     def perplexity(self) -> float:
-        """The number of equally likely tokens that would be as hard to predict."""
+        """The perplexity: a choice from this many equally likely tokens is as hard to predict as the text."""
         return math.exp(self.loss)
 
 
 @dataclass(frozen=True)
 class UpdateLoss:
-    """Loss per token in nats around a change of the topology, always on the same validation contexts.
+    """Loss per token in nats before and after a change of the topology, always on the same validation contexts.
 
     step: the step before the update.
-    before, after: the loss just before the update and just after it; the weights that survive are the same.
-    next: the loss after one more step of the optimizer, the first step of the new links; None without such a step.
+    before, after: the loss just before and just after the update, which does not change the surviving weights.
+    next: the loss after one more step of the optimizer, the first step of the new links; None if there is no such step.
     """
 
     step: int
@@ -104,12 +104,12 @@ class UpdateLoss:
 class Run(runs.Run):
     """The result of one training run.
 
-    train_loss: (step, loss per token in nats), every few steps.
+    train_loss: pairs (step, loss per token in nats), one every few steps.
     looks: measurements on the validation tokens.
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
     mfu: the operations per second that a dense model would need, as a share of the operations per second of a matrix
-        product on this device, in the recipe's precision. A value above that of the dense run: sparsity saved time.
+        product on this device, in the recipe's precision. If it is higher than in the dense run, sparsity saved time.
     ranks: number of processes that trained together.
     """
 
@@ -155,7 +155,7 @@ def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) 
 
 
 class _Learner(loop.Learner):
-    """A LLaMA that learns to predict the next token by Adam; it measures its loss on the validation tokens."""
+    """A LLaMA that is trained with Adam to predict the next token, with its loss on the validation tokens."""
 
     kind = "a language model's training"
 
@@ -206,7 +206,7 @@ class _Learner(loop.Learner):
         return _loss(model, part.to(self.device), self.recipe)
 
     def evolve(self, *, skipped: bool) -> None:
-        """Step the sparsifier, and measure the loss around a change of the topology if the recipe asks for it."""
+        """Step the sparsifier. Measure the loss before and after a change of the topology if the recipe asks for it."""
         if not self.recipe.watch_updates:
             super().evolve(skipped=skipped)
             return
@@ -218,7 +218,7 @@ class _Learner(loop.Learner):
             self.updates.append(UpdateLoss(self.step, before, self._watched_loss()))
 
     def _watched_loss(self) -> float:
-        """The loss on a few validation contexts, always the same; its time does not count as training."""
+        """The loss on a few fixed validation contexts; this measurement does not count as training time."""
         started = time.perf_counter()
         contexts = self.task.validation[: max(_WATCHED_TOKENS // self.recipe.context, 1)]
         loss = validation_loss(self.model, contexts, self.recipe, self.ranks)
@@ -271,7 +271,7 @@ class _Learner(loop.Learner):
 
 
 def _model(recipe: Recipe, seed: int, device: torch.device, parallel: Parallel) -> "tuple[LlamaForCausalLM, nn.Module]":
-    """A model with first weights, and the module to call in its place, which several ranks share."""
+    """Return a model with initial weights, and the module to call instead of it, which several ranks share."""
     model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
     if recipe.precision == "bfloat16_weights":
         model.bfloat16()
@@ -320,7 +320,7 @@ def train(
     log_to: Path | None = None,
     parallel: Parallel = "ddp",
 ) -> Run:
-    """Train one language model by one method, as :func:`chts_core.lab.train.loop.train` describes.
+    """Train one language model with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
     The seed decides the initial weights, the order of the text and the topology; the same seed gives every method the
     same weights and batches. If `torch.distributed` is initialised, all its ranks call this function with the same
@@ -374,7 +374,7 @@ def _logged(learner: _Learner) -> dict[str, float]:
 
 
 def _loss(model: nn.Module, rows: Tensor, recipe: Recipe) -> Tensor:
-    """Summed cross-entropy of all tokens of some contexts, in nats: each token predicts the next one."""
+    """Sum of the cross-entropy in nats over all tokens of some contexts; each token predicts the next token."""
     with autocast("bfloat16" if recipe.precision == "bfloat16" else "float32", rows.device):
         logits = model(rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
@@ -387,7 +387,7 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
     Args:
         model: the model to measure.
         validation: int (n, context + 1).
-        recipe: gives precision and micro_batch.
+        recipe: gives the precision and the micro_batch.
         ranks: the ranks that share the work; all call this function and get the same result.
     """
     device = next(model.parameters()).device

@@ -1,7 +1,6 @@
-"""The training loop of classifiers, translators and language models: steps, measurements, checkpoints, and how to
-continue.
+"""The training loop of classifiers, translators and language models, with measurements and checkpoints.
 
-A `Learner` holds the parts that differ: model, batches, loss and measurements.
+A `Learner` has the parts that differ between them: the model, the batches, the loss and the measurements.
 """
 
 import math
@@ -41,13 +40,13 @@ class Learner(Protocol):
     replica: the module to call instead of the model: the model for several processes, or the compiled model.
     device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
-    settings: the settings of the run; it can continue only from checkpoints with the same settings.
+    settings: the settings of the run, which can continue only from a checkpoint with the same settings.
     train_loss: the training losses that are kept.
     seconds: the time of training, without measurements.
     look_every: steps between two measurements.
-    bar_every: steps that a progress bar counts as one.
+    bar_every: the number of steps that make the progress bar advance by one.
     clip: the largest norm of the gradient; None for no limit.
-    scaler: scales the loss, if gradients are in float16.
+    scaler: scales the loss if gradients are in float16.
     """
 
     kind: str
@@ -74,7 +73,7 @@ class Learner(Protocol):
         """The learning rate of the next step."""
 
     def next_batch(self) -> tuple[Sequence[Any], int]:
-        """The parts in which the next batch goes through the model, and the divisor of the sum of their losses."""
+        """The parts in which the next batch goes through the model, and the divisor for the sum of their losses."""
 
     def loss(self, model: nn.Module, part: Any) -> Tensor:
         """The loss of a part of a batch."""
@@ -83,10 +82,10 @@ class Learner(Protocol):
         """Measure the current scores of the run."""
 
     def state(self) -> dict[str, Any]:
-        """The learner's part of a checkpoint; a collective operation."""
+        """The learner's part of a checkpoint. All ranks must call this function."""
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint; the loop has loaded its own state."""
+        """Continue from a checkpoint. The loop has already loaded its own part of the state."""
 
     def evolve(self, *, skipped: bool) -> None:
         """Make the sparsifier's step."""
@@ -99,7 +98,7 @@ class Learner(Protocol):
             self.train_loss.append((self.step, mean))
 
     def status(self) -> str:
-        """The text that a progress bar shows of the run; "" leaves its text as it is."""
+        """The text about the run that a progress bar shows; "" keeps the present text."""
         return ""
 
 
@@ -107,7 +106,7 @@ LearnerT = TypeVar("LearnerT", bound=Learner)
 
 
 class Training(Generic[LearnerT]):
-    """A run in progress: everything that a checkpoint holds.
+    """A run in progress, with everything that a checkpoint contains.
 
     learner: the part that depends on the kind of model.
     first_masks: the masks at the start of the run.
@@ -162,10 +161,9 @@ class Training(Generic[LearnerT]):
         return float(total)
 
     def _size(self, loss: Tensor) -> float:
-        """A value that is finite in a sound step: the norm of the gradient over all ranks, so that all ranks make the
-        same decision.
+        """Return a value that is finite in a sound step: the norm of the gradient, which is the same on all ranks.
 
-        With a scaled loss the value is the loss: gradients may overflow until the scale is small enough.
+        If the loss is scaled, the value is the loss, because gradients may overflow until the scale is small enough.
         """
         model, scaler, clip = self.learner.model, self.learner.scaler, self.learner.clip
         scaler.unscale_(self.learner.optimizer)
@@ -176,7 +174,7 @@ class Training(Generic[LearnerT]):
         return float(full_tensor(nn.utils.clip_grad_norm_(model.parameters(), clip)))
 
     def state(self) -> dict[str, Any]:
-        """The content of a checkpoint; a collective operation."""
+        """The content of a checkpoint. All ranks must call this function."""
         learner = self.learner
         optimizer = learner.optimizer.state_dict()
         optimizer["state"] = {
@@ -197,7 +195,7 @@ class Training(Generic[LearnerT]):
         }
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; a collective operation in which the first rank writes.
+        """Write a checkpoint. All ranks must call this function, and the first rank writes the file.
 
         Raises:
             OSError: on all ranks, if the checkpoint cannot be written; the previous checkpoint stays intact.
@@ -209,7 +207,7 @@ class Training(Generic[LearnerT]):
                 checkpoint.save(path, state)
             except OSError as failure:
                 error = failure
-        # All ranks stop if the first cannot write, instead of waiting for it.
+        # All ranks stop if the first rank cannot write, instead of waiting for it.
         failed = self.learner.ranks.gather(None if error is None else str(error))[0]
         if failed:
             raise OSError(
@@ -260,16 +258,17 @@ def train(
         begin: creates the learner.
         seed: seeds torch's global generators, which are restored afterwards.
         device: the device of the run.
-        save_to: the file of the checkpoint. The run continues from it if it exists, and saves to it.
+        save_to: the file of the checkpoint. If the file exists, the run continues from it. The run writes its
+            checkpoints to this file.
         save_every: steps between two checkpoints.
-        progress: a bar to advance.
-        look_on: called after each measurement.
+        progress: a progress bar that the run advances.
+        look_on: a function to call after each measurement.
 
     Raises:
         ValueError: if the checkpoint is damaged or from another run.
         RuntimeError: if the loss or a gradient is not finite in five steps in a row (the loop skips a single step), the
             masks of ranks differ, or a rank is lost.
-        OSError: if a checkpoint cannot be written; the previous one stays whole.
+        OSError: if a checkpoint cannot be written; the previous checkpoint stays intact.
     """
     began = time.perf_counter()
     forget_memory_peak(device)
@@ -313,25 +312,25 @@ def masks_of(learner: Learner) -> dict[str, Tensor]:
 
 
 def _to_cpu(value: Any) -> Any:
-    """A whole tensor with its own memory; any other value unchanged."""
+    """Return a whole tensor with its own memory on the CPU, and any other value unchanged."""
     return full_tensor(value).detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
 def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:
-    """Keep gradients on their rank until the last part of a batch."""
+    """Do not average gradients over the ranks before the last part of a batch."""
     replica = getattr(replica, "_orig_mod", replica)
     return replica.no_sync() if isinstance(replica, nn.parallel.DistributedDataParallel) else nullcontext()
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """Root of the sum of all squared gradients. It is infinite or NaN if a gradient is, or if the sum is too large."""
+    """Root of the sum of all squared gradients; infinite or NaN if a gradient is so, or if the sum is too large."""
     return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]).item()
 
 
 class Skips:
-    """Skips optimizer steps with a loss or gradient that is not finite, so that one bad batch does not end a run.
+    """Skips optimizer steps if a loss or gradient is not finite, so that one bad batch does not end a run.
 
-    steps: the number of steps skipped so far.
+    steps: the number of steps that were skipped so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -343,12 +342,12 @@ class Skips:
         """Whether to skip a step, counted from 1; if so, a warning names the first value that is not finite.
 
         Args:
-            step: the step; call the method once for each, in order.
+            step: the number of the step; call the method once for each step, in order.
             value: the loss, or the norm of all gradients.
             compute_loss: computes the loss of the batch again; see :func:`chts_core.tools.numerics.find_nonfinite`.
 
         Raises:
-            RuntimeError: if the last few steps were skipped too, so that a single batch is not the cause.
+            RuntimeError: if the last few steps were skipped too, because then a single batch is not the cause.
         """
         if math.isfinite(value):
             self._in_a_row = 0
@@ -372,7 +371,7 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
     """Refuse a method that starts from the correlations of its inputs, before anything is trained.
 
     Raises:
-        ValueError: if the method does so; the message names the method and the kind of inputs.
+        ValueError: if the method starts from correlations; the message names the method and the kind of inputs.
     """
     if isinstance(get_method(method).topology, Correlated):
         raise ValueError(
@@ -382,25 +381,25 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
 
 
 def last_update(sparsifier: Sparsifier) -> int | None:
-    """The step before the latest update of the topology; None before the first update, and always for FC."""
+    """The step before the latest update of the topology; None before the first update, and always None for FC."""
     return sparsifier.history[-1]["step"] if sparsifier.history else None
 
 
 def share_after_update(step: int, last_update: int | None, steps: int) -> float:
-    """The factor of the learning rate after an update of the topology, which rises to 1 again (paper, Tables 5 and 6).
+    """A factor of the learning rate that rises to 1 in the steps after an update of the topology (paper, Tables 5, 6).
 
     New links have no moments yet, so Adam would take full steps at once.
 
     Args:
         step: counted from 1.
-        last_update: the step before the latest update; None before the first.
-        steps: the number of steps of the rise; with 0 there is no rise.
+        last_update: the step before the latest update; None before the first update.
+        steps: the number of steps of the rise; with 0, the factor is always 1.
     """
     return 1.0 if last_update is None else min(1.0, (step - last_update) / max(steps, 1))
 
 
 def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The state that a run saved, if this run can continue from it.
+    """Load the state that a run saved, and check that another run can continue from it.
 
     Args:
         path: the path of the checkpoint.

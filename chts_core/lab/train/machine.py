@@ -1,4 +1,4 @@
-"""What training uses on the machine: memory, 16-bit precision, and the processes of torchrun."""
+"""The machine that training runs on: its memory, 16-bit precision, and the processes of torchrun."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ _FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_memory_peak(device: torch.device) -> None:
-    """Reset `peak_memory_mb`; if the system does not allow it, the peak counts from the start of the process."""
+    """Reset `peak_memory_mb`. If the system does not allow this, the peak counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -56,9 +56,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 @contextlib.contextmanager
 def processes_of_torchrun(name: str) -> Iterator[torch.device]:
-    """The device of this process, which joins the others if torchrun has started several.
+    """Return the device of this process. If torchrun has started several processes, the process joins them.
 
-    Each process takes the GPU with its own number on its machine.
+    Each process uses the GPU that has the number of the process on its machine.
 
     Args:
         name: "auto", "cpu" or "cuda".
@@ -75,7 +75,7 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     yield device
-    dist.destroy_process_group()  # not after an error: then it would wait for the others
+    dist.destroy_process_group()  # not after an error, because it would then wait for the others
 
 
 @contextlib.contextmanager

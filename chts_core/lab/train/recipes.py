@@ -32,7 +32,7 @@ TextRecipeT = TypeVar("TextRecipeT", bound="TranslationRecipe | LanguageRecipe")
 
 
 def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
-    """The recipe with the learning rate of the method: a dense network may have its own."""
+    """The recipe with the learning rate for a method; a dense network may have its own learning rate."""
     if recipe.dense_learning_rate is None or not get_method(method).is_dense:
         return recipe
     return replace(recipe, learning_rate=recipe.dense_learning_rate)
@@ -45,17 +45,17 @@ def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
 class ImageRecipe:
     """How to train an MLP: SGD with a learning rate that falls linearly to a hundredth, as in the paper.
 
-    The topology is updated once per epoch. `execution` says how to store and multiply sparse layers.
+    The topology is updated once per epoch. `execution` is the way to store and multiply sparse layers.
 
     standardise: whether pixels have mean 0 and standard deviation 1 over the training images; otherwise they are from 0
         to 1.
-    first_weights: "by_links" is He's initialisation for a neuron's mean number of links. "published" is the published
-        code's initialisation: normal with variance 2 / (density · outputs) for methods that predict links, and 2 /
-        inputs for the others. The last layer and the biases have PyTorch's defaults.
-    epochs_of_decay: share of the epochs over which the learning rate falls, once after each epoch; with None, it falls
-        at every step.
-    all_images: whether to train on all training images, as the published code does. Then there are no validation images
-        and no validation accuracy.
+    first_weights: "by_links" is He's initialisation for the mean number of links per neuron. "published" is the
+        published code's initialisation: normal with variance 2 / (density · outputs) for methods that predict links,
+        and 2 / inputs for the others. The last layer and the biases keep PyTorch's defaults.
+    epochs_of_decay: the learning rate falls once after each epoch in this first share of the epochs; with None, it
+        falls at every step.
+    all_images: whether to train on all training images, as the published code does. In this case, there are no
+        validation images and no validation accuracy.
     """
 
     hidden: int = 512
@@ -83,7 +83,7 @@ class ImageRecipe:
             )
 
     def topology(self, steps_per_epoch: int) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
+        """The arguments of a Sparsifier or plan that set the times of updates and the storage of links."""
         total = self.epochs * steps_per_epoch
         return {"total_steps": total, "update_every": steps_per_epoch, "execution": self.execution}
 
@@ -101,15 +101,15 @@ IMAGE_RECIPES: dict[str, ImageRecipe] = {
 
 @dataclass(frozen=True)
 class TranslationRecipe:
-    """How to train a translator: Adam (β₂ = 0.998) under the inverse-square-root schedule, as in the paper.
+    """How to train a translator: Adam (β₂ = 0.998) with the inverse-square-root schedule, as in the paper.
 
     size: a name in `TRANSFORMER_SIZES`.
     vocabulary: number of subwords, shared by both languages.
     max_length: the largest number of tokens in a sentence; longer training pairs are left out, and longer translations
         are cut off.
     steps: steps of the optimizer.
-    batch_tokens: tokens in a step, counted on the longer side, including padding.
-    accumulate: number of parts in which a batch goes through the model; the gradient stays the same, and training takes
+    batch_tokens: tokens in a step, counted on the longer side of the pairs, including padding.
+    accumulate: number of parts in which a batch goes through the model; the gradient stays the same, and training needs
         less memory.
     learning_rate: factor of the schedule; see `learning_rate_at`.
     dense_learning_rate: the factor for a dense network; None for the same factor.
@@ -157,7 +157,7 @@ class TranslationRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
+        """The arguments of a Sparsifier or plan that set the times of updates and the storage of links."""
         return {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
 
 
@@ -231,36 +231,35 @@ TRANSLATION_RECIPES: dict[str, TranslationRecipe] = {
 
 @dataclass(frozen=True)
 class LanguageRecipe:
-    """How to train a language model: Adam under a cosine schedule with a linear warm-up and clipped gradients.
+    """How to train a language model: Adam with a cosine schedule, a linear warm-up and clipped gradients.
 
     size: a name in `LLAMA_SIZES`.
     vocabulary: number of tokens.
-    tokenizer: a path to a tokenizer.json or a name on the hub; "" to train one on the corpus.
+    tokenizer: a path to a tokenizer.json or a name on the hub; "" to train a tokenizer on the corpus.
     context: tokens that the model sees at a time, packed without padding.
     steps: steps of the optimizer.
     batch: contexts in a step, over all ranks.
-    micro_batch: the largest number of contexts that go through a model at once. A smaller number takes less memory, and
+    micro_batch: the largest number of contexts that go through a model at once. A smaller number needs less memory, and
         the gradient stays the same.
     learning_rate: the peak of the schedule.
     dense_learning_rate: the peak for a dense network; None for the same peak.
     warmup: steps until the peak.
     iterative_warmup: steps in which the learning rate rises again after each change of the topology; 0 for none.
-    link_warmup: steps after each change of the topology in which new links move less, and all others move as usual; 0
-        for none.
-        See :class:`chts_core.tools.link_warmup.LinkWarmup`.
-    watch_updates: whether to measure the loss around each change of the topology (see `language.UpdateLoss`). This
-        changes no bit of the run.
+    link_warmup: steps after each change of the topology in which the weights of new links change less than usual; 0 for
+        none. See :class:`chts_core.tools.link_warmup.LinkWarmup`.
+    watch_updates: whether to measure the loss before and after each change of the topology (see `language.UpdateLoss`).
+        These measurements do not change the run.
     clip: the largest norm of the gradient.
     update_every: steps between updates of the topology.
     validate_every: steps between measurements on the validation tokens.
-    validation_tokens: number of validation tokens, always the same ones; fewer if the corpus has fewer.
+    validation_tokens: number of validation tokens, which are always the same; the corpus may have fewer.
     precision: "float32", or "bfloat16" (products in bfloat16, weights in float32), or "bfloat16_weights" (everything in
         bfloat16, as in the published code, which loses small changes by rounding).
     deviation: standard deviation of the first weights; see :func:`chts_core.lab.models.initialise_llama`.
     per_head: whether each head of queries, keys and values has its own number of links.
     compile: whether `torch.compile` makes the model faster, after a minute or more.
-    lanes: number of parallel streams for a corpus that is too large for the memory; this number, not the number of
-        ranks, decides the order of the text.
+    lanes: number of parallel streams for a corpus that is too large for memory; this number, not the number of ranks,
+        decides the order of the text.
     """
 
     size: str = "tiny"
@@ -305,7 +304,7 @@ class LanguageRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan for the times of updates and the storage of links."""
+        """The arguments of a Sparsifier or plan that set the times of updates and the storage of links."""
         settings = {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
         return {**settings, "per_head": self.per_head}
 

@@ -1,4 +1,4 @@
-"""The result of a training run, its record, and races, which train every method with every seed."""
+"""The result of a training run, its record, and races, in which every method trains with every seed."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,13 @@ _STEPS_TIMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The result that all training runs share.
+    """The part of a run's result that all kinds of training runs have.
 
     method: the label of the run.
-    sparsity: the sparsity that was asked for; `density` is the share of links at the end.
+    sparsity: the chosen sparsity; `density` is the share of links at the end.
     skipped_steps: the number of steps skipped because their loss or gradient was not finite.
     seconds: the time of training; `total_seconds` includes measuring, testing and saving.
-    peak_memory_mb: the peak of one rank; None if the system does not report it.
+    peak_memory_mb: the peak of the memory of one rank; None if the system does not report it.
     """
 
     method: str
@@ -75,13 +75,13 @@ def outcome(
 
 
 def as_record(run: Run, task: str, data: Any, recipe: Any, device: torch.device | str, **own: Any) -> dict[str, Any]:
-    """The record of a run: everything except its masks, history and model, rounded to the digits that matter.
+    """The record of a run: everything except its masks, history and model, with rounded numbers.
 
     Args:
         run: a finished run.
         task: "images", "translation" or "language".
-        data: the training data, with name and digest.
-        recipe, device: how it was trained.
+        data: the training data, which has a name and a digest.
+        recipe, device: the recipe and the device of the training.
         own: further entries for this kind of run.
     """
     return {
@@ -122,9 +122,9 @@ class Trainer(Generic[DataT, RunT]):
     task: the name in records, such as "images".
     unit: the unit of a progress bar, "step" or "epoch"; a recipe has `steps` or `epochs`.
     plan: refuses a task, method, sparsity and recipe that do not fit together.
-    begin: creates the learner from the same arguments, a seed and a device.
-    train: trains with the same arguments, and seed, device, label, save_to and progress.
-    as_record: the record from a run, its task, recipe and device.
+    begin: creates the learner from the arguments of `plan`, a seed and a device.
+    train: trains with the arguments of `plan`, and with seed, device, label, save_to and progress.
+    as_record: makes the record from a run, its task, its recipe and the device.
     """
 
     task: str
@@ -149,10 +149,10 @@ class Trainer(Generic[DataT, RunT]):
 
         Args:
             task, sparsity, recipe, device: as in `train`.
-            methods: names of methods, or methods by the name to show.
+            methods: names of methods, or a mapping from the name to show to a method.
             seeds: each method runs once with each seed.
-            folder: holds one checkpoint of each run, and `runs.jsonl` with the records of finished runs; an interrupted
-                race continues from there.
+            folder: the folder for a checkpoint of each run, and for `runs.jsonl` with the records of finished runs; an
+                interrupted race continues from them.
 
         Raises:
             ValueError: if the settings do not fit one of the methods; in this case nothing is trained.
@@ -195,10 +195,10 @@ class Trainer(Generic[DataT, RunT]):
             task, method, sparsity, recipe, device: as in `train`.
             folder: the folder for the checkpoint and the record; an interrupted run continues from its checkpoint.
             show: whether to show a progress bar of steps or epochs.
-            given: further arguments of `train`: seed, and save_every for translators and language models.
+            given: further arguments of `train`: a seed, and save_every for translators and language models.
 
         Returns:
-            The record; None on all ranks but the first.
+            The record; None on all ranks except the first.
         """
         self.plan(task, method, sparsity, recipe)
         first = is_first_rank()
@@ -216,7 +216,7 @@ class Trainer(Generic[DataT, RunT]):
     ) -> float:
         """Seconds that the training of a run will take on this machine, estimated from a few steps.
 
-        The function throws away the model of these steps. Validation and testing take additional time.
+        The function discards the model of these steps. Validation and testing take additional time.
         """
         device = torch.device(device)
         with own_randomness(0, device):

@@ -1,4 +1,4 @@
-"""Many runs of a grid of methods, sparsities and seeds, spread over the processes of this machine or of a cluster."""
+"""Many runs from a grid of methods, sparsities and seeds, spread over the processes of this machine or of a cluster."""
 
 import contextlib
 import logging
@@ -49,7 +49,7 @@ class Cell:
     parameters: dict[str, Any]
 
     def check(self) -> None:
-        """Refuse a cell that cannot run, before anything runs.
+        """Check that the cell can run, before anything runs.
 
         Raises:
             ValueError: if a parameter is unknown, or its value does not fit; the message names the parameter.
@@ -92,7 +92,7 @@ _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str,
 
 
 class _Plain(yaml.SafeLoader):
-    """Read YAML without aliases, because a few lines with aliases can expand to more than the memory holds."""
+    """Read YAML without aliases, because a few lines with aliases can expand to more than fits in memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -105,13 +105,13 @@ class _Plain(yaml.SafeLoader):
 
 
 def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
-    """The checked cells of a sweep: the product of its grid, in the order in which it is written.
+    """Return the checked cells of a sweep: the product of its grid, in the order of the file.
 
     FC has all its links at any sparsity, so it runs once for each combination of the other values.
 
     Args:
-        spec: "notebook" (a stage) or "train" (a recipe of `tasks`), "parameters" of all cells and
-            "grid", lists of values by the name of a parameter; or the path of a YAML file with these.
+        spec: a mapping with "notebook" (a stage) or "train" (a recipe of `tasks`), "parameters" (for all cells) and
+            "grid" (a list of values for each parameter name); or the path of a YAML file with such a mapping.
 
     Raises:
         ValueError: if the sweep has an error; the message names the error.
@@ -142,7 +142,9 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
             raise ValueError(f"{name} is both in parameters and in grid; give it in one of them.")
     number = math.prod(map(len, grid.values()))
     if number > _MOST_CELLS:
-        raise ValueError(f"the grid has {number:,} cells; expected at most {_MOST_CELLS:,}. Make several sweeps of it.")
+        raise ValueError(
+            f"the grid has {number:,} cells; expected at most {_MOST_CELLS:,}. Divide the grid among several sweeps."
+        )
     found: dict[str, Cell] = {}
     for values in product(*grid.values()):
         chosen = dict(zip(grid, values, strict=True))
@@ -160,23 +162,24 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
 def sweep(
     spec: Mapping[str, Any] | Path, out_dir: Path, *, workers: int | None = None, scheduler: str | None = None
 ) -> list[dict[str, Any]]:
-    """Run all cells of a sweep, each in its own folder; `sweep.jsonl` collects their records as they finish.
+    """Run all cells of a sweep, each in its own folder, and collect the records of finished cells in `sweep.jsonl`.
 
     An interrupted sweep continues: it skips finished cells and runs failed and interrupted cells again. Training
-    runs continue from their checkpoints. A failed cell leaves its traceback in `error.txt` and does not stop the
-    others.
+    runs continue from their checkpoints. If a cell fails, its traceback is in `error.txt`, and the other cells
+    continue.
 
     Args:
         spec: as in `cells`.
-        out_dir: the folder for all cells; the workers of a scheduler must see it under the same name.
-        workers: processes on this machine; by default one for each physical core. They share its cores evenly.
+        out_dir: the folder for all cells; the workers of a scheduler must see the folder under the same name.
+        workers: processes on this machine; by default one for each physical core. The processes share the cores evenly.
         scheduler: the address of a Dask scheduler whose workers run the cells.
 
     Returns:
         One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
 
     Raises:
-        ValueError: for a wrong sweep, the folder of another sweep, or workers with another version.
+        ValueError: if the sweep has an error, the folder belongs to another sweep, or workers have another version of
+            chts.
         OSError: if the scheduler does not answer.
     """
     wanted = cells(spec)
@@ -205,7 +208,7 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method name of an older record means a different method today, or may do so (a notebook's record)."""
+    """Whether the method name in an older record means, or in a notebook's record may mean, a different method now."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 
@@ -220,7 +223,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
     with tqdm(total=len(waiting), unit="cell", file=sys.stdout) as progress:
         for future in as_completed(futures):
             cell = futures[future]
-            lost = future.exception()  # its worker was lost, and then another one
+            lost = future.exception()  # the cell lost more than one worker
             row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
             failed += row["status"] == "failed"
             progress.write(_line(row, width))
@@ -230,7 +233,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
 
 
 def _line(row: Mapping[str, Any], width: int) -> str:
-    """A line of the table: status of a cell, its name, seconds, and its score or error."""
+    """A line of the table: the status of a cell, its name, its seconds, and its score or error."""
     from chts_core.lab.results import report  # imports plotting, which workers do not need
 
     record = row["record"] or {}
@@ -241,7 +244,7 @@ def _line(row: Mapping[str, Any], width: int) -> str:
 
 
 def _run(cell: Cell, out_dir: str) -> dict[str, Any]:
-    """Run a cell on a worker; never raise."""
+    """Run a cell on a worker. An error of the cell is returned in the row and never raised."""
     folder = Path(out_dir) / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -266,7 +269,7 @@ def _row(cell: Cell, error: str | None, record: dict[str, Any] | None) -> dict[s
 
 @contextlib.contextmanager
 def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
-    """A Dask client of a running scheduler, or of workers on this machine that end with the client."""
+    """Yield a Dask client of a running scheduler, or of workers on this machine that end together with the client."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -314,9 +317,10 @@ def _cores() -> int:
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """The variables that divide the cores among workers; if one of them is already set, its number applies to all.
+    """The environment variables that divide the cores among workers; if one is already set, all get its number.
 
-    They must be set before torch is imported: workers that all use all cores are slower than one.
+    The variables must be set before torch is imported. Without them, every worker uses all cores, and the workers are
+    together slower than one worker.
     """
     share = str(max(_cores() // workers, 1))
     given = next(filter(None, map(os.environ.get, THREADS)), share)

@@ -35,11 +35,11 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
-    """A recipe by its name, with some settings changed.
+    """Return the recipe with this name, with some settings changed.
 
     Args:
         name: a key of `RECIPES`.
-        changes: values by the name of the setting, or the values as text.
+        changes: for each setting to change, its new value, which may also be given as text.
 
     Raises:
         ValueError: for an unknown recipe or setting, or a value that the setting cannot have.
@@ -71,7 +71,7 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
 
 
 def _as_float(value: Any) -> Any:
-    """A number as float, also from 1e-3, which YAML reads as text."""
+    """Turn a number into a float, even 1e-3, which YAML reads as text."""
     try:
         return value if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -83,13 +83,13 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
 
     Args:
         recipe: a key of `RECIPES`.
-        parameters: any of `DEFAULTS`, and settings of the recipe.
+        parameters: values for any of `DEFAULTS` and for settings of the recipe.
 
     Returns:
-        The changed recipe, and a value for each of `DEFAULTS`.
+        The recipe with the changed settings, and a value for each of `DEFAULTS`.
 
     Raises:
-        ValueError: for settings that cannot be trained.
+        ValueError: if no run can be trained with these settings.
     """
     found = changed_recipe(recipe, {name: value for name, value in parameters.items() if name not in DEFAULTS})
     settled = {name: parameters.get(name, default) for name, default in DEFAULTS.items()}
@@ -113,7 +113,7 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
 def train(
     recipe: str, parameters: Mapping[str, Any], folder: Path, *, save_every: int = 500, show: bool = False
 ) -> dict[str, Any]:
-    """Train one run in one process and return its record; write it and a checkpoint to the folder.
+    """Train one run in one process, write its record and a checkpoint to the folder, and return the record.
 
     Args:
         recipe, parameters: as in `checked`.
@@ -122,7 +122,7 @@ def train(
         show: whether to show a progress bar; the bars of several parallel runs would mix.
 
     Raises:
-        ValueError: for settings that cannot be trained.
+        ValueError: if no run can be trained with these settings.
     """
     found, settled = checked(recipe, parameters)
     chosen, place = (settled["method"], settled["sparsity"]), (settled["dataset"], settled["data_dir"])

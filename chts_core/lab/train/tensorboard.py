@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class Log:
-    """Writes scalars, if a folder is given.
+    """Writes numbers for TensorBoard if a folder is given, and nothing otherwise.
 
     Raises:
         ValueError: if a folder is given and TensorBoard is not installed.
@@ -24,7 +24,7 @@ class Log:
             self._writer = SummaryWriter(str(folder))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values of a step, by name."""
+        """Write the values of a step, each under its name."""
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)

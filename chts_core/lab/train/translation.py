@@ -64,7 +64,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
     """Train or fetch the subwords of a corpus, and encode the corpus.
 
     Raises:
-        ValueError: if all training pairs are longer than the recipe allows, or if any validation or test pair is.
+        ValueError: if all training pairs, or any validation or test pair, are longer than the recipe allows.
     """
     vocabulary = load_vocabulary(data, recipe.vocabulary, cache_dir)
     train = encode_pairs(data.train, vocabulary, recipe.max_length, drop_long=True)
@@ -102,9 +102,9 @@ class Best:
 class Run(runs.Run):
     """The result of one training run.
 
-    train_loss: (step, loss per token in nats, with label smoothing), every few steps.
-    looks: measurements on the validation pairs; nothing is chosen on the test pairs.
-    test: scores of the last network's translations by beam search. They are "bleu" (standard), "bleu_lowercase", "chrf"
+    train_loss: pairs (step, loss per token in nats, with label smoothing), one every few steps.
+    looks: measurements on the validation pairs. The test pairs are never used for a choice.
+    test: scores of the final network's translations by beam search: "bleu" (standard), "bleu_lowercase", "chrf"
         and "exact", the percentage of sentences that match their reference exactly.
     best: the best network of the run; None if the recipe does not ask for it.
     signatures: sacrebleu's signature of each score.
@@ -129,9 +129,9 @@ class Run(runs.Run):
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step, counted from 1: inverse square root after a linear rise (Vaswani et al., 2017).
 
-    factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology the rate rises from a
-    fraction to the full value, in equal parts over `iterative_warmup` steps: Adam has no moments of new links yet and
-    would take full steps at once. This is our reading of the paper's "iterative warm-up".
+    factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the rate rises from a
+    fraction to the full value in `iterative_warmup` equal parts, one per step, because Adam has no moments of new links
+    yet and would take full steps at once. This is our reading of the paper's "iterative warm-up".
 
     Args:
         step: the step, from 1.
@@ -144,7 +144,7 @@ def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | N
 
 
 class _Learner(loop.Learner):
-    """A Transformer that learns to translate by Adam; it measures its scores on the validation pairs."""
+    """A Transformer that is trained with Adam to translate, with its scores on the validation pairs."""
 
     kind = "a translator's training"
 
@@ -224,7 +224,7 @@ class _Learner(loop.Learner):
 
 
 def _order(task: Task, recipe: Recipe, seed: int, step: int) -> Iterator[Tensor]:
-    """The batches after a step, epoch after epoch; the seed decides the order of each epoch."""
+    """Yield the batches after a step, epoch after epoch; the seed decides the order of the batches in each epoch."""
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed((seed * 2**20 + epoch) % 2**63)
         order = batches(task.train, recipe.batch_tokens, generator)
@@ -245,11 +245,11 @@ def train(
     save_every: int = 500,
     progress: "tqdm[Any] | None" = None,
 ) -> Run:
-    """Train one translator by one method, and translate the test sentences.
+    """Train one translator with one method, and translate the test sentences.
 
-    It trains as :func:`chts_core.lab.train.loop.train` describes. The seed decides the initial weights, the order of
-    the batches, dropout and the topology; the same seed gives every method the same weights and batches. A finished run
-    is only tested again.
+    The loop is explained in :func:`chts_core.lab.train.loop.train`. The seed decides the initial weights, the order of
+    the batches, dropout and the topology; the same seed gives every method the same weights and batches. If the
+    checkpoint is of a finished run, the function only tests the network again.
 
     Args:
         task: the result of `prepare`.
@@ -292,7 +292,7 @@ def train(
 
 
 def _tested(translator: Translator, task: Task, recipe: Recipe) -> tuple[list[str], dict[str, float], dict[str, str]]:
-    """Translations of the test sentences, their scores, and the scores' signatures."""
+    """Translate the test sentences, and return the translations, their scores, and the signatures of the scores."""
     sources, references = map(list, zip(*task.test_pairs, strict=True))
     translations = translator.translate(sources, beam=recipe.beam)
     found = {
@@ -306,7 +306,7 @@ def _tested(translator: Translator, task: Task, recipe: Recipe) -> tuple[list[st
 
 
 def _loss(model: nn.Module, batch: Batch, recipe: Recipe, label_smoothing: float) -> Tensor:
-    """Summed cross-entropy of all tokens of a batch, in nats."""
+    """Sum of the cross-entropy in nats over all tokens of a batch."""
     with autocast(recipe.precision, batch.source.device):
         logits = model(batch.source, batch.target[:, :-1])
     return F.cross_entropy(
@@ -320,7 +320,7 @@ def _loss(model: nn.Module, batch: Batch, recipe: Recipe, label_smoothing: float
 
 @torch.no_grad()
 def validation_loss(model: Transformer, task: Task, recipe: Recipe) -> float:
-    """Cross-entropy per token of the validation pairs in nats, without label smoothing; its exp is the perplexity."""
+    """Cross-entropy per token of the validation pairs, in nats, without label smoothing; its exp is the perplexity."""
     device = model.embedding.weight.device
     model.eval()
     total = tokens = 0.0
@@ -378,7 +378,7 @@ def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.results.statistics.mean_scores` of rows of `as_record`.
+    """Call :func:`chts_core.lab.results.statistics.mean_scores` with recorded runs and the name of a score.
 
     Args:
         rows: recorded runs.

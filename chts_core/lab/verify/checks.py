@@ -84,16 +84,17 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
                     return False, f"a new link of {name} starts from {first:.3g} at step {step}"
             changed = (weight.detach() != trained[name]) & mask & old[name]
             if (changed & (weight.detach() != 0)).any() or (spec.history and changed.any()):
-                return False, f"a link of {name} that stayed was changed at step {step}"
+                return False, f"an update changed the weight of a surviving link of {name} at step {step}"
             past[name] |= {link: float(trained[name][link]) for link in links_of(old[name] & ~mask)}
     if spec.history and spec.shows and not returned:
-        return False, "no link ever came back"
+        return False, "no link was ever regrown after its removal"
     return True, f"{STEPS} steps" + (f", {returned} links came back" if spec.history else "")
 
 
 def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
-    """An update removes and regrows as many links as the turnover says. The number is larger with percolation or if
-    pruned links return, and 0 after the turnover has stopped.
+    """An update removes and regrows as many links as the turnover says.
+
+    It exchanges more links if links percolate or pruned links return, and no links after the turnover has stopped.
     """
     run = Run(method, device=device)
     run.train(1, STEPS)
@@ -125,7 +126,7 @@ def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _removal(method: Method, spec: Spec, device: str) -> Outcome:
-    """A hard removal takes the lowest scores; in a soft one, every outcome of an update has the right frequency."""
+    """A hard removal takes the lowest scores; in a soft removal, every outcome of an update has the right frequency."""
     if spec.zeta == 0 and spec.sparsity(spec.stop) == spec.sparsity(0):
         return None, "no link is ever removed"
     if spec.returning:
@@ -141,7 +142,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
         if not passed:
             return passed, f"pruning: {detail}"
     if spec.removes_by_block:
-        return None, "no second formula of a soft removal by blocks"
+        return None, "no second formula to compare a soft removal by blocks with"
     scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
     exponent = spec.temperature(EVERY)
     odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
@@ -150,7 +151,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
-    """Check the first update. Among equal scores, any link may be removed."""
+    """The first update removes the links with the lowest scores; of links with equal scores, it may remove any."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     run.backward_and_step(EVERY)
@@ -174,12 +175,12 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
         if (survivors & ~possible).any() or (
             not spec.percolate and (int(survivors.sum()) != kept or (certain & ~survivors).any())
         ):
-            return False, f"the survivors in {name} are not those with the highest scores"
+            return False, f"the surviving links of {name} are not the links with the highest scores"
     return True, "the links with the highest scores survive"
 
 
 def _returning(method: Method, spec: Spec, device: str) -> Outcome:
-    """After every update, the links have the largest weights of all links that existed before the update or earlier."""
+    """After every update, the network has the links with the largest weights, also among links that existed earlier."""
     run = Run(method, device=device)
     past = {name: torch.zeros(mask.shape, device=device) for name, mask in run.sparsifier.masks.items()}
     returned = 0
@@ -196,13 +197,13 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
             expected = best(past[name].abs(), past[name] != 0, num)
             new = mask.cpu() & ~expected  # only a layer that gains links needs links that never existed
             if (expected & ~mask.cpu()).any() or int(new.sum()) != num - int(expected.sum()):
-                return False, f"the links of {name} are not those with the largest weights at step {step}"
+                return False, f"the links of {name} are not the links with the largest weights at step {step}"
             returned += int((mask & ~old[name]).sum())
     return returned > 0, f"the largest weights survive, and {returned} links came back"
 
 
 def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
-    """No survivor is incomplete: before regrowth, each hidden neuron has links on both sides or on neither."""
+    """No surviving link is incomplete: before regrowth, each hidden neuron has links on both sides or on no side."""
     if not spec.percolate:
         return None, "the method leaves incomplete links"
     if spec.regrowth == "magnitude":
@@ -226,7 +227,7 @@ def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
-    """A hard regrowth takes the highest scores; in a soft or random one, every outcome has the right frequency."""
+    """A hard regrowth takes the highest scores; in a soft or random regrowth, every outcome has the right frequency."""
     if spec.zeta == 0:
         return None, "no link is ever regrown"
     if spec.regrowth == "magnitude":
@@ -261,7 +262,7 @@ def _regrown(spec: Spec, total: int, survivors: Tensor) -> list[int]:
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
-    """Check the first update. Among equal scores, any link may be regrown."""
+    """The first update regrows the links with the largest gradients; of equal gradients, it may take any link."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
@@ -276,7 +277,7 @@ def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
         scores, come = missing_scores(spec.regrowth, survivors, gradient), mask & ~survivors
         possible, certain = ranked(scores, ~survivors, nums)
         if (come & ~possible).any() or (certain & ~come).any() or int(come.sum()) != sum(nums):
-            return False, f"the links regrown in {name} are not those with the largest gradients"
+            return False, f"the regrown links of {name} are not the links with the largest gradients"
     return True, "the links with the largest gradients are regrown"
 
 
@@ -286,7 +287,7 @@ def _scores(method: Method, spec: Spec, device: str) -> Outcome:
         return _own_scores(spec.regrowth)
     if spec.regrowth not in DEFINITIONS:
         known = spec.regrowth in link_prediction.PREDICTORS
-        return None, f"no second formula of {spec.regrowth}" if known else "no link prediction"
+        return None, f"no second formula to compare {spec.regrowth} with" if known else "no link prediction"
     worst = 0.0
     for mask in _networks():
         expected = DEFINITIONS[spec.regrowth](mask)
@@ -302,7 +303,7 @@ def _networks() -> Iterator[Tensor]:
 
 
 def _own_scores(score: MissingLinkScore) -> Outcome:
-    """The scores of a custom predictor are valid for layers of any shape, and the same when computed again."""
+    """A custom predictor gives valid scores for layers of any shape, and equal scores in a second computation."""
     generator = torch.Generator().manual_seed(0)
     number = 0
     for number, mask in enumerate(_networks(), start=1):  # noqa: B007
@@ -319,7 +320,7 @@ def _own_scores(score: MissingLinkScore) -> Outcome:
 
 
 def _resume(method: Method, spec: Spec, device: str) -> Outcome:
-    """A run that is interrupted anywhere and resumed in a fresh model equals the undisturbed run, bit for bit."""
+    """A run that is interrupted at any step and resumed in a new model equals the undisturbed run, bit for bit."""
     uncut, saved = Run(method, device=device), Run(method, device=device)
     uncut.train(1, STEPS)
     files = {cut: io.BytesIO() for cut in (1, EVERY, 2 * EVERY + 1, STOP, STEPS - 1)}
@@ -343,8 +344,8 @@ def _resume(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _links_alone(method: Method, spec: Spec, device: str) -> Outcome:
-    """A run that stores only links has the links of the masked run, and the same outputs up to rounding."""
-    sgd = not spec.shows  # for the paper's methods, rounding is known to decide nothing
+    """A run that stores only links has the same links as the masked run, and the same outputs up to rounding."""
+    sgd = not spec.shows  # for the paper's methods, rounding is known not to matter
     masked, alone = Run(method, sgd=sgd, device=device), Run(method, execution="csr", sgd=sgd, device=device)
     for run in (masked, alone):
         run.train(1, STEPS)
@@ -360,7 +361,7 @@ def _devices(method: Method, spec: Spec, device: str) -> Outcome:
     if not torch.cuda.is_available():
         return None, "no CUDA device"
     if isinstance(method.topology, Correlated):
-        return None, "no inputs with correlations to start from"
+        return None, "the start needs correlated inputs, and this check has none"
     masks = []
     for place in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)

@@ -1,9 +1,9 @@
 """Check that every method does what its description says.
 
 `published` compares the presets of the authors' commands with numbers recorded from these commands
-(:mod:`chts_core.lab.verify.published`); it finds a wrong reading of the commands. `conformance` trains small models by
-the nine methods and compares them with a second version of the formulas; it finds an error in one of the two. For a
-custom method, it compares with the method's own choices.
+(:mod:`chts_core.lab.verify.published`). This comparison finds a wrong reading of the commands. `conformance` trains
+small models with the nine methods and compares them with a second version of the formulas. This comparison finds an
+error in one of the two versions. A custom method is compared with its own choices.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,15 +32,16 @@ def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") ->
     """Check methods against their specification; an exception counts as a failure.
 
     Args:
-        methods: methods by name, by default the nine of the paper. A method with a name in `SPECS` is compared with
-            that specification, and any other with its own choices: their schedules, scores and shares.
+        methods: a mapping from names to methods, by default the nine methods of the paper. A method with a name in
+            `SPECS` is compared with that specification. Any other method is compared with its own choices: their
+            schedules, scores and shares.
         device: the device of the small models, "cpu" or "cuda".
     """
     return [checked(name, method, check, device) for name, method in methods.items() for check in CHECKS]
 
 
 def checked(name: str, method: Method, check: str, device: str = "cpu") -> Check:
-    """One check of a method against the specification of that name."""
+    """Do one check of a method against the specification called `name`."""
 
     def compare() -> Outcome:
         known = get_method(method)  # a wrong method may have no specification
@@ -61,7 +62,7 @@ def published(names: Collection[str] | None = None) -> list[Check]:
 
 
 def checked_by_numbers(name: str, method: Method, check: str) -> Check:
-    """One check of a method against the published command of that name."""
+    """Do one check of a method against the published command called `name`."""
     return _outcome(name, check, lambda: PUBLISHED_CHECKS[check](get_method(method), COMMANDS[name]))
 
 
@@ -74,7 +75,7 @@ def _outcome(name: str, check: str, compare: Callable[[], Outcome]) -> Check:
 
 
 def as_table(results: Sequence[Check]) -> str:
-    """One line per method, one column per check, and the failures."""
+    """A table as text, with one line per method and one column per check, and then the failures."""
     marks = {True: "ok", False: "FAIL", None: "-"}
     found = {(result.method, result.check): marks[result.passed] for result in results}
     methods, checks = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))

@@ -1,6 +1,6 @@
-"""Deliberate faults: runs that are killed, that cannot write, or whose clock jumps must end like undisturbed runs.
+"""Deliberate faults: runs are killed, cannot write, or have a clock that jumps. They must end like undisturbed runs.
 
-Each drill trains once undisturbed, with the usual command, and again with faults. It compares the records of both, and
+Each drill runs the usual command once undisturbed, and again with faults. It compares the records of the two runs, and
 their checkpoints bit for bit. Times and memory may differ.
 """
 
@@ -83,9 +83,7 @@ class Scenario:
 
     @property
     def refusals(self) -> tuple[int, ...]:
-        """The exit status of a run that cannot write: torchrun has one status for all errors, and a sweep has 1 if its
-        cells fail.
-        """
+        """The exit status of a run that cannot write. Torchrun has one status for all errors, and a sweep has 1."""
         if self.processes > 1:
             return (1,)
         return (2,) if self.sweep is None else (1, 2)
@@ -134,14 +132,14 @@ def drill(
     faults: tuple[str, ...] = ("no space", "full disk", "read-only", "clock"),
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Kill runs of each scenario, let them end, and compare them with undisturbed runs. Cause every other fault once.
+    """Kill runs of each scenario, let them end, and compare them with undisturbed runs. Also cause each fault once.
 
     Args:
         kills: number of kills, over all scenarios.
         folder: output folder of the runs; the function removes the folder of an earlier drill.
         names: keys of `SCENARIOS`.
         faults: keys of `FAULTS`.
-        seed: decides the times and the signals.
+        seed: decides the times of the kills and their signals.
 
     Yields:
         A row per fault: scenario, fault, and whether the run ended like an undisturbed run.
@@ -226,7 +224,7 @@ def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
 
 
 def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """Kill a run; continue it with a folder that it can only read, and then with one that it can write to."""
+    """Kill a run; continue it in a folder that it can only read, and then in a folder that it can write to."""
     saved = _begin(scenario, folder)
     folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
     for path in folders:
@@ -242,7 +240,7 @@ def _in_read_only_folder(scenario: Scenario, folder: Path, _: Path) -> dict[str,
 
 
 def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, Any] | None:
-    """Run on a disk that is too small, and then on one that is large enough; None if such a disk cannot be made."""
+    """Run on a disk that is too small, and then on a disk that is large enough; None if no such disk can be made."""
     disk = folder.with_name(f"{folder.name}.disk")
     disk.mkdir()
     room = sum(path.stat().st_size for path in uncut.rglob("*") if path.is_file()) * 6 // 10
@@ -280,7 +278,7 @@ FAULTS: dict[str, Callable[[Scenario, Path, Path], dict[str, Any] | None]] = {
 
 
 def _begin(scenario: Scenario, folder: Path) -> dict[Path, bytes]:
-    """Start a run, and kill it once it has saved a file; return the files that it has saved."""
+    """Start a run, kill it when it has saved a checkpoint, and return the saved checkpoints."""
     process = _start(scenario.command(folder))
     while process.poll() is None and not _saved(folder):
         time.sleep(0.005)
@@ -310,7 +308,7 @@ def _limit_files(size: int) -> None:
 
 
 def _obey_permissions() -> None:
-    """Take away root's right to write anywhere from the processes that it starts."""
+    """Make the new processes of root obey the permissions of files, which root may normally ignore."""
     if os.geteuid() == 0:
         ctypes.CDLL(None).prctl(_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS, 0, 0, 0)
 
@@ -332,7 +330,7 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def _end(scenario: Scenario, folder: Path) -> float:
-    """Let a run end; return the seconds that it took."""
+    """Start a run, wait for its end, and return the seconds that it took."""
     started = time.monotonic()
     ended = subprocess.run(scenario.command(folder), capture_output=True, text=True, check=False, timeout=_PATIENCE)
     if ended.returncode:
@@ -341,7 +339,7 @@ def _end(scenario: Scenario, folder: Path) -> float:
 
 
 def _newest(folder: Path) -> int:
-    """The time of the last write below a folder, in nanoseconds; 0 if there is no file."""
+    """The time of the last write to a file below a folder, in nanoseconds; 0 if there is no file."""
     found = 0
     for path in folder.rglob("*"):
         try:
@@ -355,7 +353,7 @@ def _reached(folder: Path) -> int:
     """The progress of a killed run that will continue: steps, epochs or cells.
 
     Raises:
-        ValueError: if a file that the run has left is damaged.
+        ValueError: if one of the run's files is damaged.
     """
     path = folder / "checkpoint.safetensors"
     if path.exists():
@@ -365,7 +363,7 @@ def _reached(folder: Path) -> int:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """The first difference between two runs of the same command in two folders, except in time and memory.
+    """List the differences between two runs of the same command in two folders, except in time and memory.
 
     Args:
         one, other: output folders of `chts train` or `chts sweep`.

@@ -23,7 +23,7 @@ def links_of(mask: Tensor) -> Links:
 
 
 def mask_of(links: Links, shape: Sequence[int]) -> Tensor:
-    """A mask with these links."""
+    """A mask that has only these links."""
     mask = torch.zeros(*shape, dtype=torch.bool)
     for link in links:
         mask[link] = True
@@ -37,9 +37,10 @@ def best(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
 
 
 def ranked(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The candidates that may be among those with the highest scores, and those that must be among them.
+    """The candidates that a choice of the highest scores may take, and the candidates that it must take.
 
-    Equal scores are the difference. `nums` are the numbers of links of equal blocks of the flattened mask.
+    The two sets differ if scores are equal. `nums` has the number of links to take in each of several equal blocks of
+    the flattened mask.
     """
     parts = zip(scores.reshape(len(nums), -1), candidates.reshape(len(nums), -1), nums, strict=True)
     possible, certain = [], []
@@ -51,7 +52,7 @@ def ranked(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> tuple[Ten
 
 
 def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
-    """The score by which links are removed, float64; zero for a missing link."""
+    """The removal score of each link, float64; zero for a missing link."""
     size = (weight.detach() * mask).abs().double()
     if score == "magnitude":
         return size
@@ -67,7 +68,7 @@ def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mas
 
 
 def missing_scores(score: str | MissingLinkScore, mask: Tensor, gradient: Tensor) -> Tensor:
-    """The score by which missing links are regrown, float64; its values on existing links do not matter."""
+    """The regrowth score of each missing link, float64; the values for existing links are not used."""
     if score == "random":
         return torch.ones(mask.shape, dtype=torch.float64)
     if score == "gradient":
@@ -78,14 +79,16 @@ def missing_scores(score: str | MissingLinkScore, mask: Tensor, gradient: Tensor
 
 
 def wants_gradient(score: str | MissingLinkScore) -> bool:
-    """Whether the score of missing links depends on the gradient of all weights."""
+    """Whether a score of missing links depends on the gradient with respect to all weights."""
     return score == "gradient" or getattr(score, "needs_gradient", False) is True
 
 
 def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[int, int]]], float]) -> Tensor:
-    """Score each missing link from its L3 paths; `score` gets one list with (i, e) of both inner nodes of every path,
-    and one with (i, e) of every node that is on any path. i is the number of a node's links inside the local community.
-    e is the number of a node's links to nodes outside the local community, except the ends of the missing link.
+    """Score each missing link from its L3 paths.
+
+    `score` gets a list with (i, e) of both inner nodes of every path, and a list with (i, e) of every node that is on
+    any path. i is the number of a node's links inside the local community. e is the number of a node's links to nodes
+    outside the local community, except the ends of the missing link.
     """
     outputs, inputs = range(mask.shape[0]), range(mask.shape[1])
     inputs_of = {u: {v for v in inputs if mask[u, v]} for u in outputs}
@@ -120,7 +123,7 @@ DEFINITIONS: dict[str, Callable[[Tensor], Tensor]] = {"ch2_l3n": _ch2_l3n, "ch3_
 
 
 def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, float]:
-    """Probability of every set of `num` links under successive draws with these odds; zero odds come last."""
+    """Probability of every set of `num` links under successive draws with these odds; zero odds are drawn last."""
     probabilities: dict[Links, float] = {}
     for order in itertools.permutations(odds, num):
         probability, left = 1.0, dict(odds)
@@ -133,7 +136,7 @@ def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, f
 
 
 def successive_in_blocks(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> dict[Links, float]:
-    """:func:`successive` in each of several equal blocks of the flattened mask, which draw `nums` links."""
+    """Like :func:`successive`, but in several equal blocks of the flattened mask, which draw `nums` links."""
     block = torch.arange(candidates.numel()).view_as(candidates) // (candidates.numel() // len(nums))
     probabilities: dict[Links, float] = {frozenset(): 1.0}
     for number, num in enumerate(nums):
@@ -144,7 +147,7 @@ def successive_in_blocks(scores: Tensor, candidates: Tensor, nums: Sequence[int]
 
 
 def fits(counts: Counter[Links], probabilities: Mapping[Links, float]) -> Outcome:
-    """Chi-square test of counted outcomes; outcomes expected fewer than five times form one group."""
+    """Chi-square test of counted outcomes. Outcomes that are expected fewer than five times form one group."""
     impossible = counts.keys() - probabilities.keys()
     if impossible:
         return False, f"{sum(counts[links] for links in impossible)} of {counts.total()} outcomes are impossible"

@@ -1,11 +1,11 @@
-"""Healthy runs, and runs that are broken on purpose, each by one defect known from other sparse training code.
+"""Healthy runs, and runs with one deliberate fault each. Such faults are known from other sparse training code.
 
     with faults.stale_moments(sparsifier):
         ...train...
 
     patient = faults.run(task, "chtss", 0.9, "stale moments", hidden=64, epochs=10)
 
-A fault lasts as long as its block; its effect on the weights stays.
+A fault lasts until its `with` block ends; its effect on the weights stays.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +36,7 @@ from chts_core.tools.audit import REGROWN, Auditor, Finding, moments
 
 @contextmanager
 def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
-    """The weights follow the mask, but the optimizer keeps the state of a removed link, which moves the link when it
-    returns.
+    """The optimizer keeps the state of a removed link, and this state moves the weight of the link after its regrowth.
 
     Raises:
         ValueError: for a layer that stores only its links.
@@ -98,7 +97,7 @@ def collapsed_layer(sparsifier: Sparsifier, at: float = 0.4) -> Iterator[None]:
     """The schedule of the middle layer falls to zero links.
 
     Args:
-        at: the time, as a fraction of the run.
+        at: the time of the collapse, as a fraction of the run.
     """
     names = list(sparsifier.network.parts)
     right = sparsifier.progress.budget
@@ -173,11 +172,11 @@ SIGNATURES: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Patient:
-    """A run in its state after the last step, and the values noted during it.
+    """A run after its last step, with the values that were recorded during the run.
 
-    loss: the loss by step.
-    nonzero: by step, the share of nonzero weights in the sparse layers just before the forward pass.
-    density: by step, the share of the possible links that the masks have at that moment.
+    loss: the loss of each step.
+    nonzero: for each step, the share of nonzero weights in the sparse layers just before the forward pass.
+    density: for each step, the share of the possible links that the masks have just before the forward pass.
     findings: the findings of an Auditor that checks the run after every step.
     """
 
@@ -191,7 +190,7 @@ class Patient:
 
     @property
     def checks(self) -> frozenset[str]:
-        """Names of the checks that found a fault."""
+        """The names of the Auditor's checks that found a fault."""
         return frozenset(finding.check for finding in self.findings)
 
 
@@ -208,12 +207,12 @@ def run(
     weight_seed: int = 0,
     initial_masks: Mapping[str, Tensor] | None = None,
 ) -> Patient:
-    """Train an MLP with three sparse hidden layers by SGD with momentum, healthy or with a fault from the first step.
+    """Train an MLP with three sparse hidden layers, with SGD and momentum, without or with a fault from the first step.
 
     Args:
         data: an image task, on the CPU.
         method, sparsity: arguments of the Sparsifier.
-        fault: a name in `FAULTS` or a similar function; None for a healthy run.
+        fault: a name in `FAULTS`, or your own function of the same kind; None for a healthy run.
         hidden: units per hidden layer.
         epochs: passes over the training images, in batches of 32.
         updates_per_epoch: how often the topology is updated.
@@ -255,7 +254,7 @@ def run(
 
 
 def _step(patient: Patient, data: ImageData, batch: Tensor) -> None:
-    """Make a step of training and note its values."""
+    """Make a training step and record its values."""
     patient.nonzero.append(_nonzero(patient.sparsifier))
     patient.density.append(patient.sparsifier.density())
     some = data.train.take(batch)
@@ -276,7 +275,7 @@ def _nonzero(sparsifier: Sparsifier) -> float:
 
 
 class _Unchecked(Budget):
-    """A budget without the usual checks of its values."""
+    """A budget whose values are not checked."""
 
     def __post_init__(self) -> None:
         pass
@@ -317,7 +316,7 @@ class _Top(Regrowth):
 
 
 def _regrowing(sparsifier: Sparsifier, rule: type[Regrowth]) -> AbstractContextManager[object]:
-    """Regrow by another rule inside the block."""
+    """Inside the `with` block, regrow links with another rule."""
     regrowth = sparsifier.method.regrowth
     wrong = rule(regrowth.score, regrowth.soft, regrowth.history)
     return patch.object(sparsifier, "method", replace(sparsifier.method, regrowth=wrong))

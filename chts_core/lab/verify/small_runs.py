@@ -20,8 +20,9 @@ _AT_A_TIME = 16  # layers updated at a time, each with its own random numbers
 class Run:
     """A small perceptron in training; the seed decides only its topology.
 
-    It learns by AdamW. AdamW's first steps have the same length for all new links, so that rounding decides which link
-    has the larger weight. With `sgd` it learns by SGD, which avoids this.
+    The perceptron is trained with AdamW. AdamW's first steps have the same length for all new links, so that rounding
+    decides which link has the larger weight. With `sgd`, the perceptron is trained with SGD, which does not have this
+    problem.
     """
 
     def __init__(
@@ -61,23 +62,23 @@ class Run:
         )
 
     def weight(self, name: str) -> nn.Parameter:
-        """The weight of that name, masked: absent links are zero."""
+        """The weight with this name, in which absent links are zero."""
         return self.model.get_parameter(name)
 
     def gradient(self, name: str) -> Tensor:
-        """The gradient of that weight, which must exist."""
+        """The gradient of the weight with this name; it must exist."""
         gradient = self.weight(name).grad
         assert gradient is not None
         return gradient
 
     def backward_and_step(self, step: int) -> None:
-        """A training step without the Sparsifier's part."""
+        """Make a training step, except for the Sparsifier's part of it."""
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.model(self.images[step - 1]), self.labels[step - 1]).backward()
         self.optimizer.step()
 
     def train(self, first: int, last: int) -> None:
-        """Train from one step to another, both included."""
+        """Train from step `first` to step `last`, including both steps."""
         for step in range(first, last + 1):
             self.backward_and_step(step)
             self.sparsifier.step()
@@ -88,7 +89,7 @@ class Run:
 
 
 def from_zero(method: Method) -> Method:
-    """New links start from zero, so that they differ from survivors. `_weights` checks the last weights."""
+    """A variant of a method whose new links start from zero, so that checks can distinguish them from survivors."""
     return replace(method, regrowth=replace(method.regrowth, history=False))
 
 
@@ -100,7 +101,7 @@ SMALL_GRADIENT = torch.linspace(1.0, 0.1, 12).view(3, 4)
 
 
 def small_weights() -> Tensor:
-    """Weights of the small network, all different."""
+    """The weights of the small network, which are all different."""
     return torch.linspace(0.2, 1.0, 12).view(3, 4) * torch.tensor([1, -1, 1, -1])
 
 

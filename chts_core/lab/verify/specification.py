@@ -1,4 +1,4 @@
-"""Specifications of the paper's nine methods, written here, and of any other method, from its own choices."""
+"""Specifications of methods: written here for the paper's nine methods, and made from the choices of other methods."""
 
 import math
 from collections.abc import Callable
@@ -17,23 +17,24 @@ SPARSITY = 0.9
 
 @dataclass(frozen=True)
 class Spec:
-    """The specification of a method: a row of the paper's table in the plainest form.
+    """The specification of a method: a row of the paper's table of methods, in plain values and functions.
 
     sparsity: the sparsity at a step.
-    zeta: the share that the first update exchanges, which then falls as a cosine; or a function that gives the share at
-        a step; or "excess" for all links above the final number.
-    removal: the score, by name or custom.
+    zeta: the share of the links that the first update exchanges, which then falls as a cosine; or a function that gives
+        the share at a step; or "excess" for all links above the final number.
+    removal: the score for the removal, by its name or as a function.
     temperature: the temperature of the removal at a step; None for a hard removal.
     prune: the score by which links are pruned when the density falls; None for the score of the removal.
-    regrowth: the score, by name or custom, or "random" or "gradient".
-    history: whether a link that comes back starts from its last weight.
-    returning: whether pruned links come back if they are among the largest.
-    early_stop: the overlap above which a layer stops.
-    together: whether layers stop only when all of them have reached this overlap.
+    regrowth: the score for the regrowth, by its name or as a function; or "random" or "gradient".
+    history: whether a regrown link starts from the last weight that it had.
+    returning: whether a pruned link is regrown if its last weight is among the largest weights.
+    early_stop: the overlap above which the updates of a layer stop; None if they never stop early.
+    together: whether the updates of a layer stop only when all layers have been above `early_stop`.
     stop: the step of the last update.
-    shares: how many links each of several equal blocks of a layer has, from their number and the shape of the layer.
+    shares: computes the number of links in each of several equal blocks of a layer, from the layer's number of links
+        and its shape.
     removes_by_block: whether a removal takes links from all blocks equally.
-    shows: whether a small run must show links that come back and incomplete links that are removed.
+    shows: whether even a small run must regrow links with their last weights and remove incomplete links.
     """
 
     sparsity: Callable[[int], float]
@@ -94,7 +95,7 @@ SPECS: dict[str, Spec] = {
 
 
 def of_choices(method: Method) -> Spec:
-    """The specification that a method's own choices give: their schedules, scores and shares."""
+    """Make the specification of a method from its own choices: their schedules, scores and shares."""
     removal, regrowth, turnover = method.removal, method.regrowth, method.turnover
     timeline = Timeline(STEPS, EVERY, turnover.stop)
     zeta, temperature = turnover.zeta, removal.temperature

@@ -1,8 +1,9 @@
-"""Recorded updates of small runs, healthy and faulty: the effect of each update on a layer, row by row.
+"""Recorded updates of small runs, healthy and faulty. Each row has the effect of one update on one layer.
 
-The runs are MLPs of three hidden layers of 48 units on the digits, 90 % sparse, with 128 steps and an update every 8
-steps; `observed` trains them again. `update_curves.json` has the second and the third layer, with seeds 0 and 1.
-The mystery patient is such a run too; it is trained again, since its seed chooses what is wrong with it.
+In each run, an MLP with three hidden layers of 48 units is trained on the digits, 90 % sparse, for 128 steps, with an
+update every 8 steps; `observed` repeats a run. `update_curves.json` has the rows of the second and the third layer,
+with seeds 0 and 1. The mystery patient is a run of the same kind. It is trained each time, because its seed chooses its
+fault.
 """
 
 import json
@@ -49,7 +50,7 @@ _LAYERS = ("2.weight", "4.weight")
 
 
 def observed(name: str, seed: int, data: ImageData) -> dict[str, list[Row]]:
-    """Train one of `NAMES` on the digits again; return its rows of `Sparsifier.history`, without times, by layer."""
+    """Train one of `NAMES` on the digits again, and return its rows of `Sparsifier.history` by layer, without times."""
     method, fault = _RUNS[name]
     return _rows_of(injected_bugs.run(data, method, 0.9, fault, hidden=48, epochs=4, seed=seed))
 
@@ -75,12 +76,12 @@ def recorded(name: str, seed: int, layer: str) -> list[Row]:
 
 
 def patients() -> dict[str, list[Row]]:
-    """The second layers of the recorded runs with seed 0, under letters instead of names."""
+    """The rows of the second layers of the recorded runs with seed 0, under letters instead of names."""
     return {letter: recorded(name, 0, "2.weight") for letter, name in _LETTERS.items()}
 
 
 def everyone() -> list[tuple[str, list[Row]]]:
-    """The names and rows of all recordings, the patients first."""
+    """The names and rows of all recordings; the recordings of :func:`patients` come first."""
     first = [(name, recorded(name, 0, "2.weight")) for name in _LETTERS.values()]
     rest = [(0, "4.weight"), (1, "2.weight"), (1, "4.weight")]
     return first + [(name, recorded(name, seed, layer)) for seed, layer in rest for name in NAMES]
@@ -88,7 +89,7 @@ def everyone() -> list[tuple[str, list[Row]]]:
 
 @dataclass(frozen=True)
 class _TooMany(Regrowth):
-    """Regrowth of one and a half times as many links as it should add."""
+    """A regrowth that adds one and a half times as many links as it should."""
 
     def __call__(self, links: Tensor, shape: tuple[int, int], num: int, *given: Any, **named: Any) -> Tensor:
         return super().__call__(links, shape, num * 3 // 2, *given, **named)
@@ -96,7 +97,7 @@ class _TooMany(Regrowth):
 
 @dataclass(frozen=True)
 class _Place:
-    """A score: the number of a link's output. So removal takes all links of the first outputs."""
+    """A removal score that is the number of a link's output, so the removal takes all links of the first outputs."""
 
     def __call__(self, links: WeightedLinks) -> Tensor:
         return links.outputs.float()
@@ -113,10 +114,10 @@ MYSTERIES = tuple(_MYSTERIES)
 
 
 def mystery(name: str, seed: int, data: ImageData) -> list[Row]:
-    """Train one of `MYSTERIES` on the digits; return the rows of its second layer."""
+    """Train one of `MYSTERIES` on the digits, and return the rows of its second layer."""
     return _rows_of(injected_bugs.run(data, _MYSTERIES[name], 0.9, hidden=48, epochs=4, seed=seed))["2.weight"]
 
 
 def drawn(seed: int) -> str:
-    """What is wrong with the mystery patient of a seed."""
+    """The fault of the mystery patient of a seed: a name in `MYSTERIES` except "healthy"."""
     return random.Random(seed).choice([name for name in MYSTERIES if name != "healthy"])

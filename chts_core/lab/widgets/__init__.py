@@ -1,6 +1,6 @@
-"""Widgets to explore with: when you move a control, the picture and its description change.
+"""Widgets for exploring: when you move a control, the picture and its description change.
 
-`EXPLORERS` holds all of them by name.
+`EXPLORERS` has all widgets by their names.
 """
 
 from typing import Any

@@ -18,7 +18,7 @@ from chts_core.methods import METHODS
 
 @cache
 def stored() -> dict[str, list[Row]]:
-    """The recorded runs of the nine methods by their comparison.
+    """The recorded runs of the nine methods, by the name of their comparison.
 
     Variants, trials of several settings with one seed, and runs without validation are shown in tables instead.
     """
@@ -43,9 +43,9 @@ class CurveState:
 
 @dataclass(frozen=True)
 class CurveResult:
-    """The curves by method, with FC; the differences of the last scores by seed; and the sentence that describes them.
+    """The curves of both methods and of FC, the differences of the last scores by seed, and a description.
 
-    Without such runs, there are no curves and no differences.
+    If no runs of both methods are stored, there are no curves and no differences.
     """
 
     courses: dict[str, list[list[tuple[float, float]]]]
@@ -65,7 +65,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
     @staticmethod
     def compute(state: CurveState) -> CurveResult:
-        """The curves of a state; without them, the sentence says which curves there are."""
+        """Return the curves of a state; if there are none, the description says which curves there are."""
         rows = stored()[state.comparison]
         mine, theirs = (_of(rows, method, state.sparsity) for method in (state.method, state.rival))
         pair = f"{method_label(state.method)} and {method_label(state.rival)}"
@@ -102,7 +102,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
     @staticmethod
     def draw(state: CurveState, result: CurveResult) -> Figure:
-        """The curves beside the differences; an empty picture if there are none."""
+        """Draw the curves beside the differences; the picture is empty if there are no curves."""
         title = f"{state.comparison}, {state.sparsity:.0%} sparse"
         if not result.courses:
             return figures.empty(f"{title}:\nno stored runs of both methods", "step", "score")
@@ -111,7 +111,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         return figures.two_compared(result.courses, score.course_name, result.differences, difference, title)
 
     def make_controls(self, state: CurveState) -> dict[str, Any]:
-        """Menus of the comparison, the sparsity and both methods."""
+        """Menus for the comparison, the sparsity and both methods."""
         shares = sorted({row["sparsity"] for rows in stored().values() for row in rows if row["method"] != "fc"})
         methods = [(method_label(name), name) for name in METHODS]
         return {
@@ -123,5 +123,5 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
 
 def _of(rows: Sequence[Row], method: str, sparsity: float) -> list[Row]:
-    """The runs of a method; FC has no sparsity."""
+    """The rows of a method at a sparsity; FC has no sparsity."""
     return [row for row in rows if row["method"] == method and (method == "fc" or row["sparsity"] == sparsity)]

@@ -20,9 +20,9 @@ class DensityState:
     """What the density designer shows.
 
     start, end: the start and the end of the window, as shares of the run.
-    stop: the share of the run after which there is no update.
+    stop: the share of the run after which there are no more updates.
     updates: the number of updates that a run would have if they never stopped.
-    layer: the (out_features, in_features) of the layer.
+    layer: the shape of the layer, (out_features, in_features).
     """
 
     schedule: Schedule = "sigmoid"
@@ -38,14 +38,14 @@ class DensityState:
 
 @dataclass(frozen=True)
 class DensityResult:
-    """Two courses of the density, the cost of the first, and the sentence that describes it.
+    """Two courses of the density, the cost of the first course, and a description.
 
     flops: training FLOPs as a share of the dense layer's, if absent links cost nothing.
-    other: the other schedule at equal FLOPs; None if the run is impossible.
-    other_end: the end of the other schedule's window, as a share of the run; it may be too late.
+    other: the course of the other schedule with equal FLOPs; None if the run is impossible.
+    other_end: the end of the other schedule's window, as a share of the run; it may be after the last update.
     removed: the number of links that each update removes.
-    conflict: the part of the run where the settings conflict, from one share of the run to another; None for a possible
-        run.
+    conflict: the first and the last share of the part of the run where the settings conflict; None if the run is
+        possible.
     """
 
     chosen: DensityCourse
@@ -70,7 +70,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
 
     @staticmethod
     def compute(state: DensityState) -> DensityResult:
-        """The course of a state, or the reason why there is none."""
+        """Compute the course of the density for a state, or the reason why the run is impossible."""
         problem = _problem(state)
         chosen = _course(state, state.schedule, state.end, state.stop)
         links = [link_count(*state.layer, density) for density in chosen.density]
@@ -106,11 +106,11 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
 
     @staticmethod
     def draw(state: DensityState, result: DensityResult) -> Figure:
-        """The density over the run beside the links removed."""
+        """Draw the density over the run beside the links that each update removes."""
         return figures.decay_design(result.chosen, result.other, 1 - state.final, state.stop, result.conflict)
 
     def make_controls(self, state: DensityState) -> dict[str, Any]:
-        """A menu of schedules, sliders of the steepness, both sparsities, the window and the last update."""
+        """A menu of schedules, and sliders for the steepness, both sparsities, the window and the last update."""
         return {
             "schedule": menu("schedule", state.schedule, ["sigmoid", "cubic"]),
             "k": slider("steepness k", state.k, 1, 20, 1),
@@ -123,7 +123,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
 
 
 def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
-    """Where in the run the settings conflict, and why, with both numbers; None if they do not."""
+    """The part of the run where the settings conflict, and the reason in words; None if they do not conflict."""
     if state.end <= state.start:
         return (state.end, state.start), (
             f"the window would end at {_percent(state.end)} of the run, which is not after its start at "
@@ -145,15 +145,16 @@ def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
 
 
 def _course(state: DensityState, schedule: Schedule, end: float, stop: float) -> DensityCourse:
-    """The density from update to update, as it would be if updates stop at a share of the run."""
+    """The density from update to update, if the updates stop at a share of the run."""
     start, last = state.start * state.updates, stop * state.updates
     density = []
     for update in range(state.updates + 1):
         step = min(update, last)
-        if end <= state.start:  # all at once, to show what is asked for
+        if end <= state.start:  # the sparsity changes at once, to show the chosen settings
             density.append(1 - (state.initial if step < start else state.final))
             continue
-        # In units of a millionth of an update: the schedules take whole steps, and half a window may be no whole one.
+        # In units of a millionth of an update: the schedules take whole steps, and half a window may not be a whole
+        # number of updates.
         window = round(start * 1e6), round(end * state.updates * 1e6)
         sparsity = (
             sigmoid_sparsity(round(step * 1e6), *window, state.initial, state.final, state.k)

@@ -1,7 +1,7 @@
-"""What all widgets share: a state, a pure `compute`, a picture with a sentence, and controls that connect them.
+"""The base of all widgets: a state, a pure `compute`, a picture with a description, and controls that connect them.
 
-They use only what ipywidgets 7.7 and 8 share. A picture is an <img> in an HTML widget, so that it has a text
-alternative, and so that an error in a callback is raised and does not end in a hidden output area.
+The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget, so that it
+has a text alternative, and so that an error in a callback is raised instead of disappearing in a hidden output area.
 """
 
 import base64
@@ -24,11 +24,11 @@ _FIT = 'style="max-width: 100%"'
 
 
 class Result(Protocol):
-    """What `compute` finds: what the picture needs, and a sentence that says the same as the picture."""
+    """The result of `compute`: the data for the picture, and a text that says the same as the picture."""
 
     @property
     def description(self) -> str:
-        """The sentence."""
+        """The text that describes the picture."""
 
 
 StateT = TypeVar("StateT", bound="DataclassInstance")
@@ -36,19 +36,19 @@ ResultT = TypeVar("ResultT", bound=Result)
 
 
 class Explorer(ABC, Generic[StateT, ResultT]):
-    """A widget: controls above a picture and the sentence that describes it.
+    """A widget: controls above a picture, and a text that describes the picture.
 
-    A subclass says what its `State` is (a frozen dataclass whose defaults are shown first), computes, draws, and makes
-    a control for each field of the state that can be moved. In the browser the controls have the CSS classes
-    `chts-NAME-FIELD`, and the picture `chts-NAME-picture`.
+    A subclass defines its `State` (a frozen dataclass whose defaults are shown first), and how to compute, to draw, and
+    to make a control for each field of the state that the reader can change. In the browser, the controls have the CSS
+    classes `chts-NAME-FIELD`, and the picture `chts-NAME-picture`.
 
     Attributes:
-        recorded: the values that a page without a kernel offers, by field (recording.py); the other fields keep their
-            first values.
-        played: the field that a Play button moves; "" if there is none.
+        recorded: for each field, the values that a page without a kernel offers (recording.py); the other fields keep
+            their first values.
+        played: the field that a Play button changes; "" if there is no Play button.
 
     Args:
-        state: the first state; by default, a state with its own defaults.
+        state: the first state; by default, the default values of `State`.
     """
 
     name: ClassVar[str]
@@ -70,19 +70,19 @@ class Explorer(ABC, Generic[StateT, ResultT]):
     @staticmethod
     @abstractmethod
     def compute(state: Any) -> Any:
-        """The result of a state; the same state always gives the same result."""
+        """Compute the result of a state; the same state always gives the same result."""
 
     @staticmethod
     @abstractmethod
     def draw(state: Any, result: Any) -> Figure:
-        """The picture of a result."""
+        """Draw the picture of a result."""
 
     @abstractmethod
     def make_controls(self, state: StateT) -> dict[str, Any]:
-        """A control for each field of the state that can be moved, by the field's name."""
+        """Make a control for each field of the state that the reader can change; each key is the name of a field."""
 
     def arrange(self) -> Any:
-        """The controls and the picture, as they are shown."""
+        """Arrange the controls and the picture in the widget."""
         return ipywidgets.VBox([*self.controls.values(), self.picture])
 
     @classmethod
@@ -114,7 +114,7 @@ class Explorer(ABC, Generic[StateT, ResultT]):
 
 
 def slider(label: str, value: float, low: float, high: float, step: float) -> Any:
-    """A slider over real numbers; its range is widened so that it has the first value."""
+    """A slider for real numbers; its range is extended if it does not contain the first value."""
     return ipywidgets.FloatSlider(
         value=value,
         min=min(low, value),
@@ -127,7 +127,7 @@ def slider(label: str, value: float, low: float, high: float, step: float) -> An
 
 
 def whole_slider(label: str, value: int, low: int, high: int, step: int = 1) -> Any:
-    """A slider over whole numbers; its range is widened so that it has the first value."""
+    """A slider for whole numbers; its range is extended if it does not contain the first value."""
     return ipywidgets.IntSlider(
         value=value,
         min=min(low, value),
@@ -145,7 +145,7 @@ def menu(label: str, value: Any, options: Sequence[Any]) -> Any:
 
 
 def text(label: str, value: str) -> Any:
-    """A line of text; the widget reads it when the reader presses Enter or clicks another place."""
+    """An input line; the widget reads its text when the reader presses Enter or clicks somewhere else."""
     return ipywidgets.Text(value=value, description=label, continuous_update=False, **_look())
 
 

@@ -29,7 +29,7 @@ NAMES = {"ch3_l3p": "CH3-L3p", "ch3_l3n": "CH3-L3n", "ch2_l3n": "CH2-L3n", "ch2_
 
 @dataclass(frozen=True)
 class LinkPredictionState:
-    """What the stepper shows: a missing link (output, input), a predictor, and the number of a path, or 0 for all."""
+    """What the widget shows: a missing link (output, input), a predictor, and the number of a path (0: all paths)."""
 
     link: l3.Link = (0, 4)
     predictor: str = "ch2_l3n"
@@ -38,7 +38,7 @@ class LinkPredictionState:
 
 @dataclass(frozen=True)
 class LinkPredictionResult:
-    """The path to highlight (None if there is none), the score of the link, and the sentence that explains it."""
+    """The path to highlight (None if there is none), the score of the link, and a text that explains the score."""
 
     path: l3.Path | None
     score: float
@@ -58,7 +58,7 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
 
     @staticmethod
     def compute(state: LinkPredictionState) -> LinkPredictionResult:
-        """The paths, the local community and the score of a state's link."""
+        """Find the paths, the local community and the score of the state's link."""
         paths = l3.paths(NETWORK, state.link)
         nodes = l3.community(NETWORK, state.link)
         score = float(PREDICTORS[state.predictor](NETWORK)[state.link])
@@ -89,7 +89,7 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
 
     @staticmethod
     def draw(state: LinkPredictionState, result: LinkPredictionResult) -> Figure:
-        """The network with the link, its paths and its local community."""
+        """Draw the network with the link, its paths and its local community."""
         which = f"path {state.path}" if state.path else "all paths"
         if state.path and result.path is None:
             which = f"no path {state.path}"
@@ -97,7 +97,7 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
         return figures.local_community(NETWORK, state.link, result.path, title)
 
     def make_controls(self, state: LinkPredictionState) -> dict[str, Any]:
-        """Menus of missing links and predictors, and a slider of path numbers up to the largest that a link has."""
+        """Menus of missing links and predictors, and a slider for path numbers up to the largest number of paths."""
         links = [(l3.describe(link), link) for link in l3.missing_links(NETWORK)]
         return {
             "link": menu("missing link", state.link, links),
@@ -107,7 +107,7 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
 
 
 def _ratio(node: l3.Node, predictor: str) -> str:
-    """A node's term as a fraction, (1 + i) / (1 + e)."""
+    """The term of a node in the score as a fraction: (1 + i) / (1 + e) for CH2, and 1 / (1 + e) for CH3."""
     return f"{1 + node.inside if predictor.startswith('ch2') else 1}/{1 + node.outside}"
 
 

@@ -1,4 +1,4 @@
-"""Mix a method from five choices and train it beside one of the nine."""
+"""Mix a method from five choices and train it beside one of the nine methods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from chts_core.lab.train.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu
 from chts_core.methods import METHODS, RETURNING, RETURNS, Method
 
-# What can be mixed, in words, by the field of a Method.
+# For each field of a Method: the choices that can be mixed, by their words.
 CHOICES: dict[str, dict[str, Any]] = {
     "topology": {
         "all links": FullyConnected(),
@@ -78,11 +78,11 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 _SPARSITY = 0.9
 _RECIPE = Recipe(hidden=64, epochs=8, learning_rate=0.05)
-_TITLES = {"sparsity": "number of links"}  # of the fields that a menu names otherwise
+_TITLES = {"sparsity": "number of links"}  # of the fields whose menu has another name
 
 
 def in_words(method: Method) -> dict[str, str]:
-    """The five choices of a method in the words of `CHOICES`; a choice that is not there is shown by its repr."""
+    """The five choices of a method in the words of `CHOICES`; a choice without words is given by its repr."""
     return {
         field: next((words for words, choice in choices.items() if choice == getattr(method, field)), None)
         or repr(getattr(method, field))
@@ -92,7 +92,7 @@ def in_words(method: Method) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MethodMixerState:
-    """What the method mixer trains: five choices in the words of `CHOICES`, beside the method named `rival`."""
+    """What the method mixer trains: five choices in the words of `CHOICES`, and the method called `rival`."""
 
     topology: str = "Erdős–Rényi"
     removal: str = "smallest, soft, percolate"
@@ -104,14 +104,14 @@ class MethodMixerState:
 
 @dataclass(frozen=True)
 class MethodMixerResult:
-    """The runs of the rival and of the mix (if the mix can work), and the sentence that describes them."""
+    """The runs of the rival and of the mix (if the mix can work), and a text that describes them."""
 
     runs: list[Run]
     description: str
 
 
 class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
-    """Mix a method from five choices and train it beside one of the nine, on the handwritten digits."""
+    """Mix a method from five choices, and train it and one of the nine methods on the handwritten digits."""
 
     name = "method-mixer"
     State = MethodMixerState
@@ -123,7 +123,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
     @staticmethod
     def compute(state: MethodMixerState) -> MethodMixerResult:
-        """One short run of the mix and one of its rival; each is trained once and then remembered."""
+        """Train one short run of the mix and one of its rival. Each run is trained once and then kept."""
         mix = Method(**{field: choices[getattr(state, field)] for field, choices in CHOICES.items()})
         name = METHOD_LABELS[state.rival]
         theirs = _trained(METHODS[state.rival], state.rival)

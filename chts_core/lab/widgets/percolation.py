@@ -37,10 +37,10 @@ class PercolationState:
 
 @dataclass(frozen=True)
 class PercolationResult:
-    """A network at one step of an update, and the sentence that describes it.
+    """A network at one step of an update, and a text that describes it.
 
-    present: the present links, Boolean (out_features, in_features) by layer.
-    removed, cut: the links that the removal took, and the links that percolation has cut so far.
+    present: for each layer, the present links, Boolean (out_features, in_features).
+    removed, cut: for each layer, the links that the removal took, and the links that percolation has cut so far.
     """
 
     present: list[Tensor]
@@ -62,7 +62,7 @@ class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
 
     @staticmethod
     def compute(state: PercolationState) -> PercolationResult:
-        """The network of a state, at its step."""
+        """Compute the network at the state's step of the update."""
         generator = torch.Generator().manual_seed(state.seed)
         first, weights = [], []
         for in_features, out_features in pairwise(state.sizes):
@@ -83,14 +83,14 @@ class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
 
     @staticmethod
     def draw(state: PercolationState, result: PercolationResult) -> Figure:
-        """The network as nodes and links."""
+        """Draw the network as nodes and links."""
         hidden = [f"hidden {number}" for number in range(1, len(state.sizes) - 1)]
         return figures.percolating_network(
             result.present, ["inputs", *hidden, "outputs"], removed=result.removed, cut=result.cut
         )
 
     def make_controls(self, state: PercolationState) -> dict[str, Any]:
-        """Sliders of the sparsity, the share removed and the seed, and menus of the score and the step."""
+        """Sliders for the sparsity, the removed share and the seed, and menus for the score and the step."""
         return {
             "sparsity": slider("sparsity", state.sparsity, 0.3, 0.95, 0.05),
             "removed": slider("share removed ζ", state.removed, 0, 0.9, 0.1),
@@ -101,7 +101,7 @@ class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
 
 
 def _sweep_backward(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Drop the incoming links of hidden neurons without outgoing ones, from the last layer to the first."""
+    """Drop the incoming links of hidden neurons without outgoing links, from the last layer to the first."""
     swept = [masks[-1]]
     for mask in reversed(masks[:-1]):
         swept.insert(0, mask & swept[0].any(dim=0)[:, None])
@@ -109,7 +109,7 @@ def _sweep_backward(masks: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _sweep_forward(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Drop the outgoing links of hidden neurons without incoming ones, from the first layer to the last."""
+    """Drop the outgoing links of hidden neurons without incoming links, from the first layer to the last."""
     swept = [masks[0]]
     for mask in masks[1:]:
         swept.append(mask & swept[-1].any(dim=1))

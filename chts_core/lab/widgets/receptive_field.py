@@ -1,4 +1,4 @@
-"""Move r, the sparsity and the degree rule of a BRF network and see its mask and degrees."""
+"""Change r, the sparsity and the degree rule of a BRF network, and see its mask and degrees."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -27,14 +27,14 @@ class ReceptiveFieldState:
 
 @dataclass(frozen=True)
 class ReceptiveFieldResult:
-    """A network and the sentence that describes it."""
+    """A network, and a text that describes it."""
 
     mask: Tensor
     description: str
 
 
 class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]):
-    """Move r, the sparsity and the degree rule of a BRF network and see its mask and degrees."""
+    """Change r, the sparsity and the degree rule of a BRF network, and see its mask and degrees."""
 
     name = "receptive-field"
     State = ReceptiveFieldState
@@ -46,7 +46,7 @@ class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]
 
     @staticmethod
     def compute(state: ReceptiveFieldState) -> ReceptiveFieldResult:
-        """The network of a state."""
+        """Compute the network of a state."""
         mask = receptive_field(
             state.out_features,
             state.in_features,
@@ -65,11 +65,11 @@ class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]
 
     @staticmethod
     def draw(state: ReceptiveFieldState, result: ReceptiveFieldResult) -> Figure:
-        """The mask beside its degrees."""
+        """Draw the mask beside its degrees."""
         return figures.mask_and_degrees(result.mask, f"r = {state.r:.2f}, sparsity {state.sparsity:.2f}")
 
     def make_controls(self, state: ReceptiveFieldState) -> dict[str, Any]:
-        """Sliders of r and the sparsity, and a menu of degree rules."""
+        """Sliders for r and the sparsity, and a menu of degree rules."""
         return {
             "r": slider("r", state.r, 0, 1, 0.05),
             "sparsity": slider("sparsity", state.sparsity, 0.5, 0.99, 0.01),

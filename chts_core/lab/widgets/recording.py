@@ -1,6 +1,4 @@
-"""Recordings of widgets: on a page without a kernel, controls of plain HTML choose among pictures that were drawn
-before.
-"""
+"""Recordings of widgets: on a page without a kernel, HTML controls choose among pictures that were drawn before."""
 
 import base64
 import hashlib
@@ -47,7 +45,7 @@ def recording(explorer: type[Explorer[Any, Any]]) -> str:
 
 
 def _digest() -> str:
-    """A digest that changes with everything that a recording depends on."""
+    """A digest of everything that a recording depends on."""
     digest = hashlib.sha256(" ".join(metadata.version(library) for library in _LIBRARIES).encode())
     sources = (path for kind in ("*.py", "*.js") for path in sorted(_PACKAGE.rglob(kind)))
     for path in (*sources, *sorted(records.results_folder().glob("*.jsonl"))):
@@ -86,7 +84,7 @@ def _record(explorer: type[Explorer[Any, Any]]) -> str:
 
 
 def _labels(control: Any, values: Sequence[Any]) -> list[str]:
-    """The text for each recorded value of a control."""
+    """The label of each recorded value of a control."""
     if not hasattr(control, "options"):
         return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
     texts = {option[1]: option[0] for option in control.options if isinstance(option, tuple)}
@@ -94,7 +92,7 @@ def _labels(control: Any, values: Sequence[Any]) -> list[str]:
 
 
 def _control(control: Any, labels: Sequence[str], index: int, *, plays: bool) -> str:
-    """A slider for numbers, otherwise a menu; both choose by position. `plays` adds a button that moves the slider."""
+    """A slider if the values are numbers, and otherwise a menu. `plays` adds a button that moves the slider."""
     name = html.escape(control.description)
     if hasattr(control, "min"):
         chosen = html.escape(labels[index])
@@ -113,9 +111,9 @@ def _control(control: Any, labels: Sequence[str], index: int, *, plays: bool) ->
 
 
 def _sheets(pictures: Sequence[Image.Image], shown: int, alternative: str) -> str:
-    """The pictures, one below the other, on as few images as WebP allows; only the picture `shown` is visible.
+    """The pictures, one below the other, on as few images as WebP allows. Only picture `shown` is visible.
 
-    Neighbours are nearly equal, so that on a sheet each picture takes only a few kilobytes.
+    Neighbouring pictures are nearly equal, so a picture needs only a few kilobytes in such an image.
     """
     width, height = pictures[0].size
     images = []

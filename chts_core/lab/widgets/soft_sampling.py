@@ -1,4 +1,4 @@
-"""Move the softness of a removal and see which links of a layer are removed."""
+"""Change the softness of a removal, and see which links of a layer are removed."""
 
 import math
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ class SoftSamplingState:
 
 @dataclass(frozen=True)
 class SoftSamplingResult:
-    """A removal and the sentence that describes it.
+    """A removal, and a text that describes it.
 
-    links: number of links before the removal.
+    links: the number of links before the removal.
     removed: which links this draw removes, from the weakest to the strongest; Boolean (links,).
-    chances: how often each link is removed in many draws, (links,).
+    chances: the share of many draws in which each link is removed, (links,).
     entropy: the entropy of the draw of the first survivor, in bits.
-    curve_entropy, curve_agreement: by softness, the entropy as a share of its maximum, and the share of the removed
-        links that the hard rule would remove too.
+    curve_entropy, curve_agreement: for each softness, the entropy as a share of its maximum, and the share of the
+        removed links that the hard rule would remove too.
     """
 
     links: int
@@ -53,7 +53,7 @@ class SoftSamplingResult:
 
 
 class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
-    """Move the softness of a removal and see which links of a layer are removed."""
+    """Change the softness of a removal, and see which links of a layer are removed."""
 
     name = "soft-sampling"
     State = SoftSamplingState
@@ -65,7 +65,7 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
 
     @staticmethod
     def compute(state: SoftSamplingState) -> SoftSamplingResult:
-        """The removal of a state: one draw, and what many draws do on average."""
+        """Compute the removal of a state: one draw, and the average result of many draws."""
         generator = torch.Generator().manual_seed(state.seed)
         scores = _sorted_scores(state, generator)
         links = len(scores)
@@ -95,7 +95,7 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
 
     @staticmethod
     def draw(state: SoftSamplingState, result: SoftSamplingResult) -> Figure:
-        """Each link's chance of being removed, and the average effect of the softness."""
+        """Draw each link's chance of being removed, and the average effect of the softness."""
         curves = {
             "removed links that the hard rule removes too": result.curve_agreement,
             "entropy as a share of its maximum": result.curve_entropy,
@@ -103,7 +103,7 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
         return figures.removal_chances(result.chances, result.removed, state.softness, _CURVE, curves)
 
     def make_controls(self, state: SoftSamplingState) -> dict[str, Any]:
-        """Sliders of δ, ζ and the sparsity, and a menu of scores."""
+        """Sliders for δ, ζ and the sparsity, and a menu of scores."""
         scores = [("relative importance", "relative_importance"), ("magnitude", "magnitude")]
         return {
             "softness": slider("softness δ", state.softness, 0, 0.95, 0.05),
@@ -123,9 +123,7 @@ def _sorted_scores(state: SoftSamplingState, generator: torch.Generator) -> Tens
 
 
 def _removal_chances(scores: Tensor, temperature: float, num_removed: int, noise: Tensor) -> Tensor:
-    """For each link, the share of the races in which it is among the last `num_removed`; each row of the noise is a
-    race.
-    """
+    """For each link, the share of the draws that remove it. Each row of `noise` gives one draw."""
     last = (temperature * scores.log() + noise).topk(num_removed, largest=False, sorted=False).indices
     return torch.bincount(last.flatten(), minlength=len(scores)) / len(noise)
 

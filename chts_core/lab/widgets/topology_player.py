@@ -20,7 +20,7 @@ _MILLISECONDS = 800  # from one update to the next: a picture takes about a fift
 
 @cache
 def example_run() -> Run:
-    """A CHTs run of about a second on the handwritten digits, with the masks after each update."""
+    """Train CHTs on the handwritten digits for about a second, and keep the masks after each update."""
     recipe = Recipe(hidden=48, epochs=16, learning_rate=0.05)
     return images.train(load_images("digits"), "chts", 0.9, recipe, snapshots=True)
 
@@ -37,9 +37,10 @@ class TopologyPlayerState:
 
 @dataclass(frozen=True)
 class TopologyPlayerResult:
-    """The links of a layer by what became of them, its updates up to now, and the sentence that describes them.
+    """The links of a layer by what happened to them, the layer's updates so far, and a text that describes them.
 
-    links: "kept", "removed" and "new", from the masks before and after the update; or "active" now and "gone".
+    links: masks named "kept", "removed" and "new", from the masks before and after the update; or masks named "active"
+        (now) and "gone".
     """
 
     links: dict[str, Tensor]
@@ -48,7 +49,7 @@ class TopologyPlayerResult:
 
 
 class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
-    """Play the topology of a training run: which links each update removed and regrew, and which were ever tried."""
+    """Play the topology of a training run: which links updates removed and regrew, and which were ever active."""
 
     name = "topology-player"
     State = TopologyPlayerState
@@ -61,7 +62,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @classmethod
     def of(cls, run: Run) -> "TopologyPlayer":
-        """A player of your own run.
+        """Make a player for your own run.
 
         Raises:
             ValueError: if the run kept no masks of its updates.
@@ -70,7 +71,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @staticmethod
     def state_of(run: Run) -> TopologyPlayerState:
-        """Where a player of a run begins: halfway through its updates, in the first layer.
+        """The state in which a player of a run begins: halfway through its updates, with the first layer.
 
         Raises:
             ValueError: if the run kept no masks of its updates.
@@ -84,7 +85,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @staticmethod
     def compute(state: TopologyPlayerState) -> TopologyPlayerResult:
-        """What an update did to a layer."""
+        """Find out what an update did to a layer."""
         run, layer = state.run, state.layer
         masks = [run.mask_after(update, layer) for update in range(state.update + 1)]
         updates = [row for row in run.history if row["layer"] == layer][: state.update]
@@ -101,14 +102,14 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @staticmethod
     def draw(state: TopologyPlayerState, result: TopologyPlayerResult) -> Figure:
-        """The links beside the overlap and the ITOP rate up to now."""
+        """Draw the links beside the overlap and the ITOP rate so far."""
         last_step = state.run.history[-1]["step"]
         return figures.topology_update(
             result.links, result.updates, f"layer {state.layer}, update {state.update}", last_step
         )
 
     def make_controls(self, state: TopologyPlayerState) -> dict[str, Any]:
-        """A slider of the updates, and menus of layers and views."""
+        """A slider for the update, and menus of layers and views."""
         return {
             "update": whole_slider("update", state.update, 0, len(state.run.snapshots)),
             "layer": menu("layer", state.layer, list(state.run.first_masks)),
@@ -116,7 +117,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
         }
 
     def arrange(self) -> Any:
-        """A Play button that moves the slider (in the browser), above the controls and the picture."""
+        """Put a Play button, which moves the slider in the browser, above the controls and the picture."""
         slider = self.controls["update"]
         play = ipywidgets.Play(
             value=slider.value, min=slider.min, max=slider.max, interval=_MILLISECONDS, description="play"

@@ -1,4 +1,4 @@
-"""Translate a sentence of your own, and see where each piece of the translation looked."""
+"""Translate your own sentence, and see which pieces each piece of the translation attended to."""
 
 import unicodedata
 from dataclasses import dataclass, field, replace
@@ -21,11 +21,11 @@ _UNKNOWN_SHOWN = 5
 
 @cache
 def example_translator() -> Translator:
-    """A translator of English number words and dates into German, with a tenth of the links. It trains in seconds."""
+    """Train a translator of English number words and dates into German, with a tenth of the links, in a few seconds."""
     recipe = translation.RECIPES["number_words_short"]
     recipe = replace(recipe, validate_every=recipe.steps)
     task = translation.prepare(load_translation("number_words"), recipe)
-    # Nobody asks for its scores.
+    # Its scores are not needed.
     task = replace(task, validation_pairs=task.validation_pairs[:1], test_pairs=task.test_pairs[:1])
     return translation.train(task, "chts", 0.9, recipe).translator
 
@@ -34,8 +34,8 @@ def example_translator() -> Translator:
 class TranslationState:
     """What the translation explorer shows.
 
-    beam: the number of hypotheses kept side by side; 1 is greedy.
-    attention: the name of an attention, as in `Transformer.attention`.
+    beam: the number of hypotheses that beam search keeps; 1 is greedy search.
+    attention: the name of an attention block, as in `Transformer.attention`.
     head: the number of the head, from 0; -1 for the mean of all heads.
     """
 
@@ -48,9 +48,9 @@ class TranslationState:
 
 @dataclass(frozen=True)
 class TranslationResult:
-    """A translation, where it looked, and the sentence that describes both.
+    """A translation, its attention, and a text that describes both.
 
-    keys, queries: the pieces that are attended to, and the pieces that attend; none if nothing could be translated.
+    keys, queries: the pieces that are attended to, and the pieces that attend; empty if there is no translation.
     weights: how much each query attends to each key, (queries, keys).
     """
 
@@ -62,7 +62,7 @@ class TranslationResult:
 
 
 class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
-    """Translate a sentence of your own, and see where each piece of the translation looked."""
+    """Translate your own sentence, and see which pieces each piece of the translation attended to."""
 
     name = "translation"
     State = TranslationState
@@ -80,12 +80,12 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     @classmethod
     def of(cls, translator: Translator, sentence: str = TranslationState.sentence) -> "TranslationExplorer":
-        """An explorer of your own translator. It begins with a sentence that the translator should know."""
+        """Make an explorer for your own translator, and begin with a sentence that it should be able to translate."""
         return cls(TranslationState(sentence, translator=translator))
 
     @staticmethod
     def compute(state: TranslationState) -> TranslationResult:
-        """The translation of a state, or what is wrong with its sentence."""
+        """Translate the sentence of a state, or say what is wrong with it."""
         translator = state.translator
         sentence = " ".join(state.sentence.split())
         try:
@@ -111,14 +111,14 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     @staticmethod
     def draw(state: TranslationState, result: TranslationResult) -> Figure:
-        """The attention between the pieces; an empty picture if nothing could be translated."""
+        """Draw the attention between the pieces; the picture is empty if there is no translation."""
         if result.weights is None:
             return figures.empty("no translation", "piece attended to", "piece that attends")
         title = f"{state.attention}, {_head(state.head)}, beam {state.beam}"
         return figures.attention_map(result.weights, result.keys, result.queries, title)
 
     def make_controls(self, state: TranslationState) -> dict[str, Any]:
-        """A line for the sentence, a slider of the beam, and menus of attentions and heads."""
+        """An input line for the sentence, a slider for the beam, and menus of attention blocks and heads."""
         model, source = state.translator.model, state.translator.as_source([[]])
         weights = model.attention(source, torch.full_like(source, BEGIN))
         heads = range(_MEAN, next(iter(weights.values())).shape[1])
@@ -135,7 +135,7 @@ def _head(head: int) -> str:
 
 
 def _unknown(sentence: str, tokens: list[int], vocabulary: Vocabulary) -> str:
-    """A sentence that says for which characters the vocabulary has no piece; "" if it has pieces for all."""
+    """A sentence that names the characters without a piece in the vocabulary; "" if all have pieces."""
     if UNKNOWN not in tokens:
         return ""
     characters = dict.fromkeys(unicodedata.normalize("NFC", "".join(sentence.split())))

@@ -1,8 +1,8 @@
 """Compare a method with the published command of its name, by numbers recorded from that command.
 
-The files in this folder hold the results of the authors' two codes for fixed weights, networks and seeds.
-`tests/published/README.md` of the repository says how each file was made. They hold only numbers, no code. Random parts
-are compared as distributions.
+The files in this folder have the results of the authors' two code bases for fixed weights, networks and seeds.
+`tests/published/README.md` of the repository says how each file was made. The files have only numbers and no code.
+Random results are compared as distributions.
 """
 
 import math
@@ -30,13 +30,14 @@ from chts_core.schedules import Timeline
 class Command:
     """A published command, described by its recordings.
 
-    counts: compares the numbers of removed and regrown links at each update, and the steps that the optimizer skips.
+    counts: a function that compares the numbers of removed and regrown links at each update, and the steps that the
+        optimizer skips.
     removal: recorded scores by which links are removed.
-    odds: recorded probabilities with which links stay in a soft removal; None for a hard removal.
+    odds: recorded probabilities that links stay in a soft removal; None for a hard removal.
     prune: recorded scores by which links are pruned when the density falls; None for the scores of `removal`.
     percolates: whether incomplete links are removed.
     regrowth: recorded scores of missing links, or "random"; None if there are no new links.
-    sampled: whether links are drawn by these scores; otherwise the highest are taken. It is None if the command does
+    sampled: whether links are drawn by these scores; if False, the highest scores are taken; None if the command does
         not run.
     csti: whether the command starts from the correlations of its inputs.
     """
@@ -58,14 +59,14 @@ def _of_transformer(method: Method) -> Outcome:
     """The method has as many links as the Transformer script.
 
     The script has one link fewer if a product of floats is just below a whole number. Its soft regrowth draws at least
-    one link, so a layer gains one if it should exchange none.
+    one link, so a layer that should exchange no links gains one link.
     """
     content = recorded("transformer")
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
     for step, layer, before, planned, removed, regrown, after in content["updates"]:
         links = budget.links(step)[str(layer)]
         if planned != math.floor(budget.zeta(step) * before) or (removed and not before == after == links - 1):
-            return False, f"at step {step} layer {layer} has {links} links and ζ {budget.zeta(step)}; recorded {after}"
+            return False, f"at step {step}, layer {layer} has {links} links and ζ {budget.zeta(step)}; recorded {after}"
         assert planned <= removed == regrown or (removed, planned, regrown) == (0, 0, 1)
     steps = {step for step in budget.updates() if budget.zeta(step) > 0}
     if steps != {step for step, *_ in content["updates"]}:
@@ -103,13 +104,13 @@ def _counts(method: Method, command: Command) -> Outcome:
 
 
 def temperature_of(method: Method, step: int, end: int) -> float | None:
-    """The temperature of the removal if the turnover ends at a step; None for a hard removal."""
+    """The temperature of the removal at a step, if the turnover ends at step `end`; None for a hard removal."""
     given = method.removal.temperature
     return None if given is None else value_at(given, step, Timeline(end, 1, 1.0))
 
 
 def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
-    """The largest relative difference of a score from a recorded score, over the recorded links."""
+    """The largest relative difference between a score and its recorded values, over the recorded links."""
     content = recorded("removal")
     weights = [torch.tensor(weight) for weight in content["weights"]]
     gradient = torch.tensor(content["gradient"])
@@ -123,7 +124,7 @@ def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
 
 
 def _removal(method: Method, command: Command) -> Outcome:
-    """Links are removed by the recorded scores, and stay with the recorded probabilities if the removal is soft."""
+    """The removal uses the recorded scores. If it is soft, links stay with the recorded probabilities."""
     if method.removal.returning or command.regrowth is None:
         return None, "links that return are among the counts"
     pruning = method.removal.prune or method.removal.score
@@ -167,7 +168,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
         masks = {str(layer): mask_of(rows) for layer, rows in enumerate(given)}
         ours = percolate(masks, LayerGraph(chains=(tuple(masks),)))
         if not all(torch.equal(ours[str(layer)], mask_of(rows)) for layer, rows in enumerate(theirs)):
-            return False, "other links go"
+            return False, "other links are removed"
     return True, f"{len(networks)} networks"
 
 
@@ -193,7 +194,7 @@ def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
-    """Whether a chi-square test accepts these probabilities for the recorded sets; rare sets form one group."""
+    """Whether a chi-square test accepts draws with these odds for the recorded sets; rare sets form one group."""
     total = sum(counts.values())
     expected = chances(odds, counts)
     if not math.isclose(
@@ -211,7 +212,8 @@ def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
 
 
 def _regrowth(method: Method, command: Command) -> Outcome:
-    """Missing links have the recorded scores. Links are drawn by these scores, or the highest scores are taken."""
+    """Missing links have the recorded scores. The links are drawn by their scores, or have the highest scores, as in
+    the command."""
     if command.regrowth in (None, "random"):
         if command.regrowth is None:
             return None, "not recorded"
@@ -241,7 +243,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
 
 
 def _weights(method: Method, command: Command) -> Outcome:
-    """Regrown links start from the weights that the code gives them without `--history_weights`; no command passes it.
+    """Regrown links start from the code's weights without `--history_weights`; no published command uses this option.
 
     For links that one update removes and regrows, see `tests/test_published.py`.
     """
@@ -274,8 +276,8 @@ def correlations() -> Tensor:
 
 
 def _first_network(method: Method, command: Command) -> Outcome:
-    """The network has the links between the most correlated inputs. The MLP script takes one link too many, and all
-    links that tie with it.
+    """The network has the links between the most correlated inputs. The MLP script takes one link too many, and also
+    all links with the same score as this link.
     """
     if isinstance(method.topology, Correlated) != command.csti:
         return False, f"starts from {method.topology}"

@@ -34,7 +34,7 @@ def same_counts(method: Method, name: str) -> Outcome:
 
 
 def _run_of(method: Method) -> Sparsifier:
-    """Our run with the length and shapes of the MLP script's recorded runs."""
+    """Train a run with the length and the shapes of the MLP script's recorded runs."""
     content, budget = _of_mlp(method)
     layers: list[nn.Module] = []
     for outputs, inputs in content["shapes"]:
@@ -78,8 +78,8 @@ def stops_together(method: Method) -> Outcome:
 
 
 def excess(method: Method) -> Outcome:
-    """The method regrows as many links above the target as the MLP script with `--EM_S`. Percolation lets the script's
-    numbers drift."""
+    """The method regrows as many links above the target as the MLP script with `--EM_S`. Because of percolation, the
+    script's numbers of links change over time."""
     content, budget = _of_mlp(method)
     run = content["chts"]
     for step, layer, before, _, removed, _, after in run["updates"]:
@@ -92,8 +92,8 @@ def excess(method: Method) -> Outcome:
 
 
 def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Our run of one layer from the recorded weights, network and gradients of `--gmp`: the weights before each update,
-    and the mask and weights after it."""
+    """Train one layer from the recorded weights, network and gradients of `--gmp`. For each update, return the weights
+    before it, and the mask and the weights after it."""
     content = recorded("gmp")
     run = content[name]
     method = replace(method, turnover=replace(method.turnover, skip_optimizer=True))
@@ -120,7 +120,7 @@ def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tenso
 
 def returns(method: Method) -> Outcome:
     """Our run has the same links as the LLaMA script with `--gmp` and a history of earlier links, until the first links
-    return. They return with weight 0 in the script, and with their last weight here (paper, Appendix G.2).
+    return. Links return with weight 0 in the script, and with their last weight here (paper, Appendix G.2).
     """
     run = recorded("gmp")["history of links that were"]
     alive = mask_of(run["initial"])

@@ -1,4 +1,4 @@
-"""Damaged and malicious files, and the message for each.
+"""Damaged and malicious files, each with the message that it must raise.
 
     for row in refusals(Path("runs/hostile")):
         print(row["scenario"], row["case"], row["refused"])
@@ -37,7 +37,7 @@ def refusals(folder: Path) -> Iterator[dict[str, Any]]:
     """Read the files of all `CASES`.
 
     Args:
-        folder: a folder to work in; emptied before each case.
+        folder: a folder to work in; it is emptied before each case.
 
     Yields:
         A row per case: the kind of file, the case, the message, and whether the file was refused with the expected
@@ -54,7 +54,7 @@ def refusals(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def refusal(case: Case, folder: Path) -> str:
-    """Write and read a case's files; return the message of the ValueError, or "" if there is none."""
+    """Write and read the files of a case, and return the message of the ValueError, or "" if there is no error."""
     for name, content in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

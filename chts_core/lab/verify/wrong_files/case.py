@@ -1,4 +1,4 @@
-"""The case of a wrong file, and contents of wrong files."""
+"""A class for cases of wrong files, and contents for such files."""
 
 import gzip
 import struct
@@ -19,11 +19,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
 @dataclass(frozen=True)
 class Case:
-    """Files, and the message that they must raise.
+    """Files, and the message of the error that they must raise.
 
-    files: the contents by name.
+    files: the content of each file, by the name of the file.
     says: a regular expression for the message of the ValueError.
-    read: reads the files in their folder.
+    read: a function that reads the files in their folder.
     """
 
     files: Mapping[str, bytes]

@@ -17,20 +17,20 @@ from chts_core.lab.verify.wrong_files.case import NESTED, PICKLE, PNG, TAR_GZ, Z
 
 
 def _idx(*shape: int, kind: int = 8, fill: int = 0) -> bytes:
-    """An array of equal bytes in the format of Fashion-MNIST."""
+    """An IDX file, the format of Fashion-MNIST, in which all values are the same byte."""
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, kind, len(shape), *shape)
     return gzip.compress(header + bytes([fill]) * math.prod(shape))
 
 
 def _images(says: str, *, images: bytes | None = None, labels: bytes | None = None, limit: int | None = None) -> Case:
-    """Fashion-MNIST with 24 training images and 12 test images, and with wrong training images or labels."""
+    """A case of Fashion-MNIST with 24 training images and 12 test images; the training images or labels are wrong."""
     parts = (images or _idx(24, 28, 28), labels or _idx(24), _idx(12, 28, 28), _idx(12))
     files = {f"fashion-mnist/{name}": part for name, part in zip(_FASHION, parts, strict=True)}
     return Case(files, says, partial(_read_images, "fashion_mnist", limit or sources.LARGEST))
 
 
 def _cifar(says: str, test: bytes, limit: int | None = None) -> Case:
-    """CIFAR-10 with ten images in each part except the last."""
+    """A case of CIFAR-10 with ten images in each part except the last part, which is wrong."""
     files = {f"cifar-10-batches-bin/{name}": bytes(3073) * 10 for name in data.IMAGE_SETS["cifar10"].files}
     files["cifar-10-batches-bin/test_batch.bin"] = test
     return Case(files, says, partial(_read_images, "cifar10", limit or sources.LARGEST))
@@ -151,7 +151,7 @@ def _tokenizer(says: str, content: bytes) -> Case:
 
 
 def _bpe(**model: Any) -> bytes:
-    """A tokenizer's file with a model of one character."""
+    """The content of a tokenizer's file whose model has only one character."""
     return json.dumps({"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []} | model}).encode()
 
 

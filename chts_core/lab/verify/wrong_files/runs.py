@@ -19,12 +19,12 @@ def _checkpoint(says: str, content: bytes) -> Case:
 
 
 def _forged(state: Any = None, *, entry: bytes | None = None, **tensors: tuple[str, list[int], int]) -> bytes:
-    """A checkpoint made by hand with the right checksum.
+    """A checkpoint that is made by hand and has a correct checksum.
 
     Args:
-        state: packed as in :mod:`chts_core.lab.train.checkpoint`.
-        entry: the whole entry, instead of one with that state.
-        tensors: the type and the shape of each tensor, and the end of its bytes.
+        state: a state, packed as in :mod:`chts_core.lab.train.checkpoint`.
+        entry: the whole entry of the file; None makes an entry from `state`.
+        tensors: the type and the shape of each tensor, and the position where its bytes end.
     """
     none = "0" * 64
     text = json.dumps({"format": 1, "sha256": none, "state": state}, separators=(",", ":")).encode()
@@ -91,7 +91,7 @@ def _record(says: str, content: bytes) -> Case:
 
 
 def _line(**row: Any) -> bytes:
-    """A record with the right digest and any content."""
+    """A line with a record of any content, and with the correct digest."""
     return json.dumps(row | {"sha256": records.digest(row)}).encode() + b"\n"
 
 
@@ -169,7 +169,7 @@ def _notebook(says: str, content: bytes) -> Case:
 
 
 def _cells(*sources: str, **given: Any) -> bytes:
-    """A notebook whose cells declare parameters."""
+    """The content of a notebook with these cells, which declare parameters."""
     cells: list[dict[str, Any]] = [
         {
             "cell_type": "code",
