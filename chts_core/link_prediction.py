@@ -75,7 +75,7 @@ def ch2_l3p(mask: Tensor) -> Tensor:
     sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The scores
     are the same, bit for bit, for any number of threads (torch.get_num_threads()). Otherwise, matrix products score
     batches of outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba.
-    The first walk on a machine takes some seconds to compile.
+    Before the first walk on a machine, the code is compiled, which takes a few seconds.
     """
     return _path_based(mask, inside=True)
 

@@ -260,8 +260,8 @@ class Sparsifier:
     def rescale_weights(self) -> None:
         """Divide each sparse layer's weights by √density. Call this method once, before you train a fresh model.
 
-        The output of a neuron with 1 % of its inputs varies only a tenth as much as the dense initialisation intends.
-        After a few such layers, no signal is left. Do not use this method for pretrained weights.
+        Without this call, the output of a neuron with 1 % of its inputs varies only a tenth as much as in the dense
+        layer. After a few such layers, no signal is left. Do not use this method for pretrained weights.
         """
         for name, mask in self.network.by_part(self.masks).items():
             factor = (mask.numel() / count(mask)) ** 0.5

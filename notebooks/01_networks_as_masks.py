@@ -751,8 +751,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 # ```
 #
 # The mean correlation of linked pixels is 0.26 in your layer, 0.13 in BRF and 0.11 in ER. So BRF is hardly better than
-# random links here: most of its links reach two to four pixels to the left or right. A receptive field gives a neuron
-# related inputs only if its measure of distance fits the data.
+# random links here: most of its links reach two to four pixels to the left or right. The inputs in a receptive field
+# are related to each other only if the measure of distance fits the data.
 # </details>
 
 # %% [markdown]

@@ -724,9 +724,9 @@ pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC g
 # in this test, the topology predicts only the topology. Does a predicted link also lower the loss? To answer this
 # question, we must compare methods, as stage 06 does.
 #
-# *A trap.* In receptive fields, the product of degrees is worse than chance. All outputs had the same degree to within
-# one, and hiding a link lowers the degree of its two ends. So the product of degrees is lower for hidden links than for
-# other missing links. (The numbers come from the laptop profile with seed 0.)
+# *A trap.* In receptive fields, the product of degrees is worse than chance. The degrees of any two outputs differed by
+# at most one, and hiding a link lowers the degrees of its two ends. So the product of degrees is lower for hidden links
+# than for other missing links. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## What a score costs

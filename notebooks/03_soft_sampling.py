@@ -224,8 +224,8 @@ core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=genera
 
 # %% [markdown]
 # Do the three ways of drawing agree with the exact probabilities of the six pairs? A χ² test answers this question with
-# a p-value. The p-value is the probability that chance alone gives counts at least as far from the expected counts as
-# our counts. Only a p-value below 0.0001 would make us doubt our draws.
+# a p-value. The p-value is the probability that chance alone gives counts that are at least as far from the expected
+# counts as our counts are. Only a p-value below 0.0001 would make us doubt our draws.
 
 # %%
 counted = {"one by one": one_by_one, "race": race, "core": core}
@@ -365,10 +365,10 @@ figures.show(
 # regrowth undoes the removal.
 # </details>
 #
-# The paper calls this state an **epitopological local minimum** (ELM). Epitopological learning is learning by new links
-# (stage 02), and here this learning has stopped. The word *minimum* is an analogy: nothing is minimised, but the mask
-# does not change any more. Two measures show whether a network is stuck. The **overlap** is the share of the regrown
-# links that the same update had removed:
+# The paper calls this state an **epitopological local minimum** (ELM). In epitopological learning, a network learns by
+# growing new links (stage 02), and here this learning has stopped. The word *minimum* is an analogy: nothing is
+# minimised, but the mask does not change any more. Two measures show whether a network is stuck. The **overlap** is the
+# share of the regrown links that the same update had removed:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
@@ -542,9 +542,9 @@ for score in ("relative_importance", "magnitude"):
 # links. If links are removed at random, on average the same share $\zeta$ of the removed links belongs to the weakest
 # links. So the line of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range:
 # at $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
-# the weakest. Yet the update removes most weak links. The update draws many survivors, and a weak link loses most of
-# these draws. Under relative importance, the weakest link is more likely to survive than under WM, and the entropy is
-# slightly larger.
+# the weakest. Yet the update removes most of the weak links. The update draws many survivors, and a weak link loses
+# most of these draws. Under relative importance, the weakest link is more likely to survive than under WM, and the
+# entropy is slightly larger.
 # </details>
 #
 # ## Exercise: temperature and softness

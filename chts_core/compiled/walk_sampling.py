@@ -182,7 +182,7 @@ def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
-    """d_z / (d_z - P_zu) in float64; 0 if z and u share no neighbour, or if u lacks none of z's neighbours."""
+    """d_z / (d_z - P_zu) in float64; 0 if z and u share no neighbour, or if u has all of z's neighbours."""
     degree, common = degree.double(), common.double()
     return torch.where((common > 0) & (common < degree), degree / (degree - common).clamp(min=1), 0)
 

@@ -273,7 +273,13 @@ class _DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, memory: Tensor, there: Tensor) -> Tensor:
-        """Return (n, T, width) for an input of that shape, the encoder's output and its places that are not PAD."""
+        """Return the output of the layer, (n, T, width).
+
+        Args:
+            hidden: the input, of the same shape.
+            memory: the output of the encoder.
+            there: where `memory` is not PAD.
+        """
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, None))
         hidden = hidden + self.dropout(self.cross_attention(self.cross_attention_norm(hidden), memory, there))

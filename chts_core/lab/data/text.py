@@ -58,7 +58,8 @@ class TextStream:
                 return
             except Exception as error:  # the message must show any error of the connection or the hub
                 raise DataNotFoundError(
-                    f"{self.title} broke off after {number - 1:,} documents: {type(error).__name__}: {error}\n"
+                    f"the stream of {self.title} broke off after {number - 1:,} documents: {type(error).__name__}: "
+                    f"{error}\n"
                     f"Nothing that was trained or stored is lost. Try again, or work without an internet "
                     f"connection: {self.remedy}"
                 ) from error
@@ -192,7 +193,10 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path} has no text; fetch it again.")
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{path} has a zero byte in line {line:,}, which no text has. It is damaged: fetch it again.")
+        raise ValueError(
+            f"{path} has a zero byte in line {line:,}, but a text contains no zero byte. The file is damaged: fetch it "
+            "again."
+        )
     return text
 
 

@@ -150,8 +150,8 @@ def _read_lines(path: Path) -> Generator[str, None, None]:
                     ) from error
                 if "\0" in text:
                     raise ValueError(
-                        f"{path} has a zero byte in line {number:,}, which no sentence has. It is damaged: fetch it "
-                        "again."
+                        f"{path} has a zero byte in line {number:,}, but a sentence contains no zero byte. The file "
+                        "is damaged: fetch it again."
                     )
                 yield text.strip()
     except GZIP_ERRORS as error:

@@ -117,8 +117,8 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         student = (line["id"] or "").strip()
         if not _ID.fullmatch(student):
             raise ValueError(
-                f"{path}, line {number}: the id is {student!r:.80}; expected up to 64 letters, digits and . _ @ -, "
-                "beginning with a letter or digit, because a folder gets this name."
+                f"{path}, line {number}: the id is {student!r:.80}; expected at most 64 letters, digits and "
+                "signs (. _ @ -), the first a letter or a digit, because a folder gets this name."
             )
         if student.casefold() in seen:
             raise ValueError(f"{path}, line {number}: the id {student} is already in line {seen[student.casefold()]}.")

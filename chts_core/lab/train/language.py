@@ -1,4 +1,4 @@
-"""Train language models, one run or a race of several methods, in one process or in many."""
+"""Train language models, in one run or in a race of several methods, with one process or with many."""
 
 import math
 import time

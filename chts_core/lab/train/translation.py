@@ -1,4 +1,4 @@
-"""Train translators, one run or a race of several methods, and translate with the result."""
+"""Train translators, in one run or in a race of several methods, and translate with them."""
 
 import copy
 import itertools

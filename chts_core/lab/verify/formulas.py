@@ -1,4 +1,7 @@
-"""Plain definitions, written a second time: scores of existing and missing links, and probabilities of draws."""
+"""Scores of existing and missing links, and probabilities of draws, written a second time from their definitions.
+
+The conformance checks compare the core with these plain versions.
+"""
 
 import itertools
 import math

@@ -122,9 +122,9 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
     initial, final = right.at(0), right.at(right.timeline.total_steps)
     if initial >= final:
         raise ValueError(
-            f"the sparsity is {initial} from the start and {final} at the end, so no decay can outlive the "
-            "updates; choose a method with a density decay, such as 'chtss', and a final sparsity above its initial "
-            "sparsity."
+            f"the sparsity is {initial} at the start and {final} at the end, so there is no decay that could "
+            "continue after the last update; choose a method with a density decay, such as 'chtss', and a final "
+            "sparsity above its initial sparsity."
         )
     method = replace(sparsifier.method, sparsity=_Outliving(initial))
     budget = _Unchecked(method, *_settings(right))
@@ -254,7 +254,7 @@ def run(
 
 
 def _step(patient: Patient, data: ImageData, batch: Tensor) -> None:
-    """Make a training step and record its values."""
+    """Do one training step and record its values."""
     patient.nonzero.append(_nonzero(patient.sparsifier))
     patient.density.append(patient.sparsifier.density())
     some = data.train.take(batch)

@@ -72,7 +72,7 @@ class Run:
         return gradient
 
     def backward_and_step(self, step: int) -> None:
-        """Make a training step, except for the Sparsifier's part of it."""
+        """Do one training step, except for the Sparsifier's part of it."""
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.model(self.images[step - 1]), self.labels[step - 1]).backward()
         self.optimizer.step()

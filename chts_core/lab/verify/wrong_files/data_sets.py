@@ -124,7 +124,7 @@ TEXTS = {
     "blanks alone": _text("has no text", b" \n\n "),
     "Latin-1": _text("is not UTF-8 in line 3 .*iconv", b"a\n\n\xe4\n"),
     "UTF-16": _text("is not UTF-8 in line 1", "a\n\n".encode("utf-16") * 9),
-    "zero bytes": _text("has a zero byte in line 3, which no text has", b"a\n\n\0\n\n" * 9),
+    "zero bytes": _text("has a zero byte in line 3, but a text contains no zero byte", b"a\n\n\0\n\n" * 9),
     "one speech": _text("has no blank line in its first nine tenths", b"abc" * 99),
     "no gzip": _text(r"tinyshakespeare\.txt\.gz is not an intact gzip file", b"a\n\n" * 9, ".gz"),
     "a tar archive": _text("has a zero byte in line 1", TAR_GZ, ".gz"),

@@ -215,7 +215,7 @@ ROSTERS = {
     "UTF-16": _roster("is not CSV in UTF-8", "id\na\n".encode("utf-16")),
     "a quote without an end": _roster("is not CSV in UTF-8: unexpected end", b'id\n"a\n'),
     "a field without an end": _roster("is not CSV in UTF-8: field larger", b"id\n" + b"a" * 200_000),
-    "a way out of the folder": _roster(r"line 2: the id is '\.\./\.\./x'; expected up to 64 letters", b"id\n../../x\n"),
+    "a way out of the folder": _roster(r"line 2: the id is '\.\./\.\./x'; expected at most 64", b"id\n../../x\n"),
     "the folder above": _roster(r"line 2: the id is '\.\.'", b"id\n..\n"),
     "a path from the root": _roster("line 2: the id is '/etc'", b"id\n/etc\n"),
     "an option": _roster("line 2: the id is '-rf'", b"id\n-rf\n"),
@@ -223,6 +223,6 @@ ROSTERS = {
     "a tag of HTML": _roster("line 2: the id is '<script>'", b"id\n<script>\n"),
     "a zero byte": _roster("line 2: the id is ", b"id\na\0b\n"),
     "an id of two lines": _roster(r"line 2: the id is 'a\\nb'", b'id\n"a\nb"\n'),
-    "an id too long": _roster("expected up to 64 letters", b"id\n" + b"a" * 65),
+    "an id too long": _roster("expected at most 64 letters", b"id\n" + b"a" * 65),
     "an id twice": _roster("line 3: the id A is already in line 2", b"id\na\nA\n"),
 }
