@@ -28,12 +28,14 @@ from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.notebook.pages import markdown_as_html
 from chts_core.lab.notebook.tour import richest_picture
 from chts_core.lab.results import records
-from chts_core.lab.results.tables import of_method, runs
+from chts_core.lab.results.tables import runs
 from chts_core.lab.teach import slides, syllabus
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "runs" / "site"
 SOURCE = OUT / "source"
+# Beside the place of a table in the pages of the repository.
+_ON_THE_SITE = "*(See the site, which `make site` builds.)*"
 EXPORTED = ROOT / "benchmarks" / "results" / "export.json"
 
 
@@ -105,8 +107,7 @@ def write_cards() -> None:
             f"<small>{minutes.strip()} · {level}</small></a>"
         )
     page = SOURCE / "index.md"
-    text = page.read_text("utf-8").replace("{cards}", f'<div class="cards">{"".join(cards)}</div>')
-    page.write_text(text, "utf-8")
+    _fill(page, cards=f'<div class="cards">{"".join(cards)}</div>')
 
 
 def write_reference() -> None:
@@ -132,10 +133,18 @@ def write_reference() -> None:
     (SOURCE / "api" / "index.md").write_text(contents, "utf-8")
 
 
+def _fill(page: Path, **values: str) -> None:
+    """Put values into a page. Where a table belongs, the page in the repository says that the site has it."""
+    text = page.read_text("utf-8")
+    for name, value in values.items():
+        text = text.replace(f"{{{name}}} {_ON_THE_SITE}", value).replace(f"{{{name}}}", value)
+    page.write_text(text, "utf-8")
+
+
 def write_glossary() -> None:
     """Write each term with its formula, its function and its test into the page *Using the notebooks*."""
     page = SOURCE / "guides" / "using_the_notebooks.md"
-    page.write_text(page.read_text("utf-8").replace("{glossary}", as_markdown(glossary.rows())), "utf-8")
+    _fill(page, glossary=as_markdown(glossary.rows()))
 
 
 def write_exercises() -> None:
@@ -154,7 +163,7 @@ def write_exercises() -> None:
         for one in exercises.listed(nbformat.read(path, as_version=4))
     ]
     page = SOURCE / "guides" / "exercises.md"
-    page.write_text(page.read_text("utf-8").replace("{exercises}", as_markdown(rows)), "utf-8")
+    _fill(page, exercises=as_markdown(rows))
 
 
 def write_cheat_sheet() -> None:
@@ -183,8 +192,7 @@ def write_cheat_sheet() -> None:
         line for line in (SOURCE / "guides" / "methods.md").read_text("utf-8").splitlines() if line.startswith("|")
     )
     page = SOURCE / "guides" / "cheat_sheet.md"
-    text = page.read_text("utf-8").replace("{terms}", "\n\n".join(tables)).replace("{methods}", methods)
-    page.write_text(text, "utf-8")
+    _fill(page, terms="\n\n".join(tables), methods=methods)
 
 
 def write_conformance() -> None:
@@ -227,7 +235,7 @@ def write_promises() -> None:
                     rows[heading].append({"you": doing, "what happens": answer})
     tables = "\n\n".join(f"## {heading}\n\n{as_markdown(listed)}" for heading, listed in rows.items())
     page = SOURCE / "guides" / "followed.md"
-    page.write_text(page.read_text("utf-8").replace("{promises}", tables), "utf-8")
+    _fill(page, promises=tables)
 
 
 def write_twins() -> None:
@@ -246,7 +254,7 @@ def write_twins() -> None:
         for fast, plain, how in [[ast.literal_eval(argument) for argument in mark.args]]
     ]
     page = SOURCE / "guides" / "fast_and_plain.md"
-    page.write_text(page.read_text("utf-8").replace("{twins}", as_markdown(rows)), "utf-8")
+    _fill(page, twins=as_markdown(rows))
 
 
 def write_timings() -> None:
@@ -264,7 +272,7 @@ def write_timings() -> None:
     page = SOURCE / "guides" / "teach.md"
     measured = "We measured the minutes and the memory on two cores, with the profile `laptop`."
     text = f"## Time and memory of each stage\n\n{measured}\n\n{as_markdown(rows)}"
-    page.write_text(page.read_text("utf-8").replace("{timings}", text), "utf-8")
+    _fill(page, timings=text)
 
 
 def write_growth() -> None:
@@ -298,20 +306,25 @@ def write_growth() -> None:
         axis.legend(fontsize=8)
     figure.savefig(SOURCE / "_static" / "growth.png", dpi=130)
 
-    page = SOURCE / "guides" / "growth.md"
-    text = page.read_text("utf-8").replace("{growth}", as_markdown(lines))
-    for row in rows:
-        if row["work"] == "update of chts":
-            text = text.replace(f"{{chts_{row['size']}}}", f"{1e6 * row['seconds'] / row['links']:.1f}")
+    costs = {
+        f"chts_{row['size']}": f"{1e6 * row['seconds'] / row['links']:.1f}"
+        for row in rows
+        if row["work"] == "update of chts"
+    }
     shares: dict[str, dict[str, str]] = {}
     for row in json.loads((ROOT / "benchmarks" / "results" / "shares.json").read_text("utf-8"))["rows"]:
         part, step = row["comparison"].split(", ", 1)
         shares.setdefault(part, {"share of the time": part})[step] = f"{row['share']:.0%}"
-    text = text.replace("{shares}", as_markdown(list(shares.values())))
-    for name, method in (("mlp_set", "set"), ("mlp_l3p", "chts/paper_mlp_fashion_l3p")):
-        (run,) = of_method(runs("mlp_paper"), method)
-        text = text.replace(f"{{{name}}}", f"{run['peak_memory_mb']:,}")
-    page.write_text(text, "utf-8")
+    peaks = {row["method"]: f"{row['peak_memory_mb']:,}" for row in runs("mlp_paper") if row["seed"] == 0}
+    page = SOURCE / "guides" / "growth.md"
+    _fill(
+        page,
+        growth=as_markdown(lines),
+        shares=as_markdown(list(shares.values())),
+        mlp_set=peaks["set"],
+        mlp_l3p=peaks["chts/paper_mlp_fashion_l3p"],
+        **costs,
+    )
 
 
 def write_exported() -> None:
@@ -337,7 +350,7 @@ def write_exported() -> None:
             speeds = tuple(f"{_digits(row['times_faster'])}×" for row in both)
             lines.append(_format(name, both[0]["bytes"], dense, needed, speeds))
     page = SOURCE / "guides" / "ship_it.md"
-    page.write_text(page.read_text("utf-8").replace("{exported}", as_markdown(lines)), "utf-8")
+    _fill(page, exported=as_markdown(lines))
 
 
 def _format(name: str, size: int, dense: int, needed: str, speeds: tuple[str, ...]) -> dict[str, str]:
@@ -362,7 +375,7 @@ def write_list_of_slides() -> None:
     listed = "".join(
         f'<li><a href="../slides/{path.stem}.html">{notebooks.title(path)}</a></li>' for path in notebooks.stages()
     )
-    page.write_text(page.read_text("utf-8").replace("{slides}", f"<ul>{listed}</ul>"), "utf-8")
+    _fill(page, slides=f"<ul>{listed}</ul>")
 
 
 def write_all_slides() -> None:

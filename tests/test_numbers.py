@@ -586,7 +586,7 @@ def test_every_table_has_its_place() -> None:
 
 # Figures that are no results: settings, versions, and what is said there to have been printed and not recorded.
 NO_RESULTS = {
-    README: ["arXiv 2501.19107", "Python 3.11", "and 7.7.1"],
+    README: ["arXiv 2501.19107", "Python 3.11"],
     SPEED: ["PyTorch 2.13"],
     TRAINED: [],
     RESULTS: [
