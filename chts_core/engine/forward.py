@@ -3,11 +3,13 @@
 import contextlib
 import inspect
 import io
+import random
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -70,7 +72,18 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.dtype, self.asked_for_dtype = dtype, False
         self.length = length
+        self.finished = False
         self._is_closed = is_closed
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """See :class:`torch.fx.Tracer`. Refuses to record an operation after the trace."""
+        if self.finished:
+            raise RuntimeError(
+                "the forward uses a value that it has kept from an earlier trace by chts; expected a tensor. Keep such "
+                "values in attributes of the module, or in lists, dicts or sets there: chts restores these. Or delete "
+                "the value after chts.plan and after you build the Sparsifier."
+            )
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See :class:`torch.fx.Tracer`."""
@@ -123,8 +136,12 @@ def has_forward_of_class(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo side effects of a forward: random draws, prints, warnings, counted calls, and results kept as attributes."""
-    attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
+    """Undo side effects of a forward: random draws, prints, warnings, counted calls, and results kept as attributes.
+
+    Results may also be kept in lists, dicts, sets and deques in the attributes.
+    """
+    containers = [(container, _contents(container)) for container in _containers(model)]
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     for module in model.modules():
         if is_fully_sharded(module):  # its hooks would gather weights, but no real forward runs
             vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
@@ -138,9 +155,43 @@ def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            for now, before in attributes:
-                now.clear()
-                now.update(before)
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            for container, before in containers:
+                _restore(container, before)
+
+
+def _containers(model: nn.Module) -> Iterator[Any]:
+    """The attributes of each part of a model, and all lists, dicts, sets and deques in them."""
+    todo: list[Any] = [vars(module) for module in model.modules()]
+    found = set[int]()
+    for container in todo:  # this list grows
+        if id(container) not in found:
+            found.add(id(container))
+            if not isinstance(container, tuple):
+                yield container
+            inside = container.values() if isinstance(container, dict) else container
+            todo.extend(value for value in inside if isinstance(value, dict | list | set | deque | tuple))
+
+
+def _contents(container: Any) -> list[Any]:
+    """All values in a container; for a dict, first its keys and then its values."""
+    return [*container, *container.values()] if isinstance(container, dict) else [*container]
+
+
+def _restore(container: Any, before: list[Any]) -> None:
+    """Give a container the contents that it had before."""
+    if list(map(id, _contents(container))) == list(map(id, before)):
+        return
+    container.clear()
+    if isinstance(container, dict):
+        half = len(before) // 2
+        for key, value in zip(before[:half], before[half:], strict=True):
+            container[key] = value
+    elif isinstance(container, set):
+        container.update(before)
+    else:
+        container.extend(before)
 
 
 def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
@@ -163,6 +214,8 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
             return list(tracer.trace(module, left_out or None).nodes)
     except Exception:  # a forward that depends on its data may raise any error
         return []
+    finally:
+        tracer.finished = True
 
 
 def output_layers(model: nn.Module) -> set[str]:
