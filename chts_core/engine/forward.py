@@ -16,6 +16,12 @@ from torch import fx, nn
 from chts_core.engine.dropout import Dropout
 from chts_core.engine.sharding import is_fully_sharded
 
+# Why a layer counts as an output layer. A trace or the model itself shows it; or the forward cannot be traced, and the
+# layer is registered last: as the last child of the traced module, which is usual, or inside another child.
+OF_OUTPUTS = "gives the model's outputs"
+LAST = "the last child of a module that cannot be traced"
+GUESSED = "guessed to give the model's outputs"
+
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is an `nn.Linear`, or a linear layer that stores its weight transposed."""
@@ -218,28 +224,31 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
         tracer.finished = True
 
 
-def output_layers(model: nn.Module) -> set[str]:
-    """The linear layers and convolutions that give a model's outputs, by module name: no matrix comes after them.
+def output_layers(model: nn.Module) -> dict[str, str]:
+    """The linear layers and convolutions that give a model's outputs: no matrix comes after them.
 
     A model may have several output layers, such as one for each task. If the forward cannot be traced, the output layer
     is the layer that `get_output_embeddings` returns (a method of models in `transformers`). Without this method, it is
     the last layer that is registered.
+
+    Returns:
+        The reason why each of them counts as an output layer, by module name: `OF_OUTPUTS`, `LAST` or `GUESSED`.
     """
     with leaving_nothing_behind(model):
-        return set(_ends(model, ""))
+        return dict(_ends(model, ""))
 
 
-def _ends(module: nn.Module, path: str) -> Iterator[str]:
-    """The output layers of a part of a model; see :func:`output_layers`."""
+def _ends(module: nn.Module, path: str) -> Iterator[tuple[str, str]]:
+    """The output layers of a part of a model, and the reasons; see :func:`output_layers`."""
     if is_linear(module) or is_convolution(module):
-        yield path
+        yield path, OF_OUTPUTS
         return
     modules = dict(module.named_modules())
     recorded = trace(module, Tracer(lambda _: True, length=2), training=False, without_labels=True)
     if not recorded:
         end = _last_layer(module)
         if end is not None:
-            yield _join(path, end)
+            yield _join(path, end[0]), end[1]
         return
     weighted = {node: owner for node in recorded if (owner := _owner(node, modules)) is not None}
     followed: set[fx.Node] = set()  # nodes whose result goes to a layer with a matrix
@@ -280,11 +289,14 @@ def _has_matrix(module: nn.Module) -> bool:
     )
 
 
-def _last_layer(module: nn.Module) -> str | None:
-    """The output layer of a module that cannot be traced."""
+def _last_layer(module: nn.Module) -> tuple[str, str] | None:
+    """The output layer of a module that cannot be traced, and the reason."""
     layers = [name for name, part in module.named_modules() if is_linear(part) or is_convolution(part)]
     named = getattr(module, "get_output_embeddings", lambda: None)()
-    return next((name for name in layers if module.get_submodule(name) is named), layers[-1] if layers else None)
+    for name in layers:
+        if module.get_submodule(name) is named:
+            return name, OF_OUTPUTS
+    return (layers[-1], GUESSED if "." in layers[-1] else LAST) if layers else None
 
 
 def _join(path: str, name: str) -> str:
