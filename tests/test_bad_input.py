@@ -368,7 +368,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         "Sequential has 3 layers that could be sparse, but none is left to sparsify",
     ),
-    "the output layer alone": ({"include": "4"}, ValueError, "none is left to sparsify"),
+    "the output layer alone": ({"include": "4"}, ValueError, "fits only layers that stay dense by default"),
     "all excluded": ({"exclude": "*"}, ValueError, "none is left to sparsify"),
     "none chosen": ({"include": lambda name, module: False}, ValueError, "none is left"),  # noqa: ARG005
     "include fits nothing": (

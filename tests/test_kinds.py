@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chts_core.engine.forward import LAST
 from chts_core.engine.kinds import Layer, candidates, other_matrices
 from chts_core.engine.layers import choose_layers
 
@@ -280,7 +281,7 @@ def test_other_matrices_are_sparse_only_if_the_user_names_them() -> None:
     assert list(chosen.layers) == ["first.weight"]
     assert chosen.dense == {
         **dict.fromkeys(["one", "stack", "wide"], "not a known kind of layer"),
-        "last.weight": "gives the model's outputs",
+        "last.weight": LAST,
     }
     assert list(choose_layers(model, include="*").layers) == ["first.weight"]
     named = choose_layers(model, include=["first", "stack", "one"])
@@ -298,12 +299,13 @@ class TopKRouter(nn.Module):
         self.weight = nn.Parameter(torch.randn(2, 4))
 
 
-def test_a_router_without_a_linear_layer_stays_dense_even_if_all_matrices_are_named() -> None:
+def test_a_router_without_a_linear_layer_stays_dense_and_is_refused_in_include() -> None:
     model = nn.Sequential(nn.Linear(4, 4), TopKRouter(), nn.Linear(4, 2))
-    for include in (None, ["0", "1.weight"]):
-        chosen = choose_layers(model, include=include)
-        assert list(chosen.layers) == ["0.weight"]
-        assert chosen.dense["1.weight"] == "chooses the experts"
+    chosen = choose_layers(model)
+    assert list(chosen.layers) == ["0.weight"]
+    assert chosen.dense["1.weight"] == "chooses the experts"
+    with pytest.raises(ValueError, match=r"stay dense by default: 1\.weight \(chooses the experts\)"):
+        choose_layers(model, include=["0", "1.weight"])
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ from conv1d import Conv1D
 from torch import Tensor, nn
 
 import chts_core as chts
-from chts_core.engine.forward import output_layers
+from chts_core.engine.forward import GUESSED, LAST, OF_OUTPUTS, output_layers
 from chts_core.engine.kinds import Layer
 from chts_core.engine.layers import all_layers, sparse_layers, split_heads, unwrap
 
@@ -290,7 +291,19 @@ def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argumen
         sparse_layers(mlp(), **{argument: ["0", "encoder.*"]})
 
 
-@pytest.mark.parametrize("given", [{"include": "4"}, {"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
+@pytest.mark.parametrize(
+    ("include", "dense"),
+    [(["0", "4"], r"4\.weight \(gives the model's outputs\)"), ("1.0", r"1\.0\.weight \(a depthwise convolution\)")],
+)
+def test_a_pattern_that_fits_only_layers_that_stay_dense_is_refused(include: str | list[str], dense: str) -> None:
+    model = mlp()
+    model[1] = nn.Sequential(nn.Conv1d(2, 2, 3, groups=2), nn.ReLU())
+    with pytest.raises(ValueError, match=rf"fits only layers that stay dense by default: {dense}.* Pass exclude=\(\)"):
+        sparse_layers(model, include=iter([include] if isinstance(include, str) else include))
+    assert sparse_layers(model, include=include, exclude=())
+
+
+@pytest.mark.parametrize("given", [{"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
 def test_a_choice_that_leaves_nothing_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Sequential has 3 layers that could be sparse, but none is left to sparsify"):
         sparse_layers(mlp(), **given)
@@ -616,16 +629,28 @@ class Convolved(nn.Module):
         return self.conv(self.body(x)[..., None])
 
 
-OUTPUTS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
-    "registered first": (HeadFirst, {"head"}),
-    "several": (TwoHeads, {"head", "value"}),
-    "beside a residual": (Residual, {"head"}),
-    "without its module": (Functional, {"head"}),
-    "with labels": (Labelled, {"head"}),
-    "a part of a part": (Within, {"model.head"}),
-    "not traced": (Looping, {"last"}),
-    "not traced, but told": (Told, {"body"}),
-    "a convolution": (Convolved, {"conv"}),
+class HeadsFirst(TwoHeads):
+    """It cannot be traced, and its last registered layer is a part of its body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = self._modules.pop("body")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+OUTPUTS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
+    "registered first": (HeadFirst, {"head": OF_OUTPUTS}),
+    "several": (TwoHeads, {"head": OF_OUTPUTS, "value": OF_OUTPUTS}),
+    "beside a residual": (Residual, {"head": OF_OUTPUTS}),
+    "without its module": (Functional, {"head": OF_OUTPUTS}),
+    "with labels": (Labelled, {"head": OF_OUTPUTS}),
+    "a part of a part": (Within, {"model.head": OF_OUTPUTS}),
+    "not traced": (Looping, {"last": LAST}),
+    "not traced, but told": (Told, {"body": OF_OUTPUTS}),
+    "not traced, and not last": (HeadsFirst, {"body.2": GUESSED}),
+    "a convolution": (Convolved, {"conv": OF_OUTPUTS}),
 }
 
 
@@ -640,7 +665,23 @@ def test_the_layers_that_give_the_outputs_stay_dense(kind: str) -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     everything = {name.removesuffix(".weight") for name in sparse_layers(model, exclude=())}
-    assert {name.removesuffix(".weight") for name in sparse_layers(model)} == everything - expected
+    assert {name.removesuffix(".weight") for name in sparse_layers(model)} == everything - expected.keys()
+
+
+def test_a_guess_of_the_output_layers_is_a_warning() -> None:
+    message = (
+        r"body\.2\.weight stays dense, .* is guessed to give the model's outputs.* Name the layers .* with exclude"
+    )
+    settings: dict[str, Any] = {"method": "set", "sparsity": 0.5, "total_steps": 9, "update_every": 3}
+    model = HeadsFirst()
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.warns(UserWarning, match=message):
+        chts.Sparsifier(model, optimizer, **settings)
+    plan = chts.plan(HeadsFirst(), **settings)
+    assert re.search(message, plan.advice[0])
+    assert plan.coverage.dense["body.2.weight"] == (16, GUESSED)
+    named = chts.Sparsifier(model, optimizer, **settings, exclude=["head", "value"])
+    assert list(named.masks) == ["body.0.weight", "body.2.weight"]
 
 
 class Mixture(nn.Module):

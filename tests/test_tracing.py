@@ -1,13 +1,15 @@
 import copy
 import functools
+import random
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -896,6 +898,55 @@ def test_tracing_leaves_nothing_behind(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert capsys.readouterr() == ("", "")
     copy.deepcopy(model)  # a proxy left in an attribute could not be
+
+
+class Keeping(nn.Module):
+    """A forward that keeps its results in containers, and draws with all generators."""
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "scale" not in self.kept:
+            self.kept["scale"] = x.std() * random.random() * np.random.rand()  # noqa: NPY002
+        for container in self.kept.get("inner", ()):
+            container.clear()
+            (container.add if isinstance(container, set) else container.append)(x)
+        return self.fc3(self.fc2(self.fc1(x / self.kept["scale"])))
+
+
+def test_results_in_containers_do_not_stay_after_a_trace() -> None:
+    inner = ([1, 2], {3, 4}, deque([5, 6], maxlen=2))
+    kept: dict[str, Any] = {"inner": inner}
+    model = Keeping(kept)
+    of_python, of_numpy = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+    sparsifier = chts.Sparsifier(model, torch.optim.SGD(model.parameters()), "set", 0.5, total_steps=9, update_every=3)
+
+    assert list(sparsifier.masks) == ["fc1.weight", "fc2.weight"]
+    assert model.kept is kept
+    assert kept == {"inner": inner}
+    assert inner == ([1, 2], {3, 4}, deque([5, 6]))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == (of_python, of_numpy)  # noqa: NPY002
+    model(torch.rand(2, 4)).sum().backward()
+    assert model.fc1.weight.grad is not None
+
+
+def test_a_result_that_stays_elsewhere_is_refused_when_it_is_used() -> None:
+    kept: dict[str, Any] = {}
+
+    class Outside(Keeping):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc3(self.fc2(self.fc1(x / kept.setdefault("scale", x.std()))))
+
+    model = Outside({})
+    chts.plan(model, "set", 0.5, total_steps=9, update_every=3)
+    with pytest.raises(RuntimeError, match=r"a value that it has kept from an earlier trace.* delete the value"):
+        model(torch.rand(2, 4))
+    kept.clear()
+    assert model(torch.rand(2, 4)).requires_grad
 
 
 def test_what_a_forward_warns_of_is_no_reason_not_to_trace() -> None:

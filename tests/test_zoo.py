@@ -13,6 +13,7 @@ import torch
 from zoo import ZOO, built, output
 
 import chts_core as chts
+from chts_core.engine.forward import LAST, OF_OUTPUTS
 from chts_core.engine.kinds import convertible
 from chts_core.engine.layers import sparse_layers
 from chts_core.percolation import percolate
@@ -124,7 +125,7 @@ def row(name: str) -> list[str]:
     """What a plan says of a model: sparse share, known connections, what percolation leaves out."""
     model, _ = built(name)
     plan = chts.plan(model, "chts", include=ZOO[name].include, **SETTINGS)
-    of_outputs = sum(size for size, why in plan.coverage.dense.values() if why == "gives the model's outputs")
+    of_outputs = sum(size for size, why in plan.coverage.dense.values() if why in (LAST, OF_OUTPUTS))
     share = plan.coverage.sparse / (plan.coverage.total - of_outputs)
     layers = sparse_layers(model, ZOO[name].include)
     stored = sum(math.prod(layer.shape) for layer in layers.values() if convertible(model, layer.parameter))

@@ -7,13 +7,14 @@ from math import prod
 from torch import nn
 
 from chts_core.checks import warn
+from chts_core.engine.forward import GUESSED, LAST, OF_OUTPUTS
 from chts_core.engine.kinds import matrices
-from chts_core.engine.layers import EXCLUDED, NOT_INCLUDED, OF_OUTPUTS, Chosen
+from chts_core.engine.layers import EXCLUDED, NOT_INCLUDED, Chosen
 
 # The Sparsifier warns if the sparse layers contain less than this share of the elements.
 _LITTLE = 0.5
 # Users expect that matrices stay dense for these reasons, so the warning does not count these matrices.
-_EXPECTED = (EXCLUDED, NOT_INCLUDED, OF_OUTPUTS)
+_EXPECTED = (EXCLUDED, NOT_INCLUDED, OF_OUTPUTS, LAST, GUESSED)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,24 @@
 import contextlib
 import inspect
 import io
+import random
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from chts_core.engine.dropout import Dropout
 from chts_core.engine.sharding import is_fully_sharded
+
+# Why a layer counts as an output layer. A trace or the model itself shows it; or the forward cannot be traced, and the
+# layer is registered last: as the last child of the traced module, which is usual, or inside another child.
+OF_OUTPUTS = "gives the model's outputs"
+LAST = "the last child of a module that cannot be traced"
+GUESSED = "guessed to give the model's outputs"
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -70,7 +78,18 @@ class Tracer(fx.Tracer):
         super().__init__()
         self.dtype, self.asked_for_dtype = dtype, False
         self.length = length
+        self.finished = False
         self._is_closed = is_closed
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """See :class:`torch.fx.Tracer`. Refuses to record an operation after the trace."""
+        if self.finished:
+            raise RuntimeError(
+                "the forward uses a value that it has kept from an earlier trace by chts; expected a tensor. Keep such "
+                "values in attributes of the module, or in lists, dicts or sets there: chts restores these. Or delete "
+                "the value after chts.plan and after you build the Sparsifier."
+            )
+        return super().create_node(*args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See :class:`torch.fx.Tracer`."""
@@ -123,8 +142,12 @@ def has_forward_of_class(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo side effects of a forward: random draws, prints, warnings, counted calls, and results kept as attributes."""
-    attributes = [(vars(module), vars(module).copy()) for module in model.modules()]
+    """Undo side effects of a forward: random draws, prints, warnings, counted calls, and results kept as attributes.
+
+    Results may also be kept in lists, dicts, sets and deques in the attributes.
+    """
+    containers = [(container, _contents(container)) for container in _containers(model)]
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     for module in model.modules():
         if is_fully_sharded(module):  # its hooks would gather weights, but no real forward runs
             vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
@@ -138,9 +161,43 @@ def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            for now, before in attributes:
-                now.clear()
-                now.update(before)
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            for container, before in containers:
+                _restore(container, before)
+
+
+def _containers(model: nn.Module) -> Iterator[Any]:
+    """The attributes of each part of a model, and all lists, dicts, sets and deques in them."""
+    todo: list[Any] = [vars(module) for module in model.modules()]
+    found = set[int]()
+    for container in todo:  # this list grows
+        if id(container) not in found:
+            found.add(id(container))
+            if not isinstance(container, tuple):
+                yield container
+            inside = container.values() if isinstance(container, dict) else container
+            todo.extend(value for value in inside if isinstance(value, dict | list | set | deque | tuple))
+
+
+def _contents(container: Any) -> list[Any]:
+    """All values in a container; for a dict, first its keys and then its values."""
+    return [*container, *container.values()] if isinstance(container, dict) else [*container]
+
+
+def _restore(container: Any, before: list[Any]) -> None:
+    """Give a container the contents that it had before."""
+    if list(map(id, _contents(container))) == list(map(id, before)):
+        return
+    container.clear()
+    if isinstance(container, dict):
+        half = len(before) // 2
+        for key, value in zip(before[:half], before[half:], strict=True):
+            container[key] = value
+    elif isinstance(container, set):
+        container.update(before)
+    else:
+        container.extend(before)
 
 
 def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
@@ -163,30 +220,35 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
             return list(tracer.trace(module, left_out or None).nodes)
     except Exception:  # a forward that depends on its data may raise any error
         return []
+    finally:
+        tracer.finished = True
 
 
-def output_layers(model: nn.Module) -> set[str]:
-    """The linear layers and convolutions that give a model's outputs, by module name: no matrix comes after them.
+def output_layers(model: nn.Module) -> dict[str, str]:
+    """The linear layers and convolutions that give a model's outputs: no matrix comes after them.
 
     A model may have several output layers, such as one for each task. If the forward cannot be traced, the output layer
     is the layer that `get_output_embeddings` returns (a method of models in `transformers`). Without this method, it is
     the last layer that is registered.
+
+    Returns:
+        The reason why each of them counts as an output layer, by module name: `OF_OUTPUTS`, `LAST` or `GUESSED`.
     """
     with leaving_nothing_behind(model):
-        return set(_ends(model, ""))
+        return dict(_ends(model, ""))
 
 
-def _ends(module: nn.Module, path: str) -> Iterator[str]:
-    """The output layers of a part of a model; see :func:`output_layers`."""
+def _ends(module: nn.Module, path: str) -> Iterator[tuple[str, str]]:
+    """The output layers of a part of a model, and the reasons; see :func:`output_layers`."""
     if is_linear(module) or is_convolution(module):
-        yield path
+        yield path, OF_OUTPUTS
         return
     modules = dict(module.named_modules())
     recorded = trace(module, Tracer(lambda _: True, length=2), training=False, without_labels=True)
     if not recorded:
         end = _last_layer(module)
         if end is not None:
-            yield _join(path, end)
+            yield _join(path, end[0]), end[1]
         return
     weighted = {node: owner for node in recorded if (owner := _owner(node, modules)) is not None}
     followed: set[fx.Node] = set()  # nodes whose result goes to a layer with a matrix
@@ -227,11 +289,14 @@ def _has_matrix(module: nn.Module) -> bool:
     )
 
 
-def _last_layer(module: nn.Module) -> str | None:
-    """The output layer of a module that cannot be traced."""
+def _last_layer(module: nn.Module) -> tuple[str, str] | None:
+    """The output layer of a module that cannot be traced, and the reason."""
     layers = [name for name, part in module.named_modules() if is_linear(part) or is_convolution(part)]
     named = getattr(module, "get_output_embeddings", lambda: None)()
-    return next((name for name in layers if module.get_submodule(name) is named), layers[-1] if layers else None)
+    for name in layers:
+        if module.get_submodule(name) is named:
+            return name, OF_OUTPUTS
+    return (layers[-1], GUESSED if "." in layers[-1] else LAST) if layers else None
 
 
 def _join(path: str, name: str) -> str:

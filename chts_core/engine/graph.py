@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from chts_core.engine.forward import GUESSED
 from chts_core.engine.kinds import Layer
 from chts_core.engine.layers import Chosen, Selection, choose_layers, split_heads
 from chts_core.engine.tracing import layer_graph
@@ -19,7 +20,7 @@ class Found(NamedTuple):
     chosen: the sparse layers, and why the other layers stay dense.
     parts: the networks that evolve separately, by name. They are the layers or their heads.
     graph: which layers feed each other.
-    notes: warnings about the graph.
+    notes: warnings about output layers that are only guessed, and about the graph.
     """
 
     chosen: Chosen
@@ -40,6 +41,13 @@ def find_layers(
     chosen = choose_layers(model, include, exclude)
     layers = chosen.layers
     graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])
+    guessed = [name for name, why in chosen.dense.items() if why == GUESSED]
+    if guessed:
+        notes = [
+            f"{', '.join(guessed)} stays dense, because it is registered last and is guessed to give the model's "
+            "outputs. The forward could not be traced. Name the layers that give the outputs with exclude.",
+            *notes,
+        ]
     return Found(chosen, split_heads(layers, graph) if per_head else layers, graph, notes)
 
 

@@ -23,7 +23,6 @@ _GATED = (("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo"))
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 # Why a matrix stays dense.
-OF_OUTPUTS = "gives the model's outputs"
 EXCLUDED = "left out by exclude"
 NOT_INCLUDED = "not in include"
 
@@ -76,17 +75,18 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
         exclude: which of them to leave out; by default the layers named above.
 
     Raises:
-        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from other
-            parameters.
+        ValueError: if no layer is left, a pattern fits no layer, a pattern of `include` fits only layers that stay
+            dense by default, or a weight is shared or computed from other parameters.
         TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers.
     """
     _check_initialised(model)
     found, others = list(candidates(model)), list(other_matrices(model))
-    chosen = found if include is None else _select(found, others, include, "include")
+    by_default = _dense_by_default(model, found, others) if exclude is None else {}
+    chosen = found if include is None else _select(found, others, include, "include", by_default)
     if exclude is None:
-        dropped = _dense_by_default(model, found, others)
+        dropped = by_default
     else:
-        dropped = {entry.layer.name: EXCLUDED for entry in _select(found, others, exclude, "exclude")}
+        dropped = {entry.layer.name: EXCLUDED for entry in _select(found, others, exclude, "exclude", {})}
     parameters = dict(model.named_parameters(remove_duplicate=False))
     layers = {entry.layer.name: entry.layer for entry in chosen if entry.layer.name not in dropped}
     for name, layer in layers.items():
@@ -128,7 +128,7 @@ def _dense_by_default(model: nn.Module, found: list[Candidate], others: list[Can
     for entry in found:
         name = entry.layer.name
         if entry.path in outputs:
-            dense[name] = OF_OUTPUTS
+            dense[name] = outputs[entry.path]
         elif _is_router(model, entry.path):
             dense[name] = "chooses the experts"
         elif entry.why_dense:
@@ -206,8 +206,13 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
     return parts
 
 
-def _select(found: list[Candidate], others: list[Candidate], selection: Selection, argument: str) -> list[Candidate]:
-    """The candidates that a selection names. A pattern names other matrices only if it fits no candidate."""
+def _select(
+    found: list[Candidate], others: list[Candidate], selection: Selection, argument: str, by_default: Mapping[str, str]
+) -> list[Candidate]:
+    """The candidates that a selection names. A pattern names other matrices only if it fits no candidate.
+
+    A pattern that fits only layers in `by_default`, which stay dense for these reasons, is refused.
+    """
     if callable(selection):
         return [entry for entry in found if selection(entry.path, entry.module)]
     chosen = set()
@@ -221,6 +226,13 @@ def _select(found: list[Candidate], others: list[Candidate], selection: Selectio
             raise ValueError(
                 f"{argument} has the pattern {pattern!r}, which fits no layer; expected a layer's or module's name, "
                 f"with * for any part of it. The layers are {', '.join(entry.layer.name for entry in found)}."
+            )
+        if by_default.keys() >= fitting:
+            dense = ", ".join(f"{name} ({by_default[name]})" for name in sorted(fitting))
+            raise ValueError(
+                f"{argument} has the pattern {pattern!r}, which fits only layers that stay dense by default: {dense}; "
+                "expected at least one other layer. Pass exclude=() to make all layers of include sparse, or exclude "
+                "other layers by name."
             )
         chosen |= fitting
     return [entry for entry in found + others if entry.layer.name in chosen]
