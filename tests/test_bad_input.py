@@ -1,6 +1,7 @@
 """Mistakes are refused: with the type of error one would expect, what was given, and what was expected."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -302,6 +303,26 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     **{
         f"update_every {value}": ({"update_every": value}, ValueError, rf"update_every is {value}; expected")
         for value in (0, -5)
+    },
+    **{
+        f"total_steps {value!r}": ({"total_steps": value}, ValueError, f"total_steps is {value!r}; expected .* whole")
+        for value in (40.5, 1000.0, "1000", None, True)
+    },
+    **{
+        f"update_every {value!r}": (
+            {"update_every": value},
+            ValueError,
+            rf"update_every is {re.escape(repr(value))}; expected a whole number of optimizer steps above 0, or a list",
+        )
+        for value in (5.0, "5", None, True, {5: 0, 10: 0})
+    },
+    **{
+        f"update_every {steps!r}": (
+            {"update_every": steps},
+            ValueError,
+            rf"update_every is {re.escape(repr(tuple(steps)))}; expected the steps of the updates, whole numbers",
+        )
+        for steps in ([5, None], [5, "10"], [[5], [10]], [True, 10], [5.0, 10.0])
     },
     "method unknown": (
         {"method": "lottery"},

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -186,6 +187,13 @@ def test_a_timeline_of_given_steps() -> None:
         ValueError, match=r"contains no update, because updates come at \(3, 8, 13\); update more often"
     ):
         timeline.window(0.2, 0.3)
+
+
+def test_a_timeline_takes_the_whole_numbers_of_numpy() -> None:
+    given, every = Timeline(20, np.array([3, 8]), 0.75), Timeline(np.int64(20), np.int32(5), 0.75)  # type: ignore[arg-type]
+    assert (given, every) == (Timeline(20, (3, 8), 0.75), Timeline(20, 5, 0.75))
+    numbers = [*given.updates, every.total_steps, every.update_every]
+    assert {type(number) for number in numbers} == {int}  # torch.load refuses other types in a saved state
 
 
 @pytest.mark.parametrize("steps", [(), (0, 3), (3, 3), (5, 3), (2.5,)])
