@@ -428,6 +428,16 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         ValueError,
         r"optimizer does not hold the model's weights 0\.weight; build it from model\.parameters\(\)",
     ),
+    "resume from a path": (
+        {"resume_from": "run.pt"},
+        TypeError,
+        r"saved state is a str; expected the dictionary that state_dict\(\) returned.* load the file with torch\.load",
+    ),
+    "graph of a wrong type": (
+        {"graph": [("0.weight", "2.weight")]},
+        TypeError,
+        r"graph is a list; expected a LayerGraph\. Pass graph=LayerGraph\(chains=",
+    ),
     "graph unknown": (
         {"graph": GRAPHS["unknown"]},
         ValueError,
@@ -557,6 +567,13 @@ def test_settings_that_cannot_work_are_refused_and_change_nothing(bad: str) -> N
     if training:
         sum(parameter.sum() for parameter in training).backward()
     assert all(parameter.grad.all() for parameter in training)
+
+
+def test_a_list_of_optimizers_is_refused() -> None:
+    model = perceptron()
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2)]
+    with pytest.raises(TypeError, match=r"optimizer is a list; expected one torch\.optim\.Optimizer\. Build one"):
+        chts.Sparsifier(model, optimizers, "set", 0.5, total_steps=1000)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", chts.METHODS | chts.PRESETS)

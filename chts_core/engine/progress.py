@@ -198,6 +198,11 @@ def from_state(
 
 def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], reschedule: bool) -> None:
     """Raise an error unless a state is complete and comes from a run with these settings."""
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"the saved state is a {type(state).__name__}; expected the dictionary that state_dict() returned. If it "
+            "is in a file, load the file with torch.load and pass the result."
+        )
     missing = (settings.keys() | _SAVED) - state.keys()
     if missing:
         raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
