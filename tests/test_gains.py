@@ -136,12 +136,18 @@ def test_the_memory_of_a_plan_is_that_of_the_most_links() -> None:
     assert models[0].memory["one update"] == models[1].memory["one update"]
 
 
-def test_a_run_that_gains_links_is_not_rescheduled() -> None:
+def test_a_run_that_gains_links_keeps_its_length() -> None:
     run = Run(RUNS["SET"])
     run.train(5)
     longer = Run(RUNS["SET"], total_steps=40)
-    with pytest.raises(ValueError, match="reschedule=True needs a sparsity that never falls"):
+    with pytest.raises(ValueError, match=r"a run of 24 steps but this run has 40\. .* sparsity that never falls"):
         longer.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)
+    again = Run(RUNS["SET"])
+    again.model.load_state_dict(run.model.state_dict())
+    again.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)  # of the same length
+    again.auditor = Auditor(again.sparsifier)
+    again.train(19)
+    assert links_of(again) == again.plan.budget.links(24)
 
 
 def test_an_exponential_decay_prunes_the_same_share_at_each_update() -> None:
