@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Integral
+from typing import TypeGuard
 
 from chts_core.checks import check_sparsity
 
@@ -86,7 +87,7 @@ def linear_temperature(step: int, end: int, initial: float = 1.0, final: float =
     return final if step >= end else initial + (final - initial) * step / end
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is a whole number, of Python or NumPy."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
