@@ -160,14 +160,13 @@ def from_state(
         {name: _bits_of(mask) for name, mask in state[key].items()} for key in ("masks", "ever_active")
     )
     saved = progress.budget
-    if saved.gains:
-        if state["total_steps"] != saved.timeline.total_steps:
-            raise ValueError(
-                f"the saved state is from a run of {state['total_steps']} steps but this run has "
-                f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls; this run has "
-                f"{saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or the callback."
-            )
-        reschedule = False  # the schedule is the same, and it may bring links back
+    if saved.gains and state["total_steps"] != saved.timeline.total_steps:
+        raise ValueError(
+            f"the saved state is from a run of {state['total_steps']} steps but this run has "
+            f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls; this run has "
+            f"{saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or the callback."
+        )
+    reschedule = reschedule and not saved.gains  # the next update follows the schedule even if links come back
     behind = state.get("behind", {})
     if reschedule and behind:
         raise ValueError(
