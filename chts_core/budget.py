@@ -27,8 +27,8 @@ class Budget:
             layer names (:func:`chts_core.distributions.sparsities_by_layer`), or your own
             :class:`chts_core.distributions.Distribution`. With patterns, each layer follows the schedule of the method
             to its own final sparsity. Your own distribution is called with the sparsity at each step.
-        least: a lower bound of the sparsity at each step. If this run continues another run, the links that the other
-            run has lost do not come back.
+        least: lower bounds of the sparsity at each step, by the final sparsity of a layer. If this run continues
+            another run, the links that the other run has lost do not come back.
 
     Raises:
         ValueError, TypeError: for a run in which a layer would gain links or have no link, that would never change its
@@ -41,7 +41,7 @@ class Budget:
     timeline: Timeline
     shapes: Mapping[str, tuple[int, ...]]
     distribution: Shares = "uniform"
-    least: float = 0.0
+    least: Mapping[float, float] = field(default_factory=dict)
     # The final sparsity of each layer, if the distribution gives sparsities by layer.
     _finals: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     # The number of links of each layer at the latest sparsity, kept because dividing the links among many layers takes
@@ -157,9 +157,14 @@ class Budget:
         Args:
             final: the sparsity at the end of the run; None for the final sparsity of the whole network.
         """
-        sparsity = self.method.sparsity.at(step, self.timeline, self.sparsity if final is None else final)
+        final = self.sparsity if final is None else final
+        sparsity = self.method.sparsity.at(step, self.timeline, final)
         check_sparsity(sparsity, f"scheduled sparsity at step {step}")
-        return max(sparsity, self.least)
+        return max(sparsity, self.least.get(final, 0.0))
+
+    def least_at(self, step: int) -> dict[float, float]:
+        """The scheduled sparsity at a step by final sparsity, as lower bounds (`least`) of a run that continues."""
+        return {final: self.at(step, final) for final in {self.sparsity, *self._finals.values()}}
 
     @property
     def final_sparsity(self) -> float:

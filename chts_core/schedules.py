@@ -5,9 +5,11 @@ The functions raise a ValueError for an empty window, a sparsity outside [0, 1),
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
+from typing import TypeGuard
 
 from chts_core.checks import check_sparsity
 
@@ -85,6 +87,11 @@ def linear_temperature(step: int, end: int, initial: float = 1.0, final: float =
     return final if step >= end else initial + (final - initial) * step / end
 
 
+def _is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _progress(step: int, start: int, end: int) -> float:
     if end <= start:
         raise ValueError(f"the decay window goes from step {start} to {end}; its end must come after its start.")
@@ -110,19 +117,28 @@ class Timeline:
     stop: float
 
     def __post_init__(self) -> None:
-        if self.total_steps <= 0:
-            raise ValueError(f"total_steps is {self.total_steps}; expected the number of optimizer steps of the run.")
+        if not _is_whole(self.total_steps) or self.total_steps <= 0:
+            raise ValueError(
+                f"total_steps is {self.total_steps!r}; expected the number of optimizer steps of the run, a whole "
+                "number above 0."
+            )
+        object.__setattr__(self, "total_steps", int(self.total_steps))
         if not 0 < self.stop <= 1:
             raise ValueError(f"updates stop at {self.stop} of the run; expected a fraction in (0, 1].")
-        if isinstance(self.update_every, Iterable):
-            object.__setattr__(self, "update_every", self._checked(tuple(self.update_every)))
-        elif self.update_every <= 0:
-            raise ValueError(f"update_every is {self.update_every}; expected a number of optimizer steps above 0.")
+        given = self.update_every
+        if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
+            object.__setattr__(self, "update_every", self._checked(tuple(given)))
+        elif _is_whole(given) and given > 0:
+            object.__setattr__(self, "update_every", int(given))
+        else:
+            raise ValueError(
+                f"update_every is {given!r}; expected a whole number of optimizer steps above 0, or a list of the "
+                "steps of all updates."
+            )
 
     def _checked(self, steps: tuple[int, ...]) -> tuple[int, ...]:
         """The given steps of all updates. Raises a ValueError unless the run can update at each of them."""
-        rises = all(before < after for before, after in pairwise((0, *steps)))
-        if not (steps and all(isinstance(step, int) for step in steps) and rises):
+        if not (steps and all(map(_is_whole, steps)) and all(a < b for a, b in pairwise((0, *steps)))):
             raise ValueError(
                 f"update_every is {steps}; expected the steps of the updates, whole numbers above 0 in ascending order."
             )
@@ -131,7 +147,7 @@ class Timeline:
                 f"update_every has an update at step {steps[-1]}, but updates stop at step {self._step_at(self.stop)} "
                 f"of {self.total_steps}; leave out the later updates, or let the turnover stop later."
             )
-        return steps
+        return tuple(map(int, steps))
 
     @property
     def stop_step(self) -> int:

@@ -356,7 +356,8 @@ class Sparsifier:
             state: the state of a run with the same settings.
             reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
                 turnover and temperature follow this run's schedule, but no layer gains links: the sparsity stays the
-                same until the schedule exceeds it. To keep the old schedule, build the Sparsifier with the old
+                same until the schedule exceeds it. If layers may gain links, the run must have the same `total_steps`,
+                and the next update follows the schedule. To keep the old schedule, build the Sparsifier with the old
                 `total_steps` and continue to call `step()`: the topology does not change after its last update.
 
         Raises:

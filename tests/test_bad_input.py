@@ -1,6 +1,7 @@
 """Mistakes are refused: with the type of error one would expect, what was given, and what was expected."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -303,6 +304,26 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         f"update_every {value}": ({"update_every": value}, ValueError, rf"update_every is {value}; expected")
         for value in (0, -5)
     },
+    **{
+        f"total_steps {value!r}": ({"total_steps": value}, ValueError, f"total_steps is {value!r}; expected .* whole")
+        for value in (40.5, 1000.0, "1000", None, True)
+    },
+    **{
+        f"update_every {value!r}": (
+            {"update_every": value},
+            ValueError,
+            rf"update_every is {re.escape(repr(value))}; expected a whole number of optimizer steps above 0, or a list",
+        )
+        for value in (5.0, "5", None, True, {5: 0, 10: 0})
+    },
+    **{
+        f"update_every {steps!r}": (
+            {"update_every": steps},
+            ValueError,
+            rf"update_every is {re.escape(repr(tuple(steps)))}; expected the steps of the updates, whole numbers",
+        )
+        for steps in ([5, None], [5, "10"], [[5], [10]], [True, 10], [5.0, 10.0])
+    },
     "method unknown": (
         {"method": "lottery"},
         ValueError,
@@ -406,6 +427,16 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         {"optimizer": lambda model: [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2, 4)][1]},
         ValueError,
         r"optimizer does not hold the model's weights 0\.weight; build it from model\.parameters\(\)",
+    ),
+    "resume from a path": (
+        {"resume_from": "run.pt"},
+        TypeError,
+        r"saved state is a str; expected the dictionary that state_dict\(\) returned.* load the file with torch\.load",
+    ),
+    "graph of a wrong type": (
+        {"graph": [("0.weight", "2.weight")]},
+        TypeError,
+        r"graph is a list; expected a LayerGraph\. Pass graph=LayerGraph\(chains=",
     ),
     "graph unknown": (
         {"graph": GRAPHS["unknown"]},
@@ -536,6 +567,13 @@ def test_settings_that_cannot_work_are_refused_and_change_nothing(bad: str) -> N
     if training:
         sum(parameter.sum() for parameter in training).backward()
     assert all(parameter.grad.all() for parameter in training)
+
+
+def test_a_list_of_optimizers_is_refused() -> None:
+    model = perceptron()
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2)]
+    with pytest.raises(TypeError, match=r"optimizer is a list; expected one torch\.optim\.Optimizer\. Build one"):
+        chts.Sparsifier(model, optimizers, "set", 0.5, total_steps=1000)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", chts.METHODS | chts.PRESETS)

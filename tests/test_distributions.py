@@ -284,7 +284,30 @@ def test_wrong_distributions_are_refused(distribution: Any, method: str, error: 
         Run(distribution, method)
 
 
-def test_sparsities_by_layer_are_not_rescheduled() -> None:
-    run, longer = Run({"2.*": 0.75}), Run({"2.*": 0.75}, total_steps=48)
-    with pytest.raises(ValueError, match=r"reschedule=True needs .* a distribution by name; this run has"):
-        longer.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)
+@pytest.mark.parametrize("distribution", [{"2.*": 0.75}, Half()])
+@pytest.mark.parametrize("total_steps", [24, 48])
+def test_a_longer_run_takes_over_the_links_of_each_layer(distribution: Any, total_steps: int) -> None:
+    run, longer, last = (Run(distribution, "granet", total_steps=steps) for steps in (24, total_steps, total_steps))
+    before = run.links_after(9)
+
+    def continues(earlier: Run, later: Run, **how: bool) -> None:
+        later.model.load_state_dict(earlier.model.state_dict())
+        later.sparsifier.load_state_dict(earlier.sparsifier.state_dict(), **how)
+
+    continues(run, longer, reschedule=True)
+    assert longer.links_after(0) == before
+    between = longer.links_after(3)  # an update of the new schedule brings no link back
+    assert all(now <= links for now, links in zip(between, before, strict=True))
+    continues(longer, last)
+    assert last.links_after(total_steps - 12) == list(last.plan.budget.links(total_steps).values())
+
+
+def test_a_lower_bound_that_is_a_number_is_still_read() -> None:
+    run, longer, last = (Run("uniform", "granet", total_steps=steps) for steps in (24, 48, 48))
+    run.links_after(9)
+    for later in (longer, last):
+        later.model.load_state_dict(run.model.state_dict())
+    longer.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)
+    state = longer.sparsifier.state_dict()
+    last.sparsifier.load_state_dict(state | {"least_sparsity": state["least_sparsity"][0.9]})
+    assert last.sparsifier.state_dict()["least_sparsity"] == state["least_sparsity"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -135,12 +136,18 @@ def test_the_memory_of_a_plan_is_that_of_the_most_links() -> None:
     assert models[0].memory["one update"] == models[1].memory["one update"]
 
 
-def test_a_run_that_gains_links_is_not_rescheduled() -> None:
+def test_a_run_that_gains_links_keeps_its_length() -> None:
     run = Run(RUNS["SET"])
     run.train(5)
     longer = Run(RUNS["SET"], total_steps=40)
-    with pytest.raises(ValueError, match="reschedule=True needs a sparsity that never falls"):
+    with pytest.raises(ValueError, match=r"a run of 24 steps but this run has 40\. .* sparsity that never falls"):
         longer.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)
+    again = Run(RUNS["SET"])
+    again.model.load_state_dict(run.model.state_dict())
+    again.sparsifier.load_state_dict(run.sparsifier.state_dict(), reschedule=True)  # of the same length
+    again.auditor = Auditor(again.sparsifier)
+    again.train(19)
+    assert links_of(again) == again.plan.budget.links(24)
 
 
 def test_an_exponential_decay_prunes_the_same_share_at_each_update() -> None:
@@ -186,6 +193,13 @@ def test_a_timeline_of_given_steps() -> None:
         ValueError, match=r"contains no update, because updates come at \(3, 8, 13\); update more often"
     ):
         timeline.window(0.2, 0.3)
+
+
+def test_a_timeline_takes_the_whole_numbers_of_numpy() -> None:
+    given, every = Timeline(20, np.array([3, 8]), 0.75), Timeline(np.int64(20), np.int32(5), 0.75)  # type: ignore[arg-type]
+    assert (given, every) == (Timeline(20, (3, 8), 0.75), Timeline(20, 5, 0.75))
+    numbers = [*given.updates, every.total_steps, every.update_every]
+    assert {type(number) for number in numbers} == {int}  # torch.load refuses other types in a saved state
 
 
 @pytest.mark.parametrize("steps", [(), (0, 3), (3, 3), (5, 3), (2.5,)])

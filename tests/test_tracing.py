@@ -300,6 +300,22 @@ class Scaled(nn.Linear):
         return super().forward(x).softmax(-1)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "compiled", [torch.jit.script, lambda part: torch.jit.trace(part, torch.zeros(2, 4), check_trace=False)]
+)
+def test_a_part_compiled_by_jit_ends_a_chain_and_keeps_its_mode(compiled: Callable[[nn.Module], nn.Module]) -> None:
+    part = compiled(nn.Sequential(nn.Linear(4, 4), nn.Dropout()))
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), part, nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+    )
+    chains = (("0.weight", "2.weight"), ("4.weight", "6.weight"))
+    for training in (True, False):
+        model.train(training)
+        assert chains_of(model) == chains
+        assert all(module.training == training for module in model.modules())
+
+
 def test_of_a_layer_with_a_forward_of_its_own_nothing_is_known() -> None:
     model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     graph, unknown = graph_of(model)

@@ -191,8 +191,10 @@ def _roles(
     The attention block must leave everything except the projections to Hugging Face's interface. Then neither another
     parameter nor the module's own code mixes neurons. The result is None for any other module.
     """
+    if is_altered_within(module):
+        return None
     code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names) or is_altered_within(module):
+    if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names):
         return None
     for roles in _ROLES:
         if all(prefix + name in shapes for name in roles if name):

@@ -124,7 +124,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See :class:`torch.fx.Tracer`. Also works if `fully_shard` has put its own class before torch's class."""
-        if self._is_closed(m) or type(m) is Dropout:
+        if self._is_closed(m) or type(m) is Dropout or isinstance(m, torch.jit.ScriptModule):
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
             return type(m).__mro__[2].__module__.startswith("torch.nn")
@@ -134,8 +134,11 @@ class Tracer(fx.Tracer):
 def has_forward_of_class(module: nn.Module) -> bool:
     """Whether an instance runs the forward of its class.
 
-    The forward may have a wrapper, for example the wrapper that accelerate adds for mixed precision.
+    The forward may have a wrapper, for example the wrapper that accelerate adds for mixed precision. The forward of a
+    `torch.jit.ScriptModule` is compiled, so its class has none.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     forward = inspect.unwrap(module.forward)
     return getattr(forward, "__func__", forward) is inspect.unwrap(type(module).forward)
 
@@ -209,7 +212,8 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
     if not has_forward_of_class(module):
         return []
     for part in module.modules():
-        part.training = training  # not `train()`, which some models override to merge weights
+        if not isinstance(part, torch.jit.ScriptModule):  # its mode is not in its attributes, so it would stay changed
+            part.training = training  # not `train()`, which some models override to merge weights
     try:
         left_out = {
             name: None

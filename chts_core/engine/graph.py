@@ -38,6 +38,11 @@ def find_layers(
     per_head: bool,
 ) -> Found:
     """The sparse layers of a model under the settings of the Sparsifier."""
+    if graph is not None and not isinstance(graph, LayerGraph):
+        raise TypeError(
+            f"graph is a {type(graph).__name__}; expected a LayerGraph. Pass graph=LayerGraph(chains=((first, second, "
+            "...),)) with the names of layers that feed each other."
+        )
     chosen = choose_layers(model, include, exclude)
     layers = chosen.layers
     graph, notes = find_graph(model, method, layers) if graph is None else (graph, [])

@@ -270,6 +270,11 @@ def check_dense(model: nn.Module) -> nn.Module:
 
 def check_held(weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that does not hold the weights."""
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; expected one torch.optim.Optimizer. Build one optimizer that "
+            "holds the weights of all sparse layers; it may have several parameter groups."
+        )
     owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [name for name, weight in weights.items() if id(weight) not in owned]
     if missing:

@@ -134,7 +134,7 @@ def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, 
         },
         "generators": {name: generator.get_state() for name, generator in progress.generators.items()},
         "history": [row.copy() for row in progress.history],
-        **({"least_sparsity": progress.budget.least} if progress.budget.least else {}),
+        **({"least_sparsity": dict(progress.budget.least)} if progress.budget.least else {}),
     }
 
 
@@ -159,20 +159,24 @@ def from_state(
     masks, ever_active = (
         {name: _bits_of(mask) for name, mask in state[key].items()} for key in ("masks", "ever_active")
     )
+    saved = progress.budget
+    if saved.gains and state["total_steps"] != saved.timeline.total_steps:
+        raise ValueError(
+            f"the saved state is from a run of {state['total_steps']} steps but this run has "
+            f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls; this run has "
+            f"{saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or the callback."
+        )
+    reschedule = reschedule and not saved.gains  # the next update follows the schedule even if links come back
     behind = state.get("behind", {})
     if reschedule and behind:
         raise ValueError(
             f"{', '.join(behind)} were frozen at the last update of the saved run, so they are behind its schedule; "
             "continue with its total_steps until they have been updated."
         )
-    saved = progress.budget
-    if reschedule and (saved.gains or not isinstance(saved.distribution, str)):
-        raise ValueError(
-            f"reschedule=True needs a sparsity that never falls and a distribution by name; this run has "
-            f"{saved.method.sparsity} and {saved.distribution!r}. Continue with the saved total_steps."
-        )
-    if state.get("least_sparsity", 0.0) != saved.least:
-        saved = replace(saved, least=state.get("least_sparsity", 0.0))
+    least = state.get("least_sparsity", {})
+    least = least if isinstance(least, Mapping) else {saved.sparsity: least}  # a number in states of earlier versions
+    if least != saved.least:
+        saved = replace(saved, least=least)
     loaded = Progress(
         budget=_rescheduled(saved, state) if reschedule else saved,
         generators=_generators(state["generators"], progress.generators),
@@ -198,6 +202,11 @@ def from_state(
 
 def _check_settings(state: Mapping[str, Any], settings: Mapping[str, object], reschedule: bool) -> None:
     """Raise an error unless a state is complete and comes from a run with these settings."""
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"the saved state is a {type(state).__name__}; expected the dictionary that state_dict() returned. If it "
+            "is in a file, load the file with torch.load and pass the result."
+        )
     missing = (settings.keys() | _SAVED) - state.keys()
     if missing:
         raise ValueError(f"the saved state lacks {', '.join(sorted(missing))}; load what state_dict() returned.")
@@ -286,12 +295,13 @@ def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
     """The budget of a run that continues a saved run, which may have another length and has already lost links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
-    budget = replace(saved, least=replace(saved, timeline=before).at(state["updated_at"]))
+    budget = replace(saved, least=replace(saved, timeline=before).least_at(state["updated_at"]))
     ended = state["steps"] >= timeline.last_update
     if ended and budget.links(0) != budget.links(timeline.total_steps):
         raise ValueError(
-            f"the saved state is from step {state['steps']}, with sparsity {budget.at(0)}, and in a run of "
-            f"{timeline.total_steps} steps no update is left to reach {budget.sparsity}; train for more steps."
+            f"the saved state is from step {state['steps']}, with {sum(budget.links(0).values())} links, and in a run "
+            f"of {timeline.total_steps} steps no update is left to reach the final number of links, "
+            f"{sum(budget.links(timeline.total_steps).values())}; train for more steps."
         )
     return budget
 

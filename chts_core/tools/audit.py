@@ -278,7 +278,7 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
     settings = sparsifier.progress.budget
 
     def scheduled(final: float) -> float:
-        return max(sparsifier.method.sparsity.at(step, sparsifier.timeline, final), settings.least)
+        return max(sparsifier.method.sparsity.at(step, sparsifier.timeline, final), settings.least.get(final, 0.0))
 
     density = 1 - scheduled(settings.sparsity)
     shapes = {name: part.full_shape for name, part in sparsifier.network.parts.items()}
