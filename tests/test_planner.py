@@ -336,6 +336,9 @@ class Points:
     def at(self, step: int, timeline: Timeline, *_: float) -> Any:
         return self.values[min(step // timeline.update_every, len(self.values) - 1)]
 
+    def __repr__(self) -> str:
+        return f"Points{self.values}"
+
 
 def sparsity(*values: Any) -> dict[str, Any]:
     return {"method": replace(METHODS["set"], sparsity=Points(*values))}
