@@ -156,6 +156,14 @@ def test_a_run_that_updates_after_its_last_step_pays_for_one_dense_gradient_ther
     assert plan.flops == pytest.approx((30 * links + 10_000 - links) / 300_000, rel=1e-12)
 
 
+def test_flops_count_a_chosen_matrix_and_the_layers_that_stay_dense() -> None:
+    model = mlp(10, 16, 3)
+    model.register_parameter("mix", nn.Parameter(torch.randn(20, 30)))
+    method = replace(METHODS["set"], turnover=Turnover(0.3))
+    plan = chts.plan(model, method, 0.9, total_steps=100, update_every=10, include="mix")
+    assert plan.flops == (60 + 160 + 48) / (600 + 160 + 48)
+
+
 def test_a_dense_run_costs_one() -> None:
     plan = chts.plan(mlp(8, 8, 8), "fc", 0.9, total_steps=1000)
     assert plan.flops == 1.0
