@@ -13,6 +13,7 @@ from chts_core.choices import Cubic, Sigmoid
 from chts_core.distributions import Shares
 from chts_core.engine.coverage import Coverage, coverage
 from chts_core.engine.graph import find_layers, kind_of, label_of
+from chts_core.engine.guard import check_conversion
 from chts_core.engine.kinds import Layer, convertible
 from chts_core.engine.layers import Selection, all_layers, unwrap
 from chts_core.engine.linear import Execution
@@ -212,6 +213,7 @@ def plan(
     model = unwrap(model)
     chosen, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)
     budget = Budget(method, sparsity, timeline, {name: part.full_shape for name, part in parts.items()}, distribution)
+    check_conversion(execution, model, [part.parameter for part in parts.values()])
     check_graph({name: layer.full_shape for name, layer in chosen.layers.items()}, graph)
     updates = budget.updates()
     exchanged, flops = _costs({**all_layers(model), **chosen.layers}, budget)
