@@ -168,6 +168,12 @@ def test_they_conform(method: Method, check: str) -> None:
     assert found.passed, found.detail
 
 
+def test_a_dense_start_of_any_topology_conforms() -> None:
+    method = replace(balanced("set", 4), topology=ErdosRenyi(), sparsity=Cubic(initial=0.0))
+    found = conformance.checked("own", method, "regrowth")
+    assert found.passed, found.detail
+
+
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
