@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from chts_core.balance import Balanced, BalancedRemoval
 from chts_core.checks import check_number, check_repr, check_sparsity
 from chts_core.choices import Schedule, value_at
 from chts_core.distributions import DISTRIBUTIONS, Shares, check_links, sparsities_by_layer
@@ -68,6 +69,7 @@ class Budget:
             if hasattr(choice, "check_shapes"):
                 choice.check_shapes(self.shapes)
         first, final = self.links(0), self.links(self.timeline.total_steps)
+        self._check_balance()
         self._check_links(final)
         self._check_schedules()
         self._check_links(self.bounds()[0])
@@ -95,6 +97,20 @@ class Budget:
                     f"layer {name!r} of shape {shape} would have no link at sparsity {sparsity}; "
                     f"choose a sparsity of at most {1 - 1 / math.prod(shape):.6g} or a wider layer."
                 )
+
+    def _check_balance(self) -> None:
+        """Refuse a method that keeps blocks balanced but does not start from balanced blocks."""
+        topology, removal = self.method.topology, self.method.removal
+        if not isinstance(removal, BalancedRemoval):
+            return
+        balanced = isinstance(topology, Balanced) and topology.block == removal.block
+        # The network of a continued run may have fewer links, but it started with the scheduled ones.
+        if not balanced and self.method.sparsity.at(0, self.timeline, self.sparsity) > 0:
+            raise ValueError(
+                f"the method starts from {topology} but has {removal}; expected the same number of links in each block "
+                f"from the start. Choose topology={Balanced(removal.block)}, or start dense with "
+                "sparsity=Cubic(initial=0)."
+            )
 
     def _check_schedules(self) -> None:
         """Refuse settings that would fail at a later update."""

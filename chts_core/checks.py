@@ -86,8 +86,8 @@ def check_repr(value: object, name: str) -> None:
     """Raise an error unless the repr of a user's own choice is the same in every process."""
     if " at 0x" in repr(value):
         raise ValueError(
-            f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. Make "
-            "it a frozen dataclass with __call__."
+            f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. "
+            'Write the part with " at 0x" as a frozen dataclass; a function becomes its __call__.'
         )
 
 

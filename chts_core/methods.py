@@ -257,12 +257,12 @@ def get_method(method: str | Method) -> Method:
         raise TypeError(
             f"method is a {type(method).__name__}; expected one of {', '.join(map(repr, known))}, or a Method."
         )
+    for name, choice in vars(method).items():
+        check_repr(choice, f"the method's {name}")
     removal, regrowth = method.removal, method.regrowth
     prune = removal.score if removal.prune is None else removal.prune
     for score, scores in ((removal.score, REMOVAL_SCORES), (prune, REMOVAL_SCORES), (regrowth.score, REGROWTH_SCORES)):
-        if callable(score):
-            check_repr(score, "the method's score")
-        elif score not in scores:
+        if not callable(score) and score not in scores:
             raise ValueError(
                 f"the method has score {score!r}; expected one of {', '.join(map(repr, scores))}, or a callable score "
                 "of your own."

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -249,13 +249,20 @@ def method(name: str = "set", **choices: Any) -> chts.Method:
     return replace(chts.METHODS[name], **choices)
 
 
-def wrong_topology(mask: Any) -> chts.Method:
-    """A method whose topology gives every layer this mask."""
-    return method(topology=lambda *shape, generator: mask)  # noqa: ARG005
+@dataclass(frozen=True)
+class Always:
+    """Gives every layer the same mask."""
+
+    mask: Any
+
+    def __call__(self, *_: float, generator: torch.Generator) -> Any:  # noqa: ARG002 - given to every topology
+        return self.mask
 
 
-def half(out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
-    return chts.topology.erdos_renyi(out_features, in_features, density / 2, generator=generator)
+@dataclass(frozen=True)
+class Half:
+    def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
+        return chts.topology.erdos_renyi(out_features, in_features, density / 2, generator=generator)
 
 
 def perceptron() -> nn.Module:
@@ -462,22 +469,22 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
         r"'2\.weight' has 6 outputs but '0\.weight'.* has 4 inputs",
     ),
     "topology of a wrong count": (
-        {"method": method(topology=half)},
+        {"method": method(topology=Half())},
         ValueError,
         r"gave layer '0\.weight' 6 links; expected exactly 12",
     ),
     "topology of a wrong shape": (
-        {"method": wrong_topology(torch.ones(4, 6, dtype=torch.bool))},
+        {"method": method(topology=Always(torch.ones(4, 6, dtype=torch.bool)))},
         ValueError,
         r"'0\.weight' has shape \(4, 6\) but the mask has shape \(6, 4\)",
     ),
     "topology of a wrong type": (
-        {"method": wrong_topology(torch.ones(6, 4))},
+        {"method": method(topology=Always(torch.ones(6, 4)))},
         TypeError,
         r"'0\.weight' has dtype torch\.float32; expected torch\.bool",
     ),
     "topology of nothing": (
-        {"method": wrong_topology(None)},
+        {"method": method(topology=Always(None))},
         TypeError,
         r"'0\.weight' is a NoneType; expected a Boolean",
     ),

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 import chts_core as chts
 from chts_core.balance import quotas
-from chts_core.choices import Cubic
+from chts_core.choices import Cubic, ErdosRenyi, FullyConnected, Turnover
 from chts_core.engine.linear import Execution
 from chts_core.lab.verify import conformance
 from chts_core.methods import Balanced, BalancedRegrowth, BalancedRemoval, Method, Regrowth, Removal, get_method
 from chts_core.removal import WeightedLinks
 from chts_core.sampling import choose_in_blocks
+from chts_core.schedules import Timeline
 from chts_core.tools.audit import audit
 
 
@@ -167,6 +168,12 @@ def test_they_conform(method: Method, check: str) -> None:
     assert found.passed, found.detail
 
 
+def test_a_dense_start_of_any_topology_conforms() -> None:
+    method = replace(balanced("set", 4), topology=ErdosRenyi(), sparsity=Cubic(initial=0.0))
+    found = conformance.checked("own", method, "regrowth")
+    assert found.passed, found.detail
+
+
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
@@ -201,10 +208,33 @@ def test_a_removal_that_regrowth_cannot_balance_is_refused(wrong: Method) -> Non
         get_method(wrong)
 
 
-@pytest.mark.parametrize("topology", [Balanced(), chts.METHODS["set"].topology])
+@pytest.mark.parametrize("topology", [ErdosRenyi(), Balanced(), Balanced(8), FullyConnected()])
+def test_updates_that_balance_need_a_balanced_start(topology: Any) -> None:
+    method = replace(balanced("set", 4), topology=topology)
+    message = r"the method starts from .* but has BalancedRemoval.* Choose topology=Balanced\(block=4\), or start dense"
+    for turnover in (method.turnover, Turnover(0.0)):
+        with pytest.raises(ValueError, match=message):
+            chts.plan(tiny.mlp((16, 16, 3)), replace(method, turnover=turnover), 0.75, total_steps=20, update_every=5)
+
+
+def test_updates_balance_a_dense_start_of_any_topology() -> None:
+    method = replace(balanced("set", 4), topology=ErdosRenyi(), sparsity=Cubic(initial=0.0))
+    model = tiny.mlp((16, 16, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = chts.Sparsifier(model, optimizer, method, 0.75, total_steps=20, update_every=5)
+    for step in range(20):
+        tiny.loss_of_mlp(model, step).backward()
+        optimizer.step()
+        run.step()
+    assert blocks_of(run.masks["0.weight"], balanced("set", 4)) == [1] * 64
+    longer = replace(run.progress.budget, timeline=Timeline(40, 5, method.turnover.stop), least=0.75)
+    assert sum(longer.links(0).values()) == 64
+
+
+@pytest.mark.parametrize("start", [{}, {"topology": ErdosRenyi(), "sparsity": Cubic(initial=0.0)}])
 @pytest.mark.parametrize("block", [3, 0, -4])
-def test_blocks_that_do_not_divide_the_inputs_are_refused(topology: Any, block: int) -> None:
-    wrong = replace(balanced("rigl", block), topology=topology)
+def test_blocks_that_do_not_divide_the_inputs_are_refused(start: dict[str, Any], block: int) -> None:
+    wrong = replace(balanced("rigl", block), **start)
     with pytest.raises(ValueError, match=rf"layer '2.weight' has 16 inputs, which cannot be .* blocks of {block};"):
         chts.plan(tiny.mlp((12, 16, 16, 3)), wrong, 0.5, total_steps=20, update_every=2, include="2")
     with pytest.raises(ValueError, match=rf"has 16 inputs, which cannot be divided into blocks of {block};"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import chts_core as chts
 from chts_core.engine.linear import Execution
-from chts_core.methods import METHODS, Method, Regrowth, Removal, Turnover, get_method
+from chts_core.methods import METHODS, DenseEnd, Method, Regrowth, Removal, Turnover, get_method
 from chts_core.removal import WeightedLinks
 from chts_core.tools.audit import audit
 
@@ -134,18 +134,31 @@ def test_the_squared_gradient_is_rigl(execution: Execution) -> None:
         assert torch.equal(mask, ours.sparsifier.masks[name])
 
 
-def test_a_score_that_prints_differently_each_time_is_refused() -> None:
-    for own in (
-        replace(SET, removal=Removal(lambda links: links.values)),
-        replace(SET, regrowth=Regrowth(Plain())),
-    ):
-        with pytest.raises(ValueError, match=r"repr .* in each process, so a saved run could not identify it"):
-            get_method(own)
-
-
 class Plain:
-    def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor:
+    def __call__(self, *_: Any, **__: Any) -> Tensor:
         raise NotImplementedError
+
+    def at(self, *_: Any) -> float:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("choice", "own"),
+    [
+        ("topology", Plain()),
+        ("topology", lambda *_, **__: None),
+        ("removal", Removal(lambda links: links.values)),
+        ("removal", Removal("magnitude", temperature=Plain())),
+        ("regrowth", Regrowth(Plain())),
+        ("sparsity", Plain()),
+        ("sparsity", DenseEnd(Plain())),
+        ("turnover", Turnover(Plain())),
+    ],
+)
+def test_a_choice_that_prints_differently_each_time_is_refused(choice: str, own: Any) -> None:
+    message = rf"the method's {choice} has the repr .* in each process, so a saved run could not identify it"
+    with pytest.raises(ValueError, match=message):
+        get_method(replace(SET, **{choice: own}))
 
 
 @pytest.mark.parametrize("wrong", ["of another shape", "negative", "not a number"])

@@ -156,6 +156,14 @@ def test_a_run_that_updates_after_its_last_step_pays_for_one_dense_gradient_ther
     assert plan.flops == pytest.approx((30 * links + 10_000 - links) / 300_000, rel=1e-12)
 
 
+def test_flops_count_a_chosen_matrix_and_the_layers_that_stay_dense() -> None:
+    model = mlp(10, 16, 3)
+    model.register_parameter("mix", nn.Parameter(torch.randn(20, 30)))
+    method = replace(METHODS["set"], turnover=Turnover(0.3))
+    plan = chts.plan(model, method, 0.9, total_steps=100, update_every=10, include="mix")
+    assert plan.flops == (60 + 160 + 48) / (600 + 160 + 48)
+
+
 def test_a_dense_run_costs_one() -> None:
     plan = chts.plan(mlp(8, 8, 8), "fc", 0.9, total_steps=1000)
     assert plan.flops == 1.0
@@ -336,6 +344,9 @@ class Points:
     def at(self, step: int, timeline: Timeline, *_: float) -> Any:
         return self.values[min(step // timeline.update_every, len(self.values) - 1)]
 
+    def __repr__(self) -> str:
+        return f"Points{self.values}"
+
 
 def sparsity(*values: Any) -> dict[str, Any]:
     return {"method": replace(METHODS["set"], sparsity=Points(*values))}
@@ -419,6 +430,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
     ),
     "stop": ({"method": replace(METHODS["set"], turnover=Turnover(0.3, stop=0.0))}, r"updates stop at 0\.0 of the run"),
     "early stop": ({"method": replace(METHODS["set"], turnover=Turnover(0.3, early_stop=2))}, "early_stop is 2"),
+    "execution": ({"execution": "sparse"}, "execution is 'sparse'; expected 'masked', 'csr' or 'auto'"),
     "include": ({"include": "encoder.*"}, r"include has the pattern 'encoder\.\*', which fits no layer"),
     "exclude": ({"exclude": "encoder.*"}, r"exclude has the pattern 'encoder\.\*', which fits no layer"),
     "nothing left": ({"exclude": "*"}, "Sequential has 3 layers that could be sparse, but none is left to sparsify"),
@@ -450,6 +462,12 @@ def test_a_plan_refuses_what_a_sparsifier_refuses_in_the_same_words(bad: str) ->
     with pytest.raises((ValueError, TypeError), match=message) as of_sparsifier:
         chts.Sparsifier(model, torch.optim.SGD(model.parameters(), lr=0.1), **settings)
     assert str(refused.value) == str(of_sparsifier.value)
+
+
+def test_a_plan_refuses_weights_that_cannot_store_only_their_links() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with pytest.raises(ValueError, match=r"execution is 'csr' but 0\.weight cannot store only their links"):
+        chts.plan(model, "set", 0.9, total_steps=40, update_every=5, execution="csr")
 
 
 def by_its_data(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

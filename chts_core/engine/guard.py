@@ -294,12 +294,25 @@ def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
         )
 
 
-def check_execution(
-    execution: str, model: nn.Module, weights: list[str], optimizer: torch.optim.Optimizer, ranks: Ranks
-) -> None:
-    """Refuse an unknown execution, or one that does not work with this model, optimizer or number of processes."""
+def check_conversion(execution: str, model: nn.Module, weights: Iterable[str]) -> None:
+    """Refuse an unknown execution, or "csr" if one of these weights cannot store only its links."""
     if execution not in ("masked", "csr", "auto"):
         raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
+    stay = [name for name in dict.fromkeys(weights) if execution == "csr" and not convertible(model, name)]
+    if stay:
+        raise ValueError(
+            f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
+            "nn.Linear layers inside the model and outside nn.MultiheadAttention, without a subclass, "
+            "parametrisation, pruning, state-dict hook or forward of their own. Choose execution='auto', which leaves "
+            "these weights masked, or exclude them."
+        )
+
+
+def check_execution(
+    execution: str, model: nn.Module, weights: Iterable[str], optimizer: torch.optim.Optimizer, ranks: Ranks
+) -> None:
+    """Refuse an unknown execution, or one that does not work with this model, optimizer or number of processes."""
+    check_conversion(execution, model, weights)
     if execution == "masked":
         return
     if ranks.size > 1:
@@ -308,14 +321,6 @@ def check_execution(
             "weights; choose execution='masked', or train in one process."
         )
     check_elementwise(optimizer)
-    stay = [name for name in weights if not convertible(model, name)]
-    if execution == "csr" and stay:
-        raise ValueError(
-            f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
-            "nn.Linear layers inside the model and outside nn.MultiheadAttention, without a subclass, "
-            "parametrisation, pruning, state-dict hook or forward of their own. Choose execution='auto', which leaves "
-            "these weights masked, or exclude them."
-        )
 
 
 def few(names: list[str]) -> str:

@@ -13,6 +13,7 @@ from chts_core.choices import Cubic, Sigmoid
 from chts_core.distributions import Shares
 from chts_core.engine.coverage import Coverage, coverage
 from chts_core.engine.graph import find_layers, kind_of, label_of
+from chts_core.engine.guard import check_conversion
 from chts_core.engine.kinds import Layer, convertible
 from chts_core.engine.layers import Selection, all_layers, unwrap
 from chts_core.engine.linear import Execution
@@ -212,9 +213,10 @@ def plan(
     model = unwrap(model)
     chosen, parts, graph, notes = find_layers(model, method, include, exclude, graph, per_head)
     budget = Budget(method, sparsity, timeline, {name: part.full_shape for name, part in parts.items()}, distribution)
+    check_conversion(execution, model, [part.parameter for part in parts.values()])
     check_graph({name: layer.full_shape for name, layer in chosen.layers.items()}, graph)
     updates = budget.updates()
-    exchanged, flops = _costs(model, budget)
+    exchanged, flops = _costs({**all_layers(model), **chosen.layers}, budget)
     return Plan(
         budget=budget,
         graph=graph,
@@ -227,14 +229,14 @@ def plan(
     )
 
 
-def _costs(model: nn.Module, budget: Budget) -> tuple[dict[str, int], float]:
-    """Links exchanged by layer, and training FLOPs of all layers relative to the dense model.
+def _costs(layers: Mapping[str, Layer], budget: Budget) -> tuple[dict[str, int], float]:
+    """Links exchanged by sparse layer, and training FLOPs of all `layers` relative to the dense model.
 
     The forward pass, the gradient of the input and the gradient of the weight cost the same per link. A method that
     regrows by gradient needs the gradient of all weights, with or without a link, at every update.
     """
     size = sum(map(math.prod, budget.shapes.values()))
-    everything = max(size, sum(math.prod(layer.shape) for layer in all_layers(model).values()))
+    everything = sum(math.prod(layer.shape) for layer in layers.values())
     exchanged = dict.fromkeys(budget.shapes, 0)
     flops, done, absent = 0, 0, size - sum(budget.links(0).values())
     for step in budget.updates():  # an update comes after the step's backward pass

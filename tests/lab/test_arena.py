@@ -303,6 +303,48 @@ def test_the_fingerprint_changes_with_the_text_and_the_code_of_a_method(
     assert races.fingerprint(MINE) != races.fingerprint(replace(MINE, topology=SmallWorld(beta=0.5)))
 
 
+CHANGEABLE = """
+from dataclasses import dataclass, replace
+from chts_core.choices import Regrowth, SmallWorld, Turnover
+from chts_core.methods import METHODS
+
+class Level:
+    @property
+    def level(self):
+        return 0.9 - 0.0
+
+@dataclass(frozen=True)
+class Late:
+    def at(self, *_):
+        return 0.9 - 0.0
+
+@dataclass(frozen=True)
+class MyRegrowth(Regrowth):
+    def scores(self, mask, gradient, past):
+        return mask + 0.9 - 0.0
+
+@dataclass(frozen=True)
+class MyTopology(SmallWorld, Level):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["turnover=Turnover(Late())", "sparsity=Late()", "regrowth=MyRegrowth('random')", "topology=MyTopology()"],
+)
+def test_the_fingerprint_changes_with_a_schedule_and_with_an_inherited_choice(
+    choice: str, write_module: Callable[[str], Path]
+) -> None:
+    from chts_core.lab.arena.commands import find_method
+
+    prints = []
+    for number in ("0.0", "0.0", "0.5"):
+        write_module(CHANGEABLE.replace("0.0", number) + f"MY_METHOD = replace(METHODS['set'], {choice})")
+        prints.append(races.fingerprint(find_method("my_module:MY_METHOD")))
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_the_fingerprint_changes_with_a_cell_of_a_notebook() -> None:
     def of_cell(source: str) -> str:
         linecache.cache["<cell>"] = (len(source), None, source.splitlines(keepends=True), "<cell>")
@@ -322,6 +364,9 @@ def test_the_fingerprint_changes_with_a_cell_of_a_notebook() -> None:
     ("place", "message"),
     [
         ("set", "method is 'set'; expected MODULE:NAME, for example my_module:MY_METHOD."),
+        ("my_module.py:MY_METHOD", "method is 'my_module.py:MY_METHOD'; expected MODULE:NAME, for example"),
+        ("./my_module:MY_METHOD", "method is './my_module:MY_METHOD'; expected MODULE:NAME, for example"),
+        (".my_module:MY_METHOD", "method is '.my_module:MY_METHOD'; expected MODULE:NAME, for example"),
         (":MY_METHOD", "method is ':MY_METHOD'; expected MODULE:NAME, for example my_module:MY_METHOD."),
         ("no_module:MINE", "there is no module 'no_module'; expected no_module.py in "),
         ("my_module.inner:MINE", "there is no module 'my_module.inner'; expected my_module.inner.py in "),

@@ -46,8 +46,11 @@ def find_method(place: str) -> Method:
         ValueError: if there is no such module or name, or if the name is not the name of a method.
     """
     module_name, _, name = place.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"method is {place!r}; expected MODULE:NAME, for example my_module:MY_METHOD.")
+    if not name or module_name.endswith(".py") or not all(map(str.isidentifier, module_name.split("."))):
+        raise ValueError(
+            f"method is {place!r}; expected MODULE:NAME, for example my_module:MY_METHOD. Write the module as in an "
+            "import: without a folder and without .py."
+        )
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:

@@ -1,7 +1,9 @@
 """The tasks of the arena. The nine methods use recorded runs if these match the task, and new runs if not."""
 
 import hashlib
+import inspect
 import linecache
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -33,6 +35,9 @@ TASKS = (
     Task("Translation of number words", "number_words", translation.RECIPES["number_words"], 0.95, seeds=3),
     Task("A tiny LLaMA on Tiny Shakespeare", "tinyshakespeare", language.RECIPES["tiny"], 0.9, seeds=3),
 )
+
+# Functions of these packages do not belong to a user's choice.
+_FOREIGN = {"chts_core", "torch", *sys.stdlib_module_names}
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,11 @@ def fingerprint(method: Method) -> str:
 
 def _files(choice: Any) -> Iterator[str]:
     """The files, or the cells of a notebook, that define the choices from outside chts."""
-    code = getattr(type(choice).__call__, "__code__", None)
-    if code is not None and not type(choice).__module__.startswith("chts_core."):
-        linecache.checkcache(code.co_filename)
-        yield code.co_filename
+    for value in (value for kind in type(choice).__mro__ for value in vars(kind).values()):
+        function = inspect.unwrap(getattr(value, "fget", value))
+        if inspect.isfunction(function) and function.__module__.partition(".")[0] not in _FOREIGN:
+            linecache.checkcache(function.__code__.co_filename)
+            yield function.__code__.co_filename
     if is_dataclass(choice):
         for field in fields(choice):
             yield from _files(getattr(choice, field.name))

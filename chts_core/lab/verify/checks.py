@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from chts_core import link_prediction, sampling
-from chts_core.choices import Constant, Correlated, MissingLinkScore
+from chts_core.choices import Correlated, MissingLinkScore
 from chts_core.lab.verify.formulas import (
     DEFINITIONS,
     best,
@@ -35,6 +35,7 @@ from chts_core.lab.verify.small_runs import (
     from_zero,
     small_updates,
     small_weights,
+    with_constant_sparsity,
 )
 from chts_core.lab.verify.specification import EVERY, STEPS, STOP, Spec, constant, exchanged_at, links_at
 from chts_core.methods import Method
@@ -210,7 +211,7 @@ def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
         return None, _NOT_TOLD_APART
     cut = planned = 0
     for seed in range(10):
-        sparse = replace(method, sparsity=Constant())  # the masks at the start
+        sparse = with_constant_sparsity(method)  # the masks at the start
         run = Run(from_zero(sparse), seed=seed, device=device)
         sizes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
         goes = {name: exchanged_at(replace(spec, sparsity=constant), EVERY, size) for name, size in sizes.items()}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from chts_core.balance import Balanced, BalancedRemoval
 from chts_core.choices import Constant, Correlated
 from chts_core.engine.linear import Execution
 from chts_core.lab.verify.formulas import Links, links_of
@@ -93,6 +94,13 @@ def from_zero(method: Method) -> Method:
     return replace(method, regrowth=replace(method.regrowth, history=False))
 
 
+def with_constant_sparsity(method: Method) -> Method:
+    """A variant of a method without decay. Updates that keep a dense start balanced get a balanced start instead."""
+    if isinstance(method.removal, BalancedRemoval) and not isinstance(method.topology, Balanced):
+        method = replace(method, topology=Balanced(method.removal.block))
+    return replace(method, sparsity=Constant())
+
+
 # --- one update of a network that is small enough to count all outcomes ---
 
 SMALL_MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 1, 1], [1, 0, 1, 0]], dtype=torch.bool)
@@ -108,7 +116,7 @@ def small_weights() -> Tensor:
 def small_updates(method: Method, device: str) -> list[tuple[Links, Links]]:
     """Survivors and regrown links of the first update, for many seeds and layers, without percolation or decay."""
     turnover = replace(method.turnover, zeta=0.25, early_stop=None, together=False)
-    method = from_zero(replace(method, sparsity=Constant(), turnover=turnover))
+    method = from_zero(replace(with_constant_sparsity(method), turnover=turnover))
     model = nn.Sequential(*(nn.Linear(4, 3) for _ in range(_AT_A_TIME)), nn.Linear(3, 1)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     weights = {f"{layer}.weight": model.get_parameter(f"{layer}.weight") for layer in range(_AT_A_TIME)}
