@@ -337,6 +337,38 @@ def test_a_shared_weight_may_stay_dense() -> None:
     assert list(sparse_layers(tied(), exclude=("0", "2"))) == ["1.weight", "3.weight"]
 
 
+def in_one_memory(first: Tensor, second: Tensor, by_data: bool = False) -> nn.Module:
+    """Two layers that are not the output, with these two weights."""
+    with torch.device(first.device):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    for layer, weight in zip(model, (first, second), strict=False):
+        if by_data:
+            layer.weight.data = weight
+        else:
+            layer.weight = nn.Parameter(weight)
+    return model
+
+
+@pytest.mark.parametrize("by_data", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("given", [{}, {"exclude": ("1", "2")}])
+def test_two_weights_with_elements_in_the_same_memory_are_refused(
+    by_data: bool, device: str, given: dict[str, Any]
+) -> None:
+    memory = torch.randn(4, 8, device=device)
+    for second in (memory[:, :4].t(), memory[:, :4], memory[:, 3:7]):
+        model = in_one_memory(memory[:, :4], second, by_data)
+        assert list(sparse_layers(model, include="2", exclude=())) == ["2.weight"]
+        with pytest.raises(ValueError, match=r"the layers 0\.weight and 1\.weight share one weight"):
+            sparse_layers(model, **given)
+
+
+def test_two_weights_may_lie_in_one_storage() -> None:
+    memory = torch.randn(4, 8)
+    for first, second in (memory.view(2, 4, 4), memory.chunk(2, dim=1), memory.view(4, 4, 2).unbind(2)):
+        assert list(sparse_layers(in_one_memory(first, second))) == ["0.weight", "1.weight"]
+
+
 def test_a_module_used_twice_is_one_layer() -> None:
     layer = nn.Linear(4, 4)
     assert list(sparse_layers(nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(4, 2)))) == ["0.weight"]

@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from chts_core.engine.forward import output_layers
 from chts_core.engine.kinds import Candidate, Layer, candidates, other_matrices
+from chts_core.engine.sharding import local_shard
 from chts_core.percolation import LayerGraph
 
 # The dtypes that a weight may have. Complex numbers have no order, and integers have no gradient.
@@ -76,8 +79,8 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
         exclude: which of them to leave out; by default the layers named above.
 
     Raises:
-        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared or computed from other
-            parameters.
+        ValueError: if no layer is left, a pattern fits no layer, or a weight is shared, has the memory of another
+            parameter, or is computed from other parameters.
         TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers.
     """
     _check_initialised(model)
@@ -261,7 +264,7 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that two modules share.
+    """Refuse a weight that two modules share, and a weight with the same memory as another parameter.
 
     Such a weight cannot have two masks, or be sparse in one module and dense in the other.
     """
@@ -270,9 +273,45 @@ def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{path}.{name}" if path else name)
-    for names in owners.values():
+    in_storage: dict[int, list[tuple[str, Tensor, range]]] = {}
+    for name, parameter in model.named_parameters():
+        local = local_shard(parameter)
+        if local.layout == torch.strided and local.numel():
+            in_storage.setdefault(local.untyped_storage()._cdata, []).append((name, local, _span(local)))
+    overlapping = (
+        [name, other]
+        for parameters in in_storage.values()
+        for (name, first, span), (other, second, other_span) in combinations(parameters, 2)
+        if span.start < other_span.stop and other_span.start < span.stop and _overlap(first, second)
+    )
+    for names in (*owners.values(), *overlapping):
         if len(names) > 1 and sparse & set(names):
             raise ValueError(
                 f"the layers {' and '.join(names)} share one weight, which cannot have two masks; give each its own "
                 "weight, or exclude them."
             )
+
+
+def _overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have an element in common, if their spans of the same storage overlap."""
+    spans = [_span(first), _span(second)]
+    start, end = min(span.start for span in spans), max(span.stop for span in spans)
+    memory = np.empty(end - start, np.uint8)  # it has the layout of the storage; nothing reads or writes it
+    one, other = (
+        np.ndarray(
+            tensor.shape,
+            f"V{tensor.itemsize}",
+            memory,
+            span.start - start,
+            [stride * tensor.itemsize for stride in tensor.stride()],
+        )
+        for tensor, span in zip((first, second), spans, strict=True)
+    )
+    return np.shares_memory(one, other)
+
+
+def _span(tensor: Tensor) -> range:
+    """The bytes of the storage from the first element of a tensor to its last one."""
+    first = tensor.storage_offset()
+    last = first + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return range(first * tensor.itemsize, (last + 1) * tensor.itemsize)
