@@ -290,6 +290,29 @@ def test_a_pattern_that_fits_nothing_is_refused_with_the_names_there_are(argumen
         sparse_layers(mlp(), **{argument: ["0", "encoder.*"]})
 
 
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (nn.Linear, "the class Linear"),
+        ([nn.Linear], "the class Linear"),
+        (nn.Linear(2, 2), "an object of type Linear"),
+        (mlp(), "an object of type Sequential"),
+        (["0", nn.Linear(2, 2)], "an object of type Linear"),
+        ([lambda *_: True], "an object of type function"),
+        (0, "an object of type int"),
+        ([0], "an object of type int"),
+    ],
+)
+def test_a_choice_that_is_no_name_and_no_function_is_refused(argument: str, given: Any, named: str) -> None:
+    message = (
+        rf"{argument} has {named}; expected names of layers or modules, or one function of a name and a module\. "
+        rf"To choose by class, write {argument}=lambda name, module: isinstance\(module, nn\.Linear\)\."
+    )
+    with pytest.raises(TypeError, match=message):
+        sparse_layers(mlp(), **{argument: given})
+
+
 @pytest.mark.parametrize("given", [{"include": "4"}, {"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
 def test_a_choice_that_leaves_nothing_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Sequential has 3 layers that could be sparse, but none is left to sparsify"):

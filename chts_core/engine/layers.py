@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     Raises:
         ValueError: if no layer is left, a pattern fits no layer, or a weight is shared, has the memory of another
             parameter, or is computed from other parameters.
-        TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers.
+        TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers; or if `include` or `exclude`
+            has anything but names or one function.
     """
     _check_initialised(model)
     found, others = list(candidates(model)), list(other_matrices(model))
@@ -211,10 +213,22 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
 
 def _select(found: list[Candidate], others: list[Candidate], selection: Selection, argument: str) -> list[Candidate]:
     """The candidates that a selection names. A pattern names other matrices only if it fits no candidate."""
-    if callable(selection):
+    if callable(selection) and not isinstance(selection, type | nn.Module):
         return [entry for entry in found if selection(entry.path, entry.module)]
+    patterns: list[Any] = [selection]
+    if isinstance(selection, Iterable) and not isinstance(selection, str | type | nn.Module):
+        patterns = list(selection)
+    wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+    if wrong:
+        is_class = isinstance(wrong[0], type)
+        given = f"the class {wrong[0].__name__}" if is_class else f"an object of type {type(wrong[0]).__name__}"
+        raise TypeError(
+            f"{argument} has {given}; expected names of layers or modules, or one function of a name and a module. "
+            f"To choose by class, write {argument}=lambda name, module: isinstance(module, nn.Linear). To choose one "
+            f"module, write {argument}=lambda name, module: module is model.head."
+        )
     chosen = set()
-    for pattern in (selection,) if isinstance(selection, str) else selection:
+    for pattern in patterns:
         fitting = {
             entry.layer.name
             for entry in found
