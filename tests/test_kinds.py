@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from chts_core.engine.coverage import coverage
 from chts_core.engine.forward import LAST
 from chts_core.engine.kinds import Layer, candidates, other_matrices
 from chts_core.engine.layers import choose_layers
@@ -257,6 +258,27 @@ def test_the_experts_of_hugging_face_are_known(model: str, transposed: bool) -> 
         **{f"down_proj:{expert}": (8, 12) for expert in range(2)},
     }
     assert all((layer.strides[0] < layer.strides[1]) == transposed for layer in experts.values())
+
+
+class ExpertsWithBiases(nn.Module):
+    """Two experts with biases and scales of three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Parameter(torch.randn(2, 4, 6)), nn.Parameter(torch.randn(2, 6, 4))
+        self.up_bias, self.down_bias = nn.Parameter(torch.zeros(2, 1, 6)), nn.Parameter(torch.zeros(2, 1, 4))
+        self.shared_bias = nn.Parameter(torch.zeros(2, 3, 4))
+        self.row, self.column = nn.Parameter(torch.ones(2, 1, 4)), nn.Parameter(torch.ones(2, 4, 1))
+
+
+def test_biases_and_scales_of_experts_stay_dense() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), ExpertsWithBiases())
+    chosen = choose_layers(model, exclude=())
+    assert list(chosen.layers) == ["0.weight", "1.up:0", "1.up:1", "1.down:0", "1.down:1"]
+    assert chosen.dense == dict.fromkeys(["1.row", "1.column"], "not a known kind of layer")
+    sizes = coverage(model, chosen)
+    assert (sizes.sparse, sizes.total) == (16 + 2 * 2 * 24, 16 + 2 * 2 * 24 + 2 * 2 * 4)
+    assert "1.row:1" in choose_layers(model, include=["0", "1.row"], exclude=()).layers
 
 
 class Raw(nn.Module):

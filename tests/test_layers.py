@@ -303,6 +303,29 @@ def test_a_pattern_that_fits_only_layers_that_stay_dense_is_refused(include: str
     assert sparse_layers(model, include=include, exclude=())
 
 
+@pytest.mark.parametrize("argument", ["include", "exclude"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (nn.Linear, "the class Linear"),
+        ([nn.Linear], "the class Linear"),
+        (nn.Linear(2, 2), "an object of type Linear"),
+        (mlp(), "an object of type Sequential"),
+        (["0", nn.Linear(2, 2)], "an object of type Linear"),
+        ([lambda *_: True], "an object of type function"),
+        (0, "an object of type int"),
+        ([0], "an object of type int"),
+    ],
+)
+def test_a_choice_that_is_no_name_and_no_function_is_refused(argument: str, given: Any, named: str) -> None:
+    message = (
+        rf"{argument} has {named}; expected names of layers or modules, or one function of a name and a module\. "
+        rf"To choose by class, write {argument}=lambda name, module: isinstance\(module, nn\.Linear\)\."
+    )
+    with pytest.raises(TypeError, match=message):
+        sparse_layers(mlp(), **{argument: given})
+
+
 @pytest.mark.parametrize("given", [{"exclude": "*"}, {"include": lambda *_: False}, {"include": ()}])
 def test_a_choice_that_leaves_nothing_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Sequential has 3 layers that could be sparse, but none is left to sparsify"):
@@ -348,6 +371,38 @@ def test_a_weight_shared_with_an_embedding_is_refused_unless_excluded() -> None:
 
 def test_a_shared_weight_may_stay_dense() -> None:
     assert list(sparse_layers(tied(), exclude=("0", "2"))) == ["1.weight", "3.weight"]
+
+
+def in_one_memory(first: Tensor, second: Tensor, by_data: bool = False) -> nn.Module:
+    """Two layers that are not the output, with these two weights."""
+    with torch.device(first.device):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    for layer, weight in zip(model, (first, second), strict=False):
+        if by_data:
+            layer.weight.data = weight
+        else:
+            layer.weight = nn.Parameter(weight)
+    return model
+
+
+@pytest.mark.parametrize("by_data", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("given", [{}, {"exclude": ("1", "2")}])
+def test_two_weights_with_elements_in_the_same_memory_are_refused(
+    by_data: bool, device: str, given: dict[str, Any]
+) -> None:
+    memory = torch.randn(4, 8, device=device)
+    for second in (memory[:, :4].t(), memory[:, :4], memory[:, 3:7]):
+        model = in_one_memory(memory[:, :4], second, by_data)
+        assert list(sparse_layers(model, include="2", exclude=())) == ["2.weight"]
+        with pytest.raises(ValueError, match=r"the layers 0\.weight and 1\.weight share one weight"):
+            sparse_layers(model, **given)
+
+
+def test_two_weights_may_lie_in_one_storage() -> None:
+    memory = torch.randn(4, 8)
+    for first, second in (memory.view(2, 4, 4), memory.chunk(2, dim=1), memory.view(4, 4, 2).unbind(2)):
+        assert list(sparse_layers(in_one_memory(first, second))) == ["0.weight", "1.weight"]
 
 
 def test_a_module_used_twice_is_one_layer() -> None:

@@ -132,8 +132,12 @@ def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in model.named_parameters()
-        if parameter.dim() > 1 and parameter.numel() and id(parameter) not in embeddings and not name.endswith("bias")
+        if parameter.dim() > 1 and parameter.numel() and id(parameter) not in embeddings and not _is_bias(name)
     }
+
+
+def _is_bias(name: str) -> bool:
+    return name.endswith("bias")
 
 
 def convertible(model: nn.Module, parameter: str) -> bool:
@@ -245,10 +249,11 @@ def _bilinear(module: nn.Module, prefix: str) -> Iterator[Layer]:
 def _experts(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network for each matrix of each expert, from weights (experts, out, in) or (experts, in, out).
 
-    A weight that packs the matrices `gate` and `up` gives two networks for each expert.
+    A weight that packs the matrices `gate` and `up` gives two networks for each expert. A parameter with one row or one
+    column for each expert is a bias or a scale, and gives none.
     """
     for name, weight in module._parameters.items():
-        if weight is None or weight.dim() != 3:
+        if weight is None or weight.dim() != 3 or 1 in weight.shape[1:] or _is_bias(name):
             continue
         experts, rows, columns = weight.shape
         transposed = _is_transposed(module)

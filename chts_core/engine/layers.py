@@ -3,13 +3,17 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import combinations
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from chts_core.engine.forward import output_layers
 from chts_core.engine.kinds import Candidate, Layer, candidates, other_matrices
+from chts_core.engine.sharding import local_shard
 from chts_core.percolation import LayerGraph
 
 # The dtypes that a weight may have. Complex numbers have no order, and integers have no gradient.
@@ -76,8 +80,10 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
 
     Raises:
         ValueError: if no layer is left, a pattern fits no layer, a pattern of `include` fits only layers that stay
-            dense by default, or a weight is shared or computed from other parameters.
-        TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers.
+            dense by default, or a weight is shared, has the memory of another parameter, or is computed from other
+            parameters.
+        TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers; or if `include` or `exclude`
+            has anything but names or one function.
     """
     _check_initialised(model)
     found, others = list(candidates(model)), list(other_matrices(model))
@@ -213,10 +219,22 @@ def _select(
 
     A pattern that fits only layers in `by_default`, which stay dense for these reasons, is refused.
     """
-    if callable(selection):
+    if callable(selection) and not isinstance(selection, type | nn.Module):
         return [entry for entry in found if selection(entry.path, entry.module)]
+    patterns: list[Any] = [selection]
+    if isinstance(selection, Iterable) and not isinstance(selection, str | type | nn.Module):
+        patterns = list(selection)
+    wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+    if wrong:
+        is_class = isinstance(wrong[0], type)
+        given = f"the class {wrong[0].__name__}" if is_class else f"an object of type {type(wrong[0]).__name__}"
+        raise TypeError(
+            f"{argument} has {given}; expected names of layers or modules, or one function of a name and a module. "
+            f"To choose by class, write {argument}=lambda name, module: isinstance(module, nn.Linear). To choose one "
+            f"module, write {argument}=lambda name, module: module is model.head."
+        )
     chosen = set()
-    for pattern in (selection,) if isinstance(selection, str) else selection:
+    for pattern in patterns:
         fitting = {
             entry.layer.name
             for entry in found
@@ -273,7 +291,7 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that two modules share.
+    """Refuse a weight that two modules share, and a weight with the same memory as another parameter.
 
     Such a weight cannot have two masks, or be sparse in one module and dense in the other.
     """
@@ -282,9 +300,45 @@ def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), []).append(f"{path}.{name}" if path else name)
-    for names in owners.values():
+    in_storage: dict[int, list[tuple[str, Tensor, range]]] = {}
+    for name, parameter in model.named_parameters():
+        local = local_shard(parameter)
+        if local.layout == torch.strided and local.numel():
+            in_storage.setdefault(local.untyped_storage()._cdata, []).append((name, local, _span(local)))
+    overlapping = (
+        [name, other]
+        for parameters in in_storage.values()
+        for (name, first, span), (other, second, other_span) in combinations(parameters, 2)
+        if span.start < other_span.stop and other_span.start < span.stop and _overlap(first, second)
+    )
+    for names in (*owners.values(), *overlapping):
         if len(names) > 1 and sparse & set(names):
             raise ValueError(
                 f"the layers {' and '.join(names)} share one weight, which cannot have two masks; give each its own "
                 "weight, or exclude them."
             )
+
+
+def _overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have an element in common, if their spans of the same storage overlap."""
+    spans = [_span(first), _span(second)]
+    start, end = min(span.start for span in spans), max(span.stop for span in spans)
+    memory = np.empty(end - start, np.uint8)  # it has the layout of the storage; nothing reads or writes it
+    one, other = (
+        np.ndarray(
+            tensor.shape,
+            f"V{tensor.itemsize}",
+            memory,
+            span.start - start,
+            [stride * tensor.itemsize for stride in tensor.stride()],
+        )
+        for tensor, span in zip((first, second), spans, strict=True)
+    )
+    return np.shares_memory(one, other)
+
+
+def _span(tensor: Tensor) -> range:
+    """The bytes of the storage from the first element of a tensor to its last one."""
+    first = tensor.storage_offset()
+    last = first + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return range(first * tensor.itemsize, (last + 1) * tensor.itemsize)
