@@ -705,7 +705,10 @@ def test_the_output_of_an_attention_is_traced_to_where_it_is_read(rule: str) -> 
     assert graph.attentions == (Attention(*names, output, 4, 4),)
 
 
-@pytest.mark.parametrize("names", [("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo")])
+GATED = ("gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize("names", [GATED, ("wi_0", "wi_1", "wo")])
 @pytest.mark.parametrize(
     ("act", "known"),
     [
@@ -719,15 +722,106 @@ def test_the_output_of_an_attention_is_traced_to_where_it_is_read(rule: str) -> 
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
 def test_gates_are_pairs_where_none_is_none(names: tuple[str, str, str], act: nn.Module, known: bool) -> None:
-    gate, up, down = (f"0.{name}.weight" for name in names)
-    block = nn.Module()
-    for name, sizes in zip(names, ((16, 24), (16, 24), (24, 16)), strict=True):
-        setattr(block, name, nn.Linear(*sizes))
+    block = GatedBlock(lambda gate, up: block.dropout(block.act(gate) * up), names)
     block.act, block.dropout = act, nn.Dropout()
+    assert_gated(block, names, known)
+
+
+class GatedBlock(nn.Module):
+    """A gated feed-forward block with a product that a test chooses."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], names: tuple[str, ...] = GATED) -> None:
+        super().__init__()
+        self.product, self.names = product, names
+        for name, sizes in zip(names, ((16, 24), (16, 24), (24, 16)), strict=True):
+            setattr(self, name, nn.Linear(*sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up, down = (getattr(self, name) for name in self.names)
+        return down(self.product(gate(x), up(x)))
+
+
+def assert_gated(block: nn.Module, names: tuple[str, ...], known: bool) -> None:
     graph, unknown = graph_of(nn.ModuleList([block]))
+    gate, up, down = (f"0.{name}.weight" for name in names)
     assert not unknown
     assert graph.pairs == (((gate, up),) if known else ())
     assert set(graph.chains) == ({(gate, down), (up, down)} if known else {(gate,), (up,), (down,)})
+
+
+PRODUCTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
+    "SiLU": (lambda gate, up: functional.silu(gate) * up, True),
+    "tanh and dropout": (lambda gate, up: functional.dropout(gate.tanh() * up.float()), True),
+    "limits": (lambda gate, up: functional.silu(gate.clamp(max=7)) * up.clamp(-7, 7), True),
+    "sigmoid": (lambda gate, up: torch.sigmoid(gate) * up, False),
+    "a shifted factor": (lambda gate, up: functional.silu(gate) * (up + 1), False),
+    "softmax": (lambda gate, up: gate.softmax(-1) * up, False),
+    "a mean": (lambda gate, up: functional.silu(gate - gate.mean(-1, keepdim=True)) * up, False),
+    "normalised factors": (lambda gate, up: functional.silu(gate) * functional.normalize(up, dim=-1), False),
+    "another order": (lambda gate, up: (functional.silu(gate) * up).roll(2, -1), False),
+    "in place": (lambda gate, up: (gate.add_(1), functional.silu(gate) * up)[1], False),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_the_product_of_a_gate_is_tried(product: str) -> None:
+    function, known = PRODUCTS[product]
+    assert_gated(GatedBlock(function), GATED, known)
+
+
+class OtherUse(GatedBlock):
+    """A gated block that also uses the factor without the gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up_proj(x)
+        return self.down_proj(torch.relu(self.gate_proj(x)) * up) + up.sum(-1, keepdim=True)
+
+
+class Shifted(GatedBlock):
+    """A gated block with a shift that is zero before training."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(lambda gate, up: product(gate, up) + self.shift)
+        self.shift = nn.Parameter(torch.zeros(24))
+
+
+class Tied(GatedBlock):
+    """A gated block that uses the weight of one layer once more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ self.up_proj.weight.T
+
+
+class Depending(GatedBlock):
+    """A gated block that cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize("kind", [OtherUse, Shifted, Tied, Depending])
+def test_gates_are_pairs_only_if_the_forward_shows_it(kind: type[GatedBlock]) -> None:
+    graph, unknown = graph_of(nn.ModuleList([kind(lambda gate, up: torch.relu(gate) * up)]))
+    assert not graph.pairs
+    assert all(len(chain) == 1 for chain in graph.chains)
+    assert bool(unknown) == (kind is Depending)
+
+
+def test_experts_are_pairs_only_where_no_gate_is_none() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    model = MixtralForCausalLM(MixtralConfig(**TINY | {"num_hidden_layers": 1, "num_local_experts": 2}))
+    assert len(graph_of(model, "lm_head", "*gate.weight")[0].pairs) == 2
+    experts = model.model.layers[0].mlp.experts
+    del experts.act_fn
+    experts.act_fn = torch.sigmoid  # not a module
+    graph, unknown = graph_of(model, "lm_head", "*gate.weight")
+    assert not graph.pairs
+    assert {name for name in unknown if "expert" in name} == {
+        f"model.layers.0.mlp.experts.{part}"
+        for expert in range(2)
+        for part in (f"gate_up_proj:{expert}:gate", f"gate_up_proj:{expert}:up", f"down_proj:{expert}")
+    }
 
 
 class Heads(nn.Module):

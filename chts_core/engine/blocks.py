@@ -3,16 +3,15 @@
 import inspect
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from chts_core.engine.dropout import Dropout
-from chts_core.engine.forward import (
-    has_forward_of_class,
-)
+from chts_core.engine.forward import has_forward_of_class, traces
 from chts_core.engine.kinds import Layer
 from chts_core.engine.layers import all_layers, gated_experts, gated_feed_forward, has_linear
 from chts_core.engine.sharding import is_fully_sharded
@@ -119,15 +118,8 @@ class Blocks:
     attentions: dict[str, Attention] = field(default_factory=dict)
     without_output: set[str] = field(default_factory=set)
 
-    def add_gated(self, gate: str | None, up: str | None, down: str | None, mixes: bool) -> None:
-        """Add a gated feed-forward block, by the names of its sparse layers.
-
-        Args:
-            mixes: whether anything between the layers may mix neurons.
-        """
-        if mixes:
-            self.chains += [(name,) for name in (gate, up, down) if name]
-            return
+    def add_gated(self, gate: str | None, up: str | None, down: str | None) -> None:
+        """Add a gated feed-forward block, by the names of its sparse layers."""
         self.pairs += [(gate, up)] if gate and up else []
         self.chains += [(before, down) if down else (before,) for before in (gate, up) if before]
 
@@ -168,12 +160,13 @@ def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
             blocks.attentions[path] = Attention(q, k, v, output, heads, heads)
             if projections[-1] is None:
                 blocks.without_output.add(path)
-        if gated := gated_feed_forward(module):
+        if (gated := gated_feed_forward(module)) and _gates(module, gated):
             gate, up, down = (sparse(f"{name}.weight") for name in gated)
-            blocks.add_gated(gate, up, down, _mixes(module))
-        for expert in range(gated_experts(module)):
+            blocks.add_gated(gate, up, down)
+        experts = gated_experts(module)
+        for expert in range(experts if experts and _experts_gate(module) else 0):
             gate, up = (sparse(f"gate_up_proj:{expert}:{role}") for role in ("gate", "up"))
-            blocks.add_gated(gate, up, sparse(f"down_proj:{expert}"), _mixes(module))
+            blocks.add_gated(gate, up, sparse(f"down_proj:{expert}"))
         for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             if isinstance(module, kind) and _runs_as(module, kind, "forward", "_ff_block"):
                 chain = tuple(name for name in (sparse("linear1.weight"), sparse("linear2.weight")) if name)
@@ -299,19 +292,70 @@ def keeps_channels(function: object) -> bool:
     return type(function) in _CHANNEL_MODULES and not is_altered(function)
 
 
-def _mixes(gated: nn.Module) -> bool:
-    """Whether a neuron of a gated block may have an effect even if its gate, or the factor that it gates, is zero."""
-    return is_altered_within(gated) or not _keeps_zeros(gated)
+def _gates(block: nn.Module, names: tuple[str, str, str]) -> bool:
+    """Whether a block computes down(act(gate(x)) * up(x)), and no neuron of the product depends on another neuron.
 
-
-def _keeps_zeros(gated: nn.Module) -> bool:
-    """Whether the activation of a gated block maps zero to zero, so that a neuron without a gate has no effect.
-
-    An activation that is not a module is assumed to map zero to zero.
+    Then a neuron has no effect if its gate, or the factor that it gates, is zero.
     """
+    if is_altered_within(block):
+        return False
     try:
-        return not any(
-            part(torch.zeros(1)).count_nonzero() for part in gated.children() if not isinstance(part, nn.Linear)
-        )
-    except Exception:  # the part does not accept such an input
+        return all(_keeps_zeros(block, nodes, names) for nodes in traces(block, lambda _: True))
+    except Exception:  # an activation that does not accept such an input may raise any error
+        return False
+
+
+def _keeps_zeros(block: nn.Module, nodes: list[fx.Node], names: tuple[str, str, str]) -> bool:
+    """Whether one trace of a block shows what :func:`_gates` asks.
+
+    The function computes the product for random outputs of `gate` and `up`, and again with zeros for some neurons.
+    """
+    calls = [[node for node in nodes if node.op == "call_module" and node.target == name] for name in names]
+    weights = [node for node in nodes if node.op == "get_attr" and str(node.target).partition(".")[0] in names]
+    if [len(found) for found in calls] != [1, 1, 1] or any(weight.users for weight in weights):
+        return False
+    (gate,), (up,), (down,) = calls
+    (product,) = down.all_input_nodes
+    needed = {product}
+    for node in reversed(nodes):
+        if node in needed - {gate, up}:
+            needed |= set(node.all_input_nodes)
+    steps = [node for node in nodes if node in needed - {gate, up}]
+    parts = {node: block.get_submodule(str(node.target)) for node in steps if node.op == "call_module"}
+    # A value that is given or trained may become any number. A step that is not needed may change a tensor in place.
+    trained = any(part.state_dict() for part in parts.values())
+    if trained or any(node.op in ("placeholder", "get_attr") for node in steps):
+        return False
+    if any(node.users.keys() - needed - {down} for node in (gate, up, *steps)):
+        return False
+
+    def computed(gate_values: Tensor, up_values: Tensor) -> Tensor:
+        probe = fx.Interpreter(block, graph=down.graph)
+        probe.env = {gate: gate_values.clone(), up: up_values.clone()}
+        torch.default_generator.manual_seed(0)  # the same draws each time
+        for node in steps:
+            dropout = isinstance(parts.get(node), nn.Dropout)  # may draw from a generator of its own
+            probe.env[node] = probe.env[node.all_input_nodes[0]] if dropout else probe.run_node(node)
+        found: Tensor = probe.env[product]
+        return found
+
+    generator = torch.Generator("cpu").manual_seed(0)
+    width = cast(nn.Linear, block.get_submodule(names[0])).out_features
+    gates, ups = torch.randn(2, 1, 3, width, generator=generator, device="cpu")
+    lost = torch.rand(width, generator=generator, device="cpu") < 0.5
+    lost[0] = True
+    with torch.no_grad():
+        before = computed(gates, ups)
+        after = [computed(gates * ~lost, ups), computed(gates, ups * ~lost)]
+    return all(torch.equal(found, before * ~lost) for found in after)
+
+
+def _experts_gate(experts: nn.Module) -> bool:
+    """Whether the product of a gate and the factor that it gates is zero if the gate is zero, in these experts."""
+    if is_altered_within(experts):
+        return False
+    try:
+        apply_gate = cast(Callable[[Tensor], Tensor], experts._apply_gate)
+        return not apply_gate(torch.tensor([[0.0, 1.0, 1.0, 1.0]], device="cpu"))[0, 0]
+    except Exception:  # the activation does not accept such an input
         return False
