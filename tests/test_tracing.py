@@ -852,10 +852,72 @@ def test_attentions_with_the_names_of_llama(output: str, key_heads: int) -> None
     assert not unknown
 
 
+class Attended(Heads):
+    """An attention block with LLaMA's names that computes its products itself, and steps that a test chooses."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(key_heads=4)
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (4, 4)).mT for part in (self.q_proj, self.k_proj, self.v_proj))
+        return self.o_proj(torch.matmul(torch.matmul(q, k.mT).softmax(-1), v).mT.flatten(2))
+
+
+class TalkingHeads(Attended):
+    def __init__(self) -> None:
+        super().__init__(talk=nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (4, 4)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj))
+        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.o_proj(self.talk(y.mT).mT.flatten(2))
+
+
+class RolledHeads(Attended):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).roll(1, -1)
+
+
+class MixedHeads(Attended):
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.scaled_dot_product_attention(self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        return self.o_proj(torch.einsum("btd,de->bte", y, torch.eye(16).flip(0)))
+
+
+class Cached(Attended):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([x, x], 1))
+
+
+ATTENDED: dict[str, tuple[Callable[[], nn.Module], bool, bool]] = {  # whether queries and values are known
+    "products of its own": (Attended, True, True),
+    "sinks": (lambda: Attended(sinks=nn.Parameter(torch.zeros(4))), True, True),
+    "a number for each neuron": (lambda: Attended(sinks=nn.Parameter(torch.zeros(16))), False, False),
+    "norms of queries": (lambda: Attended(q_norm=nn.LayerNorm(4)), False, True),
+    "talking heads": (TalkingHeads, False, False),
+    "a roll": (RolledHeads, False, False),
+    "a sum after torch's products": (MixedHeads, False, False),
+    "parts that are joined": (Cached, False, True),
+}
+
+
+@pytest.mark.parametrize("kind", ATTENDED)
+def test_an_attention_with_the_names_of_llama_must_not_mix_neurons(kind: str) -> None:
+    build, queries, values = ATTENDED[kind]
+    graph, _ = graph_of(nn.ModuleList([build()]))
+    assert any(attention.query for attention in graph.attentions) == queries
+    assert any(attention.value for attention in graph.attentions) == values
+    assert all(len(chain) == 1 for chain in graph.chains)
+
+
 def test_an_attention_of_which_the_output_is_elsewhere() -> None:
-    graph, unknown = graph_of(nn.ModuleList([Heads("another")]))
+    block = Heads("another")
+    assert graph_of(nn.ModuleList([block]))[0].attentions == ()  # the other layer may mix neurons
+    graph, unknown = graph_of(nn.ModuleDict({"0": block, "output": block._modules.pop("another")}))
     assert graph.attentions == (Attention("0.q_proj.weight", "0.k_proj.weight", "0.v_proj.weight", None, 4, 2),)
-    assert unknown == {"0.another.weight"}
+    assert unknown == {"output.weight"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -98,10 +98,12 @@ _ROLES = (
 )
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-# The function that computes the products of queries, keys and values, and functions that would mix neurons before or
-# after this function.
+# Functions that compute the products of queries, keys and values, functions with which a forward may compute these
+# products itself, and other functions that would mix neurons.
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
-_MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
+_PRODUCTS = {_INTERFACE, "scaled_dot_product_attention"}
+_OWN_PRODUCTS = {"einsum", "matmul", "softmax"}
+_MIXING = _OWN_PRODUCTS | {"cat", "flip", "normalize", "roll"}
 
 
 @dataclass
@@ -184,8 +186,8 @@ def _roles(
     The attention block must leave everything except the projections to Hugging Face's interface. Then neither another
     parameter nor the module's own code mixes neurons. The result is None for any other module.
     """
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names) or is_altered_within(module):
+    used = _names_in_forward(module)
+    if _INTERFACE not in used or _MIXING & used or is_altered_within(module):
         return None
     for roles in _ROLES:
         if all(prefix + name in shapes for name in roles if name):
@@ -200,13 +202,25 @@ def _roles(
         widths.add(shapes[prefix + output][1])
     if heads < 1 or widths != {heads * head_dim} or _rotates_halves(model, module, head_dim) is not False:
         return None
-    projections = {name.partition(".")[0] for name in roles if name}
-    for name, parameter in module.named_parameters():
-        # T5 adds to the scores of each head a number that depends only on positions.
-        of_positions = name == "relative_attention_bias.weight" and parameter.shape[1] == heads
-        if name.partition(".")[0] not in projections and not of_positions:
-            return None
-    return roles, heads
+    foreign = _has_foreign_parameter(module, {name.partition(".")[0] for name in roles if name}, heads)
+    return None if foreign else (roles, heads)
+
+
+def _names_in_forward(module: nn.Module) -> set[str]:
+    """The names of the functions and attributes that the forward of a module uses."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return set(code.co_names) if code else set()
+
+
+def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: int) -> bool:
+    """Whether an attention block has a parameter outside of these parts that may mix neurons."""
+    for name, parameter in attention.named_parameters():
+        # T5 and Swin add to the scores of each head a number that depends only on positions. gpt-oss adds one score.
+        of_positions = name.endswith(("relative_attention_bias.weight", "relative_position_bias_table"))
+        of_head = parameter.shape[1:] == (heads,) if of_positions else name == "sinks" and parameter.shape == (heads,)
+        if name.partition(".")[0] not in parts and not of_head:
+            return True
+    return False
 
 
 def _attention(
@@ -235,7 +249,11 @@ def _attention(
     o = names[output] if output else None
     if not all(name.startswith(("q", "k")) for name in norms):
         return None, [q, k, v, o]
-    if norms or rotary is None:
+    used = _names_in_forward(module)
+    mixing = _MIXING & used if _PRODUCTS & used else _MIXING & used - _OWN_PRODUCTS
+    if mixing - {"cat"} or _has_foreign_parameter(module, {"q_proj", "k_proj", "v_proj", output or "", *norms}, heads):
+        return None, []
+    if norms or rotary is None or "cat" in mixing:  # queries and keys may be rotated in parts
         return Attention(None, None, v, o, heads, key_heads), [q, k]
     return Attention(q, k, v, o, heads, key_heads, rotary), []
 
