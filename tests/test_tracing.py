@@ -723,7 +723,10 @@ def test_the_output_of_an_attention_is_traced_to_where_it_is_read(rule: str) -> 
     assert graph.attentions == (Attention(*names, output, 4, 4),)
 
 
-@pytest.mark.parametrize("names", [("gate_proj", "up_proj", "down_proj"), ("wi_0", "wi_1", "wo")])
+GATED = ("gate_proj", "up_proj", "down_proj")
+
+
+@pytest.mark.parametrize("names", [GATED, ("wi_0", "wi_1", "wo")])
 @pytest.mark.parametrize(
     ("act", "known"),
     [
@@ -737,15 +740,106 @@ def test_the_output_of_an_attention_is_traced_to_where_it_is_read(rule: str) -> 
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
 def test_gates_are_pairs_where_none_is_none(names: tuple[str, str, str], act: nn.Module, known: bool) -> None:
-    gate, up, down = (f"0.{name}.weight" for name in names)
-    block = nn.Module()
-    for name, sizes in zip(names, ((16, 24), (16, 24), (24, 16)), strict=True):
-        setattr(block, name, nn.Linear(*sizes))
+    block = GatedBlock(lambda gate, up: block.dropout(block.act(gate) * up), names)
     block.act, block.dropout = act, nn.Dropout()
+    assert_gated(block, names, known)
+
+
+class GatedBlock(nn.Module):
+    """A gated feed-forward block with a product that a test chooses."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], names: tuple[str, ...] = GATED) -> None:
+        super().__init__()
+        self.product, self.names = product, names
+        for name, sizes in zip(names, ((16, 24), (16, 24), (24, 16)), strict=True):
+            setattr(self, name, nn.Linear(*sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up, down = (getattr(self, name) for name in self.names)
+        return down(self.product(gate(x), up(x)))
+
+
+def assert_gated(block: nn.Module, names: tuple[str, ...], known: bool) -> None:
     graph, unknown = graph_of(nn.ModuleList([block]))
+    gate, up, down = (f"0.{name}.weight" for name in names)
     assert not unknown
     assert graph.pairs == (((gate, up),) if known else ())
     assert set(graph.chains) == ({(gate, down), (up, down)} if known else {(gate,), (up,), (down,)})
+
+
+PRODUCTS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], bool]] = {
+    "SiLU": (lambda gate, up: functional.silu(gate) * up, True),
+    "tanh and dropout": (lambda gate, up: functional.dropout(gate.tanh() * up.float()), True),
+    "limits": (lambda gate, up: functional.silu(gate.clamp(max=7)) * up.clamp(-7, 7), True),
+    "sigmoid": (lambda gate, up: torch.sigmoid(gate) * up, False),
+    "a shifted factor": (lambda gate, up: functional.silu(gate) * (up + 1), False),
+    "softmax": (lambda gate, up: gate.softmax(-1) * up, False),
+    "a mean": (lambda gate, up: functional.silu(gate - gate.mean(-1, keepdim=True)) * up, False),
+    "normalised factors": (lambda gate, up: functional.silu(gate) * functional.normalize(up, dim=-1), False),
+    "another order": (lambda gate, up: (functional.silu(gate) * up).roll(2, -1), False),
+    "in place": (lambda gate, up: (gate.add_(1), functional.silu(gate) * up)[1], False),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_the_product_of_a_gate_is_tried(product: str) -> None:
+    function, known = PRODUCTS[product]
+    assert_gated(GatedBlock(function), GATED, known)
+
+
+class OtherUse(GatedBlock):
+    """A gated block that also uses the factor without the gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up_proj(x)
+        return self.down_proj(torch.relu(self.gate_proj(x)) * up) + up.sum(-1, keepdim=True)
+
+
+class Shifted(GatedBlock):
+    """A gated block with a shift that is zero before training."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(lambda gate, up: product(gate, up) + self.shift)
+        self.shift = nn.Parameter(torch.zeros(24))
+
+
+class Tied(GatedBlock):
+    """A gated block that uses the weight of one layer once more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ self.up_proj.weight.T
+
+
+class Depending(GatedBlock):
+    """A gated block that cannot be traced."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize("kind", [OtherUse, Shifted, Tied, Depending])
+def test_gates_are_pairs_only_if_the_forward_shows_it(kind: type[GatedBlock]) -> None:
+    graph, unknown = graph_of(nn.ModuleList([kind(lambda gate, up: torch.relu(gate) * up)]))
+    assert not graph.pairs
+    assert all(len(chain) == 1 for chain in graph.chains)
+    assert bool(unknown) == (kind is Depending)
+
+
+def test_experts_are_pairs_only_where_no_gate_is_none() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    model = MixtralForCausalLM(MixtralConfig(**TINY | {"num_hidden_layers": 1, "num_local_experts": 2}))
+    assert len(graph_of(model, "lm_head", "*gate.weight")[0].pairs) == 2
+    experts = model.model.layers[0].mlp.experts
+    del experts.act_fn
+    experts.act_fn = torch.sigmoid  # not a module
+    graph, unknown = graph_of(model, "lm_head", "*gate.weight")
+    assert not graph.pairs
+    assert {name for name in unknown if "expert" in name} == {
+        f"model.layers.0.mlp.experts.{part}"
+        for expert in range(2)
+        for part in (f"gate_up_proj:{expert}:gate", f"gate_up_proj:{expert}:up", f"down_proj:{expert}")
+    }
 
 
 class Heads(nn.Module):
@@ -776,10 +870,72 @@ def test_attentions_with_the_names_of_llama(output: str, key_heads: int) -> None
     assert not unknown
 
 
+class Attended(Heads):
+    """An attention block with LLaMA's names that computes its products itself, and steps that a test chooses."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(key_heads=4)
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (4, 4)).mT for part in (self.q_proj, self.k_proj, self.v_proj))
+        return self.o_proj(torch.matmul(torch.matmul(q, k.mT).softmax(-1), v).mT.flatten(2))
+
+
+class TalkingHeads(Attended):
+    def __init__(self) -> None:
+        super().__init__(talk=nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (4, 4)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj))
+        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.o_proj(self.talk(y.mT).mT.flatten(2))
+
+
+class RolledHeads(Attended):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).roll(1, -1)
+
+
+class MixedHeads(Attended):
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.scaled_dot_product_attention(self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        return self.o_proj(torch.einsum("btd,de->bte", y, torch.eye(16).flip(0)))
+
+
+class Cached(Attended):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([x, x], 1))
+
+
+ATTENDED: dict[str, tuple[Callable[[], nn.Module], bool, bool]] = {  # whether queries and values are known
+    "products of its own": (Attended, True, True),
+    "sinks": (lambda: Attended(sinks=nn.Parameter(torch.zeros(4))), True, True),
+    "a number for each neuron": (lambda: Attended(sinks=nn.Parameter(torch.zeros(16))), False, False),
+    "norms of queries": (lambda: Attended(q_norm=nn.LayerNorm(4)), False, True),
+    "talking heads": (TalkingHeads, False, False),
+    "a roll": (RolledHeads, False, False),
+    "a sum after torch's products": (MixedHeads, False, False),
+    "parts that are joined": (Cached, False, True),
+}
+
+
+@pytest.mark.parametrize("kind", ATTENDED)
+def test_an_attention_with_the_names_of_llama_must_not_mix_neurons(kind: str) -> None:
+    build, queries, values = ATTENDED[kind]
+    graph, _ = graph_of(nn.ModuleList([build()]))
+    assert any(attention.query for attention in graph.attentions) == queries
+    assert any(attention.value for attention in graph.attentions) == values
+    assert all(len(chain) == 1 for chain in graph.chains)
+
+
 def test_an_attention_of_which_the_output_is_elsewhere() -> None:
-    graph, unknown = graph_of(nn.ModuleList([Heads("another")]))
+    block = Heads("another")
+    assert graph_of(nn.ModuleList([block]))[0].attentions == ()  # the other layer may mix neurons
+    graph, unknown = graph_of(nn.ModuleDict({"0": block, "output": block._modules.pop("another")}))
     assert graph.attentions == (Attention("0.q_proj.weight", "0.k_proj.weight", "0.v_proj.weight", None, 4, 2),)
-    assert unknown == {"0.another.weight"}
+    assert unknown == {"output.weight"}
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,15 @@
 import inspect
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
 from chts_core.engine.dropout import Dropout
-from chts_core.engine.forward import (
-    has_forward_of_class,
-)
+from chts_core.engine.forward import has_forward_of_class, traces
 from chts_core.engine.kinds import Layer
 from chts_core.engine.layers import all_layers, gated_experts, gated_feed_forward, has_linear
 from chts_core.engine.sharding import is_fully_sharded
@@ -99,10 +98,12 @@ _ROLES = (
 )
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-# The function that computes the products of queries, keys and values, and functions that would mix neurons before or
-# after this function.
+# Functions that compute the products of queries, keys and values, functions with which a forward may compute these
+# products itself, and other functions that would mix neurons.
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
-_MIXING = {"cat", "einsum", "flip", "matmul", "normalize", "roll", "softmax"}
+_PRODUCTS = {_INTERFACE, "scaled_dot_product_attention"}
+_OWN_PRODUCTS = {"einsum", "matmul", "softmax"}
+_MIXING = _OWN_PRODUCTS | {"cat", "flip", "normalize", "roll"}
 
 
 @dataclass
@@ -119,15 +120,8 @@ class Blocks:
     attentions: dict[str, Attention] = field(default_factory=dict)
     without_output: set[str] = field(default_factory=set)
 
-    def add_gated(self, gate: str | None, up: str | None, down: str | None, mixes: bool) -> None:
-        """Add a gated feed-forward block, by the names of its sparse layers.
-
-        Args:
-            mixes: whether anything between the layers may mix neurons.
-        """
-        if mixes:
-            self.chains += [(name,) for name in (gate, up, down) if name]
-            return
+    def add_gated(self, gate: str | None, up: str | None, down: str | None) -> None:
+        """Add a gated feed-forward block, by the names of its sparse layers."""
         self.pairs += [(gate, up)] if gate and up else []
         self.chains += [(before, down) if down else (before,) for before in (gate, up) if before]
 
@@ -168,12 +162,13 @@ def known_blocks(model: nn.Module, layers: Mapping[str, Layer]) -> Blocks:
             blocks.attentions[path] = Attention(q, k, v, output, heads, heads)
             if projections[-1] is None:
                 blocks.without_output.add(path)
-        if gated := gated_feed_forward(module):
+        if (gated := gated_feed_forward(module)) and _gates(module, gated):
             gate, up, down = (sparse(f"{name}.weight") for name in gated)
-            blocks.add_gated(gate, up, down, _mixes(module))
-        for expert in range(gated_experts(module)):
+            blocks.add_gated(gate, up, down)
+        experts = gated_experts(module)
+        for expert in range(experts if experts and _experts_gate(module) else 0):
             gate, up = (sparse(f"gate_up_proj:{expert}:{role}") for role in ("gate", "up"))
-            blocks.add_gated(gate, up, sparse(f"down_proj:{expert}"), _mixes(module))
+            blocks.add_gated(gate, up, sparse(f"down_proj:{expert}"))
         for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             if isinstance(module, kind) and _runs_as(module, kind, "forward", "_ff_block"):
                 chain = tuple(name for name in (sparse("linear1.weight"), sparse("linear2.weight")) if name)
@@ -193,8 +188,8 @@ def _roles(
     """
     if is_altered_within(module):
         return None
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    if code is None or _INTERFACE not in code.co_names or _MIXING & set(code.co_names):
+    used = _names_in_forward(module)
+    if _INTERFACE not in used or _MIXING & used:
         return None
     for roles in _ROLES:
         if all(prefix + name in shapes for name in roles if name):
@@ -209,13 +204,25 @@ def _roles(
         widths.add(shapes[prefix + output][1])
     if heads < 1 or widths != {heads * head_dim} or _rotates_halves(model, module, head_dim) is not False:
         return None
-    projections = {name.partition(".")[0] for name in roles if name}
-    for name, parameter in module.named_parameters():
-        # T5 adds to the scores of each head a number that depends only on positions.
-        of_positions = name == "relative_attention_bias.weight" and parameter.shape[1] == heads
-        if name.partition(".")[0] not in projections and not of_positions:
-            return None
-    return roles, heads
+    foreign = _has_foreign_parameter(module, {name.partition(".")[0] for name in roles if name}, heads)
+    return None if foreign else (roles, heads)
+
+
+def _names_in_forward(module: nn.Module) -> set[str]:
+    """The names of the functions and attributes that the forward of a module uses."""
+    code = getattr(inspect.unwrap(getattr(type(module), "forward", None)), "__code__", None)
+    return set(code.co_names) if code else set()
+
+
+def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: int) -> bool:
+    """Whether an attention block has a parameter outside of these parts that may mix neurons."""
+    for name, parameter in attention.named_parameters():
+        # T5 and Swin add to the scores of each head a number that depends only on positions. gpt-oss adds one score.
+        of_positions = name.endswith(("relative_attention_bias.weight", "relative_position_bias_table"))
+        of_head = parameter.shape[1:] == (heads,) if of_positions else name == "sinks" and parameter.shape == (heads,)
+        if name.partition(".")[0] not in parts and not of_head:
+            return True
+    return False
 
 
 def _attention(
@@ -244,7 +251,11 @@ def _attention(
     o = names[output] if output else None
     if not all(name.startswith(("q", "k")) for name in norms):
         return None, [q, k, v, o]
-    if norms or rotary is None:
+    used = _names_in_forward(module)
+    mixing = _MIXING & used if _PRODUCTS & used else _MIXING & used - _OWN_PRODUCTS
+    if mixing - {"cat"} or _has_foreign_parameter(module, {"q_proj", "k_proj", "v_proj", output or "", *norms}, heads):
+        return None, []
+    if norms or rotary is None or "cat" in mixing:  # queries and keys may be rotated in parts
         return Attention(None, None, v, o, heads, key_heads), [q, k]
     return Attention(q, k, v, o, heads, key_heads, rotary), []
 
@@ -301,19 +312,70 @@ def keeps_channels(function: object) -> bool:
     return type(function) in _CHANNEL_MODULES and not is_altered(function)
 
 
-def _mixes(gated: nn.Module) -> bool:
-    """Whether a neuron of a gated block may have an effect even if its gate, or the factor that it gates, is zero."""
-    return is_altered_within(gated) or not _keeps_zeros(gated)
+def _gates(block: nn.Module, names: tuple[str, str, str]) -> bool:
+    """Whether a block computes down(act(gate(x)) * up(x)), and no neuron of the product depends on another neuron.
 
-
-def _keeps_zeros(gated: nn.Module) -> bool:
-    """Whether the activation of a gated block maps zero to zero, so that a neuron without a gate has no effect.
-
-    An activation that is not a module is assumed to map zero to zero.
+    Then a neuron has no effect if its gate, or the factor that it gates, is zero.
     """
+    if is_altered_within(block):
+        return False
     try:
-        return not any(
-            part(torch.zeros(1)).count_nonzero() for part in gated.children() if not isinstance(part, nn.Linear)
-        )
-    except Exception:  # the part does not accept such an input
+        return all(_keeps_zeros(block, nodes, names) for nodes in traces(block, lambda _: True))
+    except Exception:  # an activation that does not accept such an input may raise any error
+        return False
+
+
+def _keeps_zeros(block: nn.Module, nodes: list[fx.Node], names: tuple[str, str, str]) -> bool:
+    """Whether one trace of a block shows what :func:`_gates` asks.
+
+    The function computes the product for random outputs of `gate` and `up`, and again with zeros for some neurons.
+    """
+    calls = [[node for node in nodes if node.op == "call_module" and node.target == name] for name in names]
+    weights = [node for node in nodes if node.op == "get_attr" and str(node.target).partition(".")[0] in names]
+    if [len(found) for found in calls] != [1, 1, 1] or any(weight.users for weight in weights):
+        return False
+    (gate,), (up,), (down,) = calls
+    (product,) = down.all_input_nodes
+    needed = {product}
+    for node in reversed(nodes):
+        if node in needed - {gate, up}:
+            needed |= set(node.all_input_nodes)
+    steps = [node for node in nodes if node in needed - {gate, up}]
+    parts = {node: block.get_submodule(str(node.target)) for node in steps if node.op == "call_module"}
+    # A value that is given or trained may become any number. A step that is not needed may change a tensor in place.
+    trained = any(part.state_dict() for part in parts.values())
+    if trained or any(node.op in ("placeholder", "get_attr") for node in steps):
+        return False
+    if any(node.users.keys() - needed - {down} for node in (gate, up, *steps)):
+        return False
+
+    def computed(gate_values: Tensor, up_values: Tensor) -> Tensor:
+        probe = fx.Interpreter(block, graph=down.graph)
+        probe.env = {gate: gate_values.clone(), up: up_values.clone()}
+        torch.default_generator.manual_seed(0)  # the same draws each time
+        for node in steps:
+            dropout = isinstance(parts.get(node), nn.Dropout)  # may draw from a generator of its own
+            probe.env[node] = probe.env[node.all_input_nodes[0]] if dropout else probe.run_node(node)
+        found: Tensor = probe.env[product]
+        return found
+
+    generator = torch.Generator("cpu").manual_seed(0)
+    width = cast(nn.Linear, block.get_submodule(names[0])).out_features
+    gates, ups = torch.randn(2, 1, 3, width, generator=generator, device="cpu")
+    lost = torch.rand(width, generator=generator, device="cpu") < 0.5
+    lost[0] = True
+    with torch.no_grad():
+        before = computed(gates, ups)
+        after = [computed(gates * ~lost, ups), computed(gates, ups * ~lost)]
+    return all(torch.equal(found, before * ~lost) for found in after)
+
+
+def _experts_gate(experts: nn.Module) -> bool:
+    """Whether the product of a gate and the factor that it gates is zero if the gate is zero, in these experts."""
+    if is_altered_within(experts):
+        return False
+    try:
+        apply_gate = cast(Callable[[Tensor], Tensor], experts._apply_gate)
+        return not apply_gate(torch.tensor([[0.0, 1.0, 1.0, 1.0]], device="cpu"))[0, 0]
+    except Exception:  # the activation does not accept such an input
         return False

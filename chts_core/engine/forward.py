@@ -43,6 +43,10 @@ def is_transposed_linear(module: nn.Module) -> bool:
     return False
 
 
+# The dtypes that a forward may treat differently.
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
 class _Proxy(fx.Proxy):
     """A tensor without values, but with a dtype."""
 
@@ -226,6 +230,20 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
         return []
     finally:
         tracer.finished = True
+
+
+def traces(module: nn.Module, is_closed: Callable[[nn.Module], bool]) -> Iterator[list[fx.Node]]:
+    """The traces of a module in training and in evaluation mode. A trace is empty if it fails.
+
+    If its forward asks for the dtype, there is a trace for each dtype. During each iteration, the module is in the mode
+    of the trace.
+    """
+    for training in (True, False):
+        for dtype in _DTYPES:
+            tracer = Tracer(is_closed, dtype)
+            yield trace(module, tracer, training)
+            if not tracer.asked_for_dtype:
+                break
 
 
 def output_layers(model: nn.Module) -> dict[str, str]:

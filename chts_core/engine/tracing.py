@@ -21,21 +21,17 @@ from torch import fx, nn
 
 from chts_core.engine.blocks import is_altered, is_elementwise, keeps_channels, known_blocks
 from chts_core.engine.forward import (
-    Tracer,
     is_convolution,
     is_linear,
     is_transposed_linear,
     leaving_nothing_behind,
-    trace,
+    traces,
 )
 from chts_core.engine.kinds import Layer
 from chts_core.percolation import LayerGraph
 
 # Attributes and methods of a tensor that do not give its values.
 _METADATA = ("shape", "device", "ndim", "size", "dim")
-
-# The dtypes that a forward may treat differently.
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGraph, set[str]]:
@@ -86,7 +82,8 @@ def _traced(
     if _is_layer(module) and not path:
         yield "weight", None  # the whole model is one layer, which feeds nothing
         return
-    modes = list(_modes(module, prefix, unknown, closed))
+    recorded = traces(module, lambda part: part in closed or is_transposed_linear(part))
+    modes = [_Feeds.of(nodes, module, prefix, unknown, closed) for nodes in recorded]
     for name in {name: None for mode in modes for name in mode.next}:
         first = next(mode.next[name] for mode in modes if name in mode.next)
         yield name, first if all(mode.agrees(name, first) for mode in modes) else None
@@ -139,19 +136,6 @@ class _Feeds:
         if name in self.next:
             return self.next[name] == after
         return bool(self.used) and not {name, after} & self.used
-
-
-def _modes(module: nn.Module, prefix: str, unknown: Set[str], closed: Set[nn.Module]) -> Iterator[_Feeds]:
-    """The traces of a module in training and in evaluation mode.
-
-    If its forward asks for the dtype, there is a trace for each dtype.
-    """
-    for training in (True, False):
-        for dtype in _DTYPES:
-            tracer = Tracer(lambda part: part in closed or is_transposed_linear(part), dtype)
-            yield _Feeds.of(trace(module, tracer, training), module, prefix, unknown, closed)
-            if not tracer.asked_for_dtype:
-                break
 
 
 def _first_results(node: fx.Node) -> set[fx.Node]:
