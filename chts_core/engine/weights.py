@@ -340,11 +340,9 @@ class PastWeights:
         """
         stays = ~masks.among(self.positions, positions)
         positions = torch.cat([self.positions[stays], positions])
+        weights = torch.cat([self.values[stays].to(weights.dtype), weights])
         order = positions.argsort()
-        self.positions, self.values = (
-            positions[order],
-            torch.cat([self.values[stays].to(weights.dtype), weights])[order],
-        )
+        self.positions, self.values = positions[order], weights[order]
 
     def recall(self, positions: Tensor) -> Tensor:
         """The last weights of links, with zero for a link that was never removed."""
