@@ -319,6 +319,7 @@ class Sparsifier:
             progress.steps += 1
             if evolved is not None:
                 update.apply(evolved)
+                guard.record_links()
             self._gradients.forget()
             for name in self.network.sparse:
                 self.network.weights[name].clear_absent(guard.keeps_zeros)
@@ -379,6 +380,7 @@ class Sparsifier:
             weight.load_mask(unpack_bits(masks[name], weight.shape).to(weight.parameter.device))
         self._set_crossovers()
         self._gradients.forget()
+        self._guard.record_links()
         self._guard.settle()
 
     def _settings(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import chts_core as chts
-from chts_core.engine.linear import Execution
+from chts_core.engine.linear import Execution, to_dense
 from chts_core.engine.network import SparseNetwork
 from chts_core.tools.audit import audit
 from chts_core.update import TopologyUpdate
@@ -279,6 +279,35 @@ def test_weights_without_their_masks_are_refused(write: Callable[[Run, dict[str,
         sparsifier.load_state_dict(at_best)
         assert sparsifier.density() == pytest.approx(0.2, abs=0.01)
         run.train(EVERY)
+
+
+@pytest.mark.parametrize("load", [load, load_a_layer])
+@pytest.mark.parametrize("dense", [False, True])
+def test_links_or_dense_weights_loaded_into_layers_of_links_are_refused(load: Any, dense: bool) -> None:
+    run = Run("set", "csr").train(EVERY)
+    states = copy.deepcopy([part.state_dict() for part in (run.model, run.optimizer, run.sparsifier)])
+    other = tiny.mlp((16, 24, 24, 3)) if dense else Run("set", "csr").train(3 * EVERY).model
+    if load is load_a_layer:
+        run.model[0].load_state_dict(other[0].state_dict())
+    else:
+        run.model.load_state_dict(other.state_dict())
+    for look in (run.sparsifier.density, run.sparsifier.state_dict, run.sparsifier.step, lambda: run.train(1)):
+        with pytest.raises(RuntimeError, match=r"weights outside the masks, in .*sparsifier\.load_state_dict"):
+            look()
+    for part, state in zip((run.model, run.optimizer, run.sparsifier), states, strict=True):
+        part.load_state_dict(state)
+    run.train(EVERY)
+    assert audit(run.sparsifier) == []
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_weights_that_fit_the_links_may_be_loaded(dense: bool) -> None:
+    run = Run("set", "csr").train(EVERY + 1)
+    saved = copy.deepcopy(run.model)
+    run.train(2)
+    run.model.load_state_dict(to_dense(saved).state_dict() if dense else saved.state_dict())
+    run.train(EVERY)
+    assert audit(run.sparsifier) == []
 
 
 def test_rescaling_hides_no_weights_that_are_not_of_the_masks() -> None:

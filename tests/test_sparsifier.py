@@ -234,6 +234,19 @@ def test_exact_links_with_bfloat16_weights(method: str) -> None:
             assert not run.weight(name)[~mask].any()
 
 
+@pytest.mark.parametrize("method", ["chts", "gmp"])
+@pytest.mark.parametrize("before", [0, 4])  # the first updates are at steps 2 and 4
+def test_a_cast_of_the_model_is_followed(method: str, before: int) -> None:
+    run = start(method, 0.9, widths=(64, 48, 80, 3))
+    list(run.train(last=before))
+    run.model.bfloat16()
+    run.optimizer.load_state_dict(run.optimizer.state_dict())  # casts the momentum
+    run.batches = [(x.bfloat16(), y) for x, y in run.batches]
+    for step in run.train(before):
+        assert_exact_and_clean(run, method, 0.9, step)
+    assert run.weight("0.weight").dtype == torch.bfloat16
+
+
 def test_bfloat16_weights_that_stay_dense_are_no_reason_to_warn() -> None:
     start("fc", 0.9, dtype=torch.bfloat16).finish()
 

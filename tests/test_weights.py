@@ -381,6 +381,16 @@ def test_past_weights_are_a_dictionary(removals: list[dict[int, int]], wanted: s
     assert past.recall(torch.tensor(asked, dtype=torch.int64)).tolist() == [expected.get(one, 0) for one in asked]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_past_weights_follow_a_cast(dtype: torch.dtype) -> None:
+    past = weights.PastWeights(torch.float32, torch.device("cpu"))
+    past.remember(torch.tensor([1, 6]), torch.tensor([0.5, -2.0]))
+    past.remember(torch.tensor([0, 6]), torch.tensor([3.0, 4.0], dtype=dtype))
+    recalled = past.recall(torch.tensor([0, 1, 2, 6]))
+    assert recalled.dtype == dtype
+    assert recalled.tolist() == [3.0, 0.5, 0.0, 4.0]
+
+
 def test_a_saved_state_takes_two_bits_for_each_possible_link() -> None:
     run = start("csr").train(last=8)
     state = run.sparsifier.state_dict()

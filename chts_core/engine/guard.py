@@ -10,13 +10,14 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from chts_core.checks import warn
 from chts_core.engine.distributed import Ranks
+from chts_core.engine.kernels import Links
 from chts_core.engine.kinds import convertible
 from chts_core.engine.linear import SparseLinear
 from chts_core.engine.network import SparseNetwork
 from chts_core.engine.optimizer_state import check_elementwise, check_moments
 from chts_core.engine.sharding import local_shard
 from chts_core.engine.watch import LostSteps, Watch
-from chts_core.engine.weights import MaskedWeight
+from chts_core.engine.weights import LinkWeight, MaskedWeight
 from chts_core.methods import Method
 
 # For each weight, the guard of the Sparsifier that controls it: the Sparsifier that was attached last.
@@ -52,6 +53,7 @@ class Guard:
         self._optimizer = optimizer
         self._waiting = waiting
         self._watch = Watch(network.model, optimizer, network.weights)
+        self._links: dict[str, Links] = {}  # of the layers that store only their links
         self._lost: LostSteps | None = None
         # Whether the optimizer's hook has counted a step; the number of calls before that step; the warnings so far.
         self._counted, self._calls_before = False, 0
@@ -71,6 +73,7 @@ class Guard:
                 older.superseded = True
             _RULED_BY[weight.parameter] = weakref.ref(self)
         self.superseded = False
+        self.record_links()
         self._watch.listen()
         measured = fresh and not self.keeps_zeros and self._network.sparse
         self._lost = LostSteps(self._optimizer, self._network.weights) if measured else None
@@ -78,6 +81,13 @@ class Guard:
     def settle(self) -> None:
         """Record, at the beginning of a step, that all weights are correct now."""
         self._watch.settle()
+
+    def record_links(self) -> None:
+        """Record the present links of the layers that store only their links, to notice loaded links later."""
+        stored = self._network.stored()
+        self._links = {name: layer.links for name, layer in stored.items()}
+        for layer in stored.values():
+            layer.left_out = False
 
     def rules(self, parameter: Tensor) -> bool:
         """Whether this guard's Sparsifier was the last one attached to a parameter; False for a copied parameter."""
@@ -183,7 +193,7 @@ class Guard:
                 f"the model has weights outside the masks, in {few(strangers)}: you loaded or wrote weights that do "
                 "not fit these masks. Load the state that sparsifier.state_dict() returned at the same moment, with "
                 "sparsifier.load_state_dict(); or load pretrained weights before attaching; or, to keep the masks, "
-                "multiply each weight by its mask in sparsifier.masks."
+                "multiply each weight by its mask in sparsifier.masks before you load it."
             )
 
     def check_weights(self, step: int) -> None:
@@ -233,11 +243,15 @@ class Guard:
         return {**self.__dict__, "_lost": None}
 
     def _has_strangers(self, name: str) -> bool:
-        """Whether a dense weight has a nonzero element outside its mask."""
+        """Whether a dense weight has a nonzero element outside its mask, or loading changed links or left out weights.
+
+        A layer that stores only its links takes the links of a state dict, or its own links of a dense weight.
+        """
         weight = self._network.weights[name]
-        return isinstance(weight, MaskedWeight) and bool(
-            (local_shard(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero()
-        )
+        if isinstance(weight, LinkWeight):
+            return weight.layer.left_out or not weight.layer.has(self._links[name])
+        assert isinstance(weight, MaskedWeight)
+        return bool((local_shard(weight.parameter.detach()).nan_to_num(nan=0.0) * ~weight.local_mask).count_nonzero())
 
     def _overflows(self) -> bool:
         """Whether the optimizer has an infinite or NaN gradient on any rank; a collective operation."""

@@ -77,6 +77,7 @@ class SparseLinear(nn.Module):
 
     values: nn.Parameter
     bias: nn.Parameter | None
+    left_out = False  # whether the last load left out weights that are not 0, because the layer has no links for them
 
     def __init__(
         self,
@@ -138,6 +139,7 @@ class SparseLinear(nn.Module):
         for name in _OWN:
             delattr(self, name)
         vars(self).pop("bias", None)  # a layer without a bias stores it here
+        vars(self).pop("left_out", None)
         self.__class__ = nn.Linear  # type: ignore[assignment]
         self._parameters.update(weight=values, bias=bias)
 
@@ -223,14 +225,14 @@ class SparseLinear(nn.Module):
             )
 
     def _set_links(self, links: Links) -> None:
-        if self._copies and not self._has(links):
+        if self._copies and not self.has(links):
             for copied in list(self._copies):
                 copied._origin_changes()
         for name, tensor in links._asdict().items():
             # The other tensors follow from these two and are not saved.
             self.register_buffer(name, tensor, persistent=name in ("crow_indices", "col_indices"))
 
-    def _has(self, links: Links) -> bool:
+    def has(self, links: Links) -> bool:
         """Whether the layer has these links, which may be on any device."""
         crow, columns = (tensor.to(self.values.device) for tensor in (links.crow_indices, links.col_indices))
         return torch.equal(self.get_buffer("crow_indices"), crow) and torch.equal(
@@ -252,7 +254,7 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight (out_features, in_features), built at each call; gradients flow back to the values."""
+        """The dense weight, built at each call; gradients flow back to `values`. To change the weight, write there."""
         weight = self.values.new_zeros(self.out_features * self.in_features)
         links = self.links
         positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns about len()
@@ -326,7 +328,7 @@ class SparseLinear(nn.Module):
 
         Use this method to average this layer with the other; this layer may be an earlier copy of the other.
         """
-        if not self._has(other.links):
+        if not self.has(other.links):
             self.rewire(other.mask.to(self.values.device))
         self._settle()
 
@@ -382,8 +384,8 @@ class SparseLinear(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if f"{prefix}weight" in state_dict:  # of an nn.Linear
-            weight = state_dict.pop(f"{prefix}weight")
+        weight = state_dict.pop(f"{prefix}weight", None)
+        if weight is not None:  # of an nn.Linear
             if weight.shape == (self.out_features, self.in_features):
                 state_dict[f"{prefix}values"] = weight.flatten()[self.links.positions().to(weight.device)]
             state_dict[f"{prefix}crow_indices"] = self.crow_indices
@@ -402,6 +404,7 @@ class SparseLinear(nn.Module):
             if len(values) != len(self.values):
                 _set_data(self.values, self.values.new_zeros(len(values)))
                 self.values.grad = None
+            self.left_out = weight is not None and bool(weight.count_nonzero() > values.count_nonzero())
         super()._load_from_state_dict(state_dict, prefix, *args)
         self._settle()
 

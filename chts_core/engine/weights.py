@@ -334,11 +334,15 @@ class PastWeights:
         self.values = torch.empty(0, dtype=dtype, device=device)
 
     def remember(self, positions: Tensor, weights: Tensor) -> None:
-        """Keep the weights of removed links. They replace older weights of the same links."""
+        """Keep the weights of removed links. They replace older weights of the same links.
+
+        All values get the dtype of `weights`, because the user may have cast the model.
+        """
         stays = ~masks.among(self.positions, positions)
         positions = torch.cat([self.positions[stays], positions])
+        weights = torch.cat([self.values[stays].to(weights.dtype), weights])
         order = positions.argsort()
-        self.positions, self.values = positions[order], torch.cat([self.values[stays], weights])[order]
+        self.positions, self.values = positions[order], weights[order]
 
     def recall(self, positions: Tensor) -> Tensor:
         """The last weights of links, with zero for a link that was never removed."""

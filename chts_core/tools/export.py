@@ -17,6 +17,7 @@ from chts_core.engine.weights import pack_bits
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8}
 DTYPES |= {"U8": torch.uint8, "BOOL": torch.bool}
+_KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
@@ -39,7 +40,8 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
         path: the file to write.
         int8: whether to store each weight of two dimensions or more as 8-bit integers, with one scale for each row
             along the last dimension, or for each filter of a convolution. The scale is the largest |W| of the row or
-            filter, divided by 127. A weight changes by at most half its scale. Zeros stay zeros.
+            filter, divided by 127. A weight changes by at most half its scale, apart from the rounding of the result
+            to the dtype of the weight, which counts in half precision. Zeros stay zeros.
 
     Raises:
         TypeError, ValueError: for tensors that the file cannot hold. Nothing is written then.
@@ -49,6 +51,7 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
     filters = {f"{name}.weight" for name, module in dense.named_modules() if is_convolution(module)}
     parts: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}  # shapes of the tensors that are stored in a flat form
+    dtypes: dict[str, str] = {}  # dtypes of the 8-bit weights that are not the dtype of their scale
     shared: dict[str, str] = {}  # from another name of a tensor to its first name
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in dense.state_dict().items():
@@ -57,6 +60,8 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
             shared[name] = first
             continue
         if int8 and tensor.is_floating_point() and tensor.dim() > 1 and tensor.numel():
+            if tensor.itemsize < 4:
+                dtypes[name] = _KINDS[tensor.dtype]
             tensor, parts[f"{name}.scale"] = _rounded(name, tensor, by_filter=name in filters)
             shapes[name] = list(tensor.shape)
         links = _links(tensor)
@@ -65,7 +70,8 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
             shapes[name] = list(tensor.shape)
             tensor = tensor[tensor != 0]
         parts[name] = tensor.flatten() if name in shapes else tensor
-    _write(Path(path), parts, {"shapes": json.dumps(shapes), "shared": json.dumps(shared)})
+    notes = {"shapes": shapes, "dtypes": dtypes, "shared": shared}
+    _write(Path(path), parts, {key: json.dumps(note) for key, note in notes.items()})
 
 
 def load_links(path: str | Path) -> dict[str, Tensor]:
@@ -93,6 +99,8 @@ def load_links(path: str | Path) -> dict[str, Tensor]:
         state[name] = weight.view(shape)
         if f"{name}.scale" in state:  # the weight is stored as 8-bit integers
             state[name] = state[name] * state.pop(f"{name}.scale")
+    for name, dtype in json.loads(metadata.get("dtypes", "{}")).items():  # older files lack this entry
+        state[name] = state[name].to(DTYPES[dtype])
     return state | {name: state[first] for name, first in json.loads(metadata["shared"]).items()}
 
 
@@ -119,24 +127,26 @@ def _links(tensor: Tensor) -> Tensor | None:
 
 
 def _rounded(name: str, weight: Tensor, by_filter: bool) -> tuple[Tensor, Tensor]:
-    """A weight as 8-bit integers, and the scale to multiply them by. Both have the same number of dimensions."""
+    """A weight as 8-bit integers, and the scale to multiply them by. Both have the same number of dimensions.
+
+    The scale is at least float32, because half precision would round it too coarsely.
+    """
     if not weight.isfinite().all():
         raise ValueError(f"{name} has infinite or NaN weights, which int8 cannot hold; save the model without int8.")
     dims = tuple(range(1, weight.dim())) if by_filter else (-1,)
-    scale = weight.abs().amax(dims, keepdim=True) / 127
+    scale = weight.abs().amax(dims, keepdim=True).to(torch.promote_types(weight.dtype, torch.float32)) / 127
     scale[scale == 0] = 1
     return (weight.double() / scale.double()).round().clamp(-127, 127).to(torch.int8), scale
 
 
 def _write(path: Path, parts: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file."""
-    kinds = {dtype: kind for kind, dtype in DTYPES.items()}
     header: dict[str, object] = {"__metadata__": metadata}
     ordered = dict(sorted(parts.items(), key=lambda part: -part[1].itemsize))  # so that all tensors are aligned
     end = 0
     for name, tensor in ordered.items():
         start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
