@@ -210,7 +210,8 @@ def _roles(
 
 def _names_in_forward(module: nn.Module) -> set[str]:
     """The names of the functions and attributes that the forward of a module uses."""
-    code = getattr(inspect.unwrap(getattr(type(module), "forward", None)), "__code__", None)
+    forward = getattr(type(module), "forward", None)  # a part compiled by torch.jit has none
+    code = getattr(forward and inspect.unwrap(forward), "__code__", None)
     return set(code.co_names) if code else set()
 
 

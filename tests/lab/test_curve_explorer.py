@@ -19,6 +19,7 @@ def test_it_has_the_comparisons_of_several_methods() -> None:
         "language: books, tiny": 4,
         "language: tinyshakespeare, small": 4,
         "language: tinyshakespeare, tiny": 4,
+        "language_tiny: tinyshakespeare, tiny": 4,
         "translation: multi30k, small": 4,
         "translation: number_words, tiny": 9,
     }
