@@ -810,6 +810,13 @@ class Tied(GatedBlock):
         return super().forward(x) @ self.up_proj.weight.T
 
 
+class Optional(GatedBlock):
+    """A gated block that has no gate by default."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        return self.down_proj(self.up_proj(x)) if gate is None else super().forward(x)
+
+
 class Depending(GatedBlock):
     """A gated block that cannot be traced."""
 
@@ -817,7 +824,7 @@ class Depending(GatedBlock):
         return super().forward(x if x.sum() > 0 else -x)
 
 
-@pytest.mark.parametrize("kind", [OtherUse, Shifted, Tied, Depending])
+@pytest.mark.parametrize("kind", [OtherUse, Shifted, Tied, Optional, Depending])
 def test_gates_are_pairs_only_if_the_forward_shows_it(kind: type[GatedBlock]) -> None:
     graph, unknown = graph_of(nn.ModuleList([kind(lambda gate, up: torch.relu(gate) * up)]))
     assert not graph.pairs
@@ -1215,6 +1222,25 @@ def test_what_holds_in_one_mode_alone_is_no_chain(mixes_in: str, mode: bool) -> 
     model = Functional(forward).train(mode)
     assert set(chains_of(model)) == {ALL[:1], ALL[1:]}
     assert all(module.training == mode for module in model.modules())
+
+
+@pytest.mark.parametrize("mixes_if_given", [False, True])
+def test_what_holds_only_with_or_without_an_optional_argument_is_no_chain(mixes_if_given: bool) -> None:
+    class Mixing(Functional):
+        def forward(self, x: Tensor, mix: Tensor | None = None) -> Tensor:
+            x = self.fc1(x)
+            return self.fc3(self.fc2(mixed(x) if mixes_if_given == (mix is not None) else x))
+
+    assert set(chains_of(Mixing(mixed))) == {ALL[:1], ALL[1:]}
+
+
+def test_an_optional_argument_that_mixes_no_neurons_leaves_the_chain() -> None:
+    class Labelled(Functional):
+        def forward(self, x: Any = None, labels: Tensor | None = None) -> Any:
+            y = self.fc3(self.fc2(self.fc1(x.flatten(1))))
+            return y if labels is None else (y, functional.cross_entropy(y, labels))
+
+    assert chains_of(Labelled(mixed)) == (ALL,)
 
 
 def test_a_wrapped_forward_is_traced_and_another_one_is_not() -> None:

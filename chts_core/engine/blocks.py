@@ -321,7 +321,11 @@ def _gates(block: nn.Module, names: tuple[str, str, str]) -> bool:
     if is_altered_within(block):
         return False
     try:
-        return all(_keeps_zeros(block, nodes, names) for nodes in traces(block, lambda _: True))
+        return all(
+            _keeps_zeros(block, nodes, names)
+            for left_out in (False, True)
+            for nodes in traces(block, lambda _: True, without_labels=left_out)
+        )
     except Exception:  # an activation that does not accept such an input may raise any error
         return False
 

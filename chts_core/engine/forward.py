@@ -207,11 +207,14 @@ def _restore(container: Any, before: list[Any]) -> None:
         container.extend(before)
 
 
-def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False) -> list[fx.Node]:
+def trace(
+    module: nn.Module, tracer: Tracer, training: bool, *, without_labels: bool = False, first_given: bool = False
+) -> list[fx.Node]:
     """The operations of a module in training or in evaluation mode. The list is empty if the module cannot be traced.
 
     Args:
         without_labels: whether to leave out arguments that are None by default, such as labels.
+        first_given: whether to keep the first argument, which may be the input, even if it is None by default.
     """
     if not has_forward_of_class(module):
         return []
@@ -221,7 +224,7 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
     try:
         left_out = {
             name: None
-            for name, parameter in inspect.signature(module.forward).parameters.items()
+            for name, parameter in list(inspect.signature(module.forward).parameters.items())[first_given:]
             if without_labels and parameter.default is None
         }
         with torch.set_grad_enabled(training):
@@ -232,16 +235,24 @@ def trace(module: nn.Module, tracer: Tracer, training: bool, *, without_labels: 
         tracer.finished = True
 
 
-def traces(module: nn.Module, is_closed: Callable[[nn.Module], bool]) -> Iterator[list[fx.Node]]:
+def traces(
+    module: nn.Module, is_closed: Callable[[nn.Module], bool], *, without_labels: bool = False
+) -> Iterator[list[fx.Node]]:
     """The traces of a module in training and in evaluation mode. A trace is empty if it fails.
 
     If its forward asks for the dtype, there is a trace for each dtype. During each iteration, the module is in the mode
     of the trace.
+
+    Args:
+        without_labels: as in :func:`trace`. If the forward fails without its first argument, it gets this argument.
     """
     for training in (True, False):
         for dtype in _DTYPES:
             tracer = Tracer(is_closed, dtype)
-            yield trace(module, tracer, training)
+            recorded = trace(module, tracer, training, without_labels=without_labels)
+            if without_labels and not recorded:
+                recorded = trace(module, tracer, training, without_labels=True, first_given=True)
+            yield recorded
             if not tracer.asked_for_dtype:
                 break
 

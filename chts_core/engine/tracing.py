@@ -7,8 +7,9 @@ channel are between them, and a linear layer may read these channels flattened. 
 batches.
 
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
-instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, or only for
-one dtype. The layers on both sides of such code form no chain; pass `graph` if you know that they feed each other.
+instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, only for one
+dtype, or only if arguments are None that are None by default. The layers on both sides of such code form no chain; pass
+`graph` if you know that they feed each other.
 """
 
 import operator
@@ -82,11 +83,18 @@ def _traced(
     if _is_layer(module) and not path:
         yield "weight", None  # the whole model is one layer, which feeds nothing
         return
-    recorded = traces(module, lambda part: part in closed or is_transposed_linear(part))
-    modes = [_Feeds.of(nodes, module, prefix, unknown, closed) for nodes in recorded]
+    modes, without_optional = (
+        [
+            _Feeds.of(nodes, module, prefix, unknown, closed)
+            for nodes in traces(
+                module, lambda part: part in closed or is_transposed_linear(part), without_labels=left_out
+            )
+        ]
+        for left_out in (False, True)
+    )
     for name in {name: None for mode in modes for name in mode.next}:
         first = next(mode.next[name] for mode in modes if name in mode.next)
-        yield name, first if all(mode.agrees(name, first) for mode in modes) else None
+        yield name, first if all(mode.agrees(name, first) for mode in modes + without_optional) else None
     # Continue with the parts that no trace has used.
     left = unknown - {name for mode in modes for name in mode.used}
     for child_name, child in module.named_children():
