@@ -227,7 +227,7 @@ def test_updates_balance_a_dense_start_of_any_topology() -> None:
         optimizer.step()
         run.step()
     assert blocks_of(run.masks["0.weight"], balanced("set", 4)) == [1] * 64
-    longer = replace(run.progress.budget, timeline=Timeline(40, 5, method.turnover.stop), least=0.75)
+    longer = replace(run.progress.budget, timeline=Timeline(40, 5, method.turnover.stop), least={0.75: 0.75})
     assert sum(longer.links(0).values()) == 64
 
 

@@ -526,10 +526,12 @@ PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_layers_that_could_not_be_traced_are_named_and_the_rest_runs(kind: str, method: str) -> None:
     build, message = PARTLY[kind]
     settings: dict[str, Any] = {"method": method, "sparsity": 0.5, "total_steps": 20, "update_every": 5}
+    if kind == "many of a kind":
+        settings["exclude"] = "others.8.fc3"  # otherwise a second warning says that this layer is only a guess
     model = build()
     plan = chts.plan(model, **settings)
-    assert re.search(message, plan.advice[0])
-    assert plan.advice[0] in str(plan)
+    (advice,) = (line for line in plan.advice if re.search(message, line))
+    assert advice in str(plan)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.warns(UserWarning, match=message) as warned:
         sparsifier = chts.Sparsifier(model, optimizer, **settings)

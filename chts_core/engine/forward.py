@@ -221,6 +221,7 @@ def trace(
     for part in module.modules():
         if not isinstance(part, torch.jit.ScriptModule):  # its mode is not in its attributes, so it would stay changed
             part.training = training  # not `train()`, which some models override to merge weights
+    tracer.finished = False
     try:
         left_out = {
             name: None

@@ -139,12 +139,12 @@ def test_a_decay_that_outlives_the_updates_follows_its_formula(patient_of: Calla
 
 def test_a_density_that_does_not_fall_outlives_nothing() -> None:
     with (
-        pytest.raises(ValueError, match=r"0\.9 from the start and 0\.9 at the end"),
+        pytest.raises(ValueError, match=r"0\.9 at the start and 0\.9 at the end"),
         FAULTS["outliving decay"](sparsifier("chts")),
     ):
         pass
     with (
-        pytest.raises(ValueError, match=r"0\.0 from the start and 0\.0 at the end"),
+        pytest.raises(ValueError, match=r"0\.0 at the start and 0\.0 at the end"),
         FAULTS["outliving decay"](sparsifier("fc")),
     ):
         pass

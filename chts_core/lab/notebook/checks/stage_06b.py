@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def resting_weight(resting_weight: float | None) -> None:
-    """Where does it stop? The final weight of a removed link that its momentum still moves."""
+    """Where does it stop: the final weight of a removed link that its momentum still moves."""
     assert resting_weight is not None, "replace None in the cell above by a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
