@@ -572,8 +572,8 @@ exercises.check("06b.not_held", not_held)
 # <details><summary>Hint</summary>
 #
 # `model.named_parameters()` yields pairs of a name and a parameter. `optimizer.param_groups` is a list of dictionaries.
-# Each dictionary contains a list of parameters under the key `"params"`. Two tensors with equal values can be two
-# objects; `id(tensor)` tells them apart.
+# Each dictionary contains a list of parameters under the key `"params"`. Two different tensors can have equal values.
+# Compare `id(tensor)` to see whether two names mean the same tensor.
 # </details>
 #
 # <details><summary>Solution</summary>

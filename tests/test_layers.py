@@ -665,8 +665,8 @@ class Looping(nn.Module):
         return self.last(x)
 
 
-class Told(Looping):
-    """It tells its output, as models of transformers do."""
+class NamesItsOutput(Looping):
+    """It has a method that returns its output layer, as models of transformers have."""
 
     def get_output_embeddings(self) -> nn.Module:
         return self.body
@@ -703,7 +703,7 @@ OUTPUTS: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "with labels": (Labelled, {"head": OF_OUTPUTS}),
     "a part of a part": (Within, {"model.head": OF_OUTPUTS}),
     "not traced": (Looping, {"last": LAST}),
-    "not traced, but told": (Told, {"body": OF_OUTPUTS}),
+    "not traced, but named by the model": (NamesItsOutput, {"body": OF_OUTPUTS}),
     "not traced, and not last": (HeadsFirst, {"body.2": GUESSED}),
     "a convolution": (Convolved, {"conv": OF_OUTPUTS}),
 }

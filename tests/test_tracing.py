@@ -803,6 +803,25 @@ class Shifted(GatedBlock):
         self.shift = nn.Parameter(torch.zeros(24))
 
 
+class Shift(nn.Module):
+    """A part that adds a shift, which is zero before training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+class ShiftedInPart(GatedBlock):
+    """A gated block with a part that shifts the product."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(lambda gate, up: self.part(product(gate, up)))
+        self.part = Shift()
+
+
 class Tied(GatedBlock):
     """A gated block that uses the weight of one layer once more."""
 
@@ -824,7 +843,7 @@ class Depending(GatedBlock):
         return super().forward(x if x.sum() > 0 else -x)
 
 
-@pytest.mark.parametrize("kind", [OtherUse, Shifted, Tied, Optional, Depending])
+@pytest.mark.parametrize("kind", [OtherUse, Shifted, ShiftedInPart, Tied, Optional, Depending])
 def test_gates_are_pairs_only_if_the_forward_shows_it(kind: type[GatedBlock]) -> None:
     graph, unknown = graph_of(nn.ModuleList([kind(lambda gate, up: torch.relu(gate) * up)]))
     assert not graph.pairs

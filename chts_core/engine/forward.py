@@ -19,7 +19,7 @@ from chts_core.engine.sharding import is_fully_sharded
 # Why a layer counts as an output layer. A trace or the model itself shows it; or the forward cannot be traced, and the
 # layer is registered last: as the last child of the traced module, which is usual, or inside another child.
 OF_OUTPUTS = "gives the model's outputs"
-LAST = "the last child of a module that cannot be traced"
+LAST = "registered last, so taken for the output layer"
 GUESSED = "guessed to give the model's outputs"
 
 
@@ -128,7 +128,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See :class:`torch.fx.Tracer`. Also works if `fully_shard` has put its own class before torch's class."""
-        if self._is_closed(m) or type(m) is Dropout or isinstance(m, torch.jit.ScriptModule):
+        if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
             return type(m).__mro__[2].__module__.startswith("torch.nn")

@@ -62,8 +62,8 @@ def test_a_right_answer_is_correct(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_answer_does_not_stop_the_notebook(capsys: pytest.CaptureFixture[str]) -> None:
     exercises.check("00.density", 0.95)
     exercises.check("10.hours", "fourteen")
-    told, raised = capsys.readouterr().out.splitlines()
-    assert told == "Not yet: 0.95 is the share of the absent links; what share of the links exists?"
+    feedback, raised = capsys.readouterr().out.splitlines()
+    assert feedback == "Not yet: 0.95 is the share of the absent links; what share of the links exists?"
     assert raised.startswith("Not yet: TypeError: unsupported operand")
 
 

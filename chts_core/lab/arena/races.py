@@ -112,7 +112,7 @@ def _files(choice: Any) -> Iterator[str]:
     """The files, or the cells of a notebook, that define the choices from outside chts."""
     for value in (value for kind in type(choice).__mro__ for value in vars(kind).values()):
         function = inspect.unwrap(getattr(value, "fget", value))
-        if inspect.isfunction(function) and function.__module__.partition(".")[0] not in _FOREIGN:
+        if inspect.isfunction(function) and str(function.__module__).partition(".")[0] not in _FOREIGN:
             linecache.checkcache(function.__code__.co_filename)
             yield function.__code__.co_filename
     if is_dataclass(choice):

@@ -26,8 +26,8 @@ Row = Mapping[str, Any]
 _NAMES = METHOD_LABELS | EARLIER_LABELS
 _OLD_CHTS = "chts/ri_zeros"
 _DIGITS_AT = (0.9, 0.95, 0.97)
-# Scenarios whose names have changed since their drill.
-_EARLIER_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
+# Today's names of scenarios, by the names in the recorded drill.
+_NAMES_OF_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
 
 
 @cache
@@ -405,7 +405,7 @@ def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in records.read_lines(records.results_folder() / "faults.jsonl"):
         if (row["fault"] == "input") == of_inputs:
-            name = _EARLIER_SCENARIOS.get(row["scenario"], row["scenario"])
+            name = _NAMES_OF_SCENARIOS.get(row["scenario"], row["scenario"])
             found.setdefault(name, []).append(row | {"scenario": name})
     return found
 
