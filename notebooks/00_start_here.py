@@ -123,8 +123,8 @@ Markdown(notebooks.as_markdown(costs))
 # So the network can try many more links in total than it holds at any one time.
 #
 # - [SET](https://arxiv.org/abs/1707.04780) (2018) removes small weights and regrows links at random.
-# - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. The authors of RigL
-#   report a higher accuracy on ImageNet than static masks reach.
+# - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. The authors report that
+#   RigL reaches a higher accuracy on ImageNet than static masks do.
 # - [MEST](https://arxiv.org/abs/2110.14032) (2021) holds more links than its target number until the last update.
 # - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually, and it also replaces some links with new ones.
 # - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. CHT counts short paths to predict
@@ -173,7 +173,7 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CHTs loses 0.6 percentage points with the profile `laptop`, although only one in twenty possible links existed at any
+# CHTs loses 0.6 percentage points with the profile `laptop`, although only one in twenty possible links exists at any
 # time. With the profile `ci`, CHTs loses more, because it trains for only 4 epochs. The static network does about as
 # well as CHTs. So this small task does not show that a dynamic mask is better. For digits of 8×8 pixels, the initial
 # mask of CHTs is good enough. And one run of each network cannot prove a ranking. Stage 06 compares methods on test
@@ -199,15 +199,15 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
 # links at the start than at the end, and turnover of links.
 #
-# The analogy ends there. Our networks learn by backpropagation. An update of the mask happens at a fixed step and
-# compares all weights of a layer. A synapse has only local information and can change at any time. A good result of
-# CHTs says something about networks. Such a result does not say how a brain learns.
+# The analogy ends there. Our networks learn by backpropagation. Our updates of the mask happen at fixed steps, and each
+# update compares all weights of a layer. A synapse has only local information and can change at any time. A good result
+# of CHTs says something about networks. Such a result does not say how a brain learns.
 #
 # ## The map
 #
 # Each stage is a notebook. A stage explains one idea after another, first with an example that is small enough to check
 # by hand. The next cell makes a table of all stages. The table shows how many minutes and how much memory each stage
-# needs with this profile.
+# needs with the profile of this run.
 
 # %%
 stages = notebooks.overview(settings.profile)
@@ -574,7 +574,8 @@ exercises.check("00.needed", needed, needs=needs)
 #   a simple experiment.
 # - Mocanu et al. (2018), [SET](https://arxiv.org/abs/1707.04780): the start of dynamic sparse training, and its
 #   relation to network science.
-# - Evci et al. (2020), [RigL](https://arxiv.org/abs/1911.11134): why a changing mask can escape from a poor solution.
+# - Evci et al. (2020), [RigL](https://arxiv.org/abs/1911.11134): why training can escape from a poor solution if the
+#   mask changes.
 # - Hooker (2020), [*The Hardware Lottery*](https://arxiv.org/abs/2009.06489): how machines decide which ideas succeed.
 # - Holtmaat and Svoboda (2009), [a review](https://doi.org/10.1038/nrn2699): how synapses of the adult brain appear and
 #   disappear.

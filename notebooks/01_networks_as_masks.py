@@ -119,8 +119,8 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # ## Erdős–Rényi: all links equally likely
 #
 # The simplest method draws the links uniformly at random. To get *exactly* the number of links that we want, we draw
-# positions at random until we have that many different positions. A coin toss for each link would give the right number
-# only on average.
+# positions at random until we have that many different positions. A coin toss for each position would give the right
+# number only on average.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -171,8 +171,8 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
 # %% [markdown]
 # How can we draw several inputs without drawing any input twice? Here is one method. Add random *Gumbel noise* to the
 # logarithm of each probability, and take the $d$ inputs with the highest sums. Stage 03 shows why this method works.
-# The core draws with the same probabilities in a faster way, but with other random numbers. So we draw 4000 networks by
-# hand and 4000 networks with the core, and we compare how often each link appears.
+# The core draws with the same probabilities in a faster way, but with other random numbers. So we draw 4000 networks
+# with Gumbel noise and 4000 networks with the core, and we compare how often each link appears.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -227,7 +227,7 @@ figures.show(
 # ## Degrees: who is a hub?
 #
 # A BRF network with $r = 1$ looks like an Erdős–Rényi network, but its *degrees* differ. BRF first sets the degree of
-# each output and then draws that many links. **Fixed** degrees are the same for every output, to within one link.
+# each output and then draws that many links. **Fixed** degrees are the same for all outputs or differ by at most one.
 # **Uniform** degrees are spread evenly from few links to many. With uniform degrees, some outputs become *hubs*: they
 # have far more links than other outputs. The degrees of the inputs are left to chance.
 
@@ -355,7 +355,7 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
 # %% [markdown]
 # These networks are random, so we compare only the mean size of their hubs. We average the highest degree of an output
-# over 1000 networks that we grow by hand and over 1000 networks from the core.
+# over 1000 networks from the function above and over 1000 networks from the core.
 
 # %% tags=["nbval-check-output"]
 by_hand = torch.stack([grown(generator).sum(1).max() for _ in range(1000)]).double()
@@ -369,10 +369,10 @@ print(networks[0].int())
 # ## CSTI: what the data says
 #
 # **Correlated sparse topological initialisation** (CSTI) looks at the data first. Output $i$ stands for feature $i$.
-# CSTI links output $i$ to input $j$ if the features $i$ and $j$ are among the pairs that correlate most. The strength
-# of a correlation is $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself. Here are
-# five samples of four features. The second feature rises with the first, and the fourth falls as the third rises. So
-# CSTI first chooses the links 0–1 and 2–3, in both directions:
+# CSTI links output $i$ to input $j$ if the features $i$ and $j$ are one of the pairs that correlate most strongly. The
+# strength of a correlation is $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself.
+# Here are five samples of four features. The second feature rises with the first, and the fourth falls as the third
+# rises. So CSTI first chooses the links 0–1 and 2–3, in both directions:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -585,7 +585,7 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# BRF is local by design. So BRF is highly clustered, but it has the longest paths. BSW is the compromise that its name
+# BRF is local by design. So BRF is highly clustered, but it has the longest paths. BSW is a small world, as its name
 # promises: it is clustered, and its paths are nearly as short as in ER. BSF is clustered too, because of its hubs, and
 # it has the *shortest* paths: every neuron is near a hub. CSTI is clustered like a local network. But read the numbers
 # of CSTI with care, because CSTI leaves some neurons without links. So the other neurons form a denser network than the
@@ -653,8 +653,8 @@ exercises.check("01.small_world", small_world)
 # <details><summary>Hint</summary>
 #
 # First solve the case with at least as many outputs as inputs. For the other case, transpose the mask.
-# `argsort(1).argsort(1)` of the distances gives each input its rank among the inputs of an output: 0 is the nearest.
-# Remove all chosen links before you draw the first new one.
+# `argsort(1).argsort(1)` of the distances ranks all inputs by their distance from each output. The nearest input has
+# rank 0. Remove all chosen links before you draw the first new one.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -888,7 +888,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # clustering and shorter paths by chance alone.
 # </details>
 #
-# 4. What does CSTI need that BRF does not need, and where in a network is it missing?
+# 4. CSTI needs something that BRF does not need. What is it, and in which layers of a network is it missing?
 #
 # <details><summary>Answer</summary>
 #

@@ -144,7 +144,7 @@ for length in (1, 2, 3, 4):
 
 # %% [markdown]
 # The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 use a link more than
-# once. Below, we count only walks between the ends of a missing link. All of these walks are paths.
+# once. Below, we count only walks of three links between the ends of a missing link. All of these walks are paths.
 #
 # The names of the scores have these parts:
 #
@@ -164,7 +164,7 @@ for length in (1, 2, 3, 4):
 #
 # ## Paths around a missing link
 #
-# In this stage, *likely* means that a score expects the link. The word does not mean that the link lowers the loss. A
+# In this stage, *likely* means that a score predicts the link. The word does not mean that the link lowers the loss. A
 # link is likely if a short path already joins its two ends. Here are three outputs and three inputs, and the missing
 # link from output 0 to input 0.
 
@@ -229,7 +229,7 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 # - $e_z$ counts the links of $z$ to nodes outside the community. A link to one of the two ends, $u$ or $v$, counts in
 #   neither number.
 #
-# The next cell uses sets to count both numbers for the missing link above. Input 1 is linked to outputs 0, 1 and 2:
+# The next cell uses sets to compute both numbers for the missing link above. Input 1 is linked to outputs 0, 1 and 2:
 # output 0 is an end of the missing link, output 2 is inside the community, and output 1 is outside the community.
 
 # %% tags=["nbval-check-output"]
@@ -268,8 +268,9 @@ figures.show(
 # always takes the links with the best scores. In this package, CHTs and CHTss use CH2-L3n (see *path-based and
 # node-based link regrowth* in the paper).
 #
-# By hand, for output 0 – input 0: CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 + 1/2 + 1/1 = 2. Each of the two paths
-# gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p, each path gives √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
+# We compute the scores of the missing link output 0 – input 0 by hand. CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 +
+# 1/2 + 1/1 = 2. Each of the two paths gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p, each path gives √(2/2 ·
+# 3/1), so the sum is 2√3 ≈ 3.464.
 
 # %% tags=["nbval-check-output"]
 by_hand = {ch2_l3n: 5, ch3_l3n: 2, ch3_l3p: 2**0.5, ch2_l3p: 2 * 3**0.5}
@@ -426,9 +427,9 @@ figures.show(
 
 # %% [markdown]
 # The scores have different scales, but regrowth needs only the order or the proportions of the scores. So we use the
-# *rank correlation* to compare the order of the missing links that have an L3 path. A value of 1 means the same order,
-# and 0 means no relation. For comparison, we add two simpler numbers: the number of paths, and the product of the
-# degrees of both ends. If a score gives the same order as a simpler number, the score adds no information to this
+# *rank correlation* to compare how the scores rank the missing links that have an L3 path. A value of 1 means the same
+# order, and 0 means no relation. For comparison, we add two simpler numbers: the number of paths, and the product of
+# the degrees of both ends. If a score gives the same order as a simpler number, the score adds no information to this
 # number.
 
 # %%
@@ -483,10 +484,10 @@ exercises.check("02.disagreement", disagreement)
 #
 # <details><summary>Solution</summary>
 #
-# The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of this
-# community, so each of the two nodes gives (1 + 1)/(1 + 0), and the score is 4. Four other missing links have two paths
-# each, but links lead out of their communities, so each of these missing links has a score of only 3.5. Here, a small
-# community without links to the outside gives a higher score than a larger community with such links.
+# The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of the
+# community of these two nodes, so each node gives (1 + 1)/(1 + 0), and the score is 4. Four other missing links have
+# two paths each, but links lead out of their communities, so each of these missing links has a score of only 3.5. Here,
+# a small community without links to the outside gives a higher score than a larger community with such links.
 #
 # ```python
 # disagreement = [
@@ -559,8 +560,8 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 # - **precision**: hide $k$ links, and take the $k$ missing links with the best scores. What share of these $k$ links
 #   are hidden links?
 # - **AUC** (area under the ROC curve): draw one hidden link and one other missing link, which never existed. How often
-#   does the hidden link have the higher score? Equal scores count as one half. An AUC of 0.5 is chance, and an AUC of 1
-#   is perfect.
+#   does the hidden link have the higher score? Equal scores count as one half. An AUC of 0.5 is no better than chance,
+#   and an AUC of 1 is perfect.
 #
 # Check by hand, with the number of paths as the score. The hidden link has 2 paths, and the other two missing links
 # have 1 path each. So the precision and the AUC are both 1. Now hide the link output 1 – input 2 instead. This link was
@@ -715,7 +716,7 @@ pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC g
 # CH2-L3n, to within 0.01. So the scores mostly show that some neurons keep many links and other neurons keep few links.
 #
 # *No gain over the number of paths.* CH2-L3n and the number of paths put the links in nearly the same order (rank
-# correlation 0.987), and the AUC of these two scores differs by at most 0.003 on every network. The factors $i$ and $e$
+# correlation 0.987), and the AUCs of these two scores differ by at most 0.003 on every network. The factors $i$ and $e$
 # add very little here. The result may be different for networks with hubs.
 #
 # *What the test does not show.* CH2-L3n chose the new links of CHTs, so CH2-L3n finds these links again. For CHTs, the
@@ -803,10 +804,11 @@ exercises.check("02.equal_degree", equal_degree)
 #
 # <details><summary>Solution</summary>
 #
-# $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, a density of 16 %. For the layers of 512×512
-# in the table above, the same count gives 102 links, a density of 20 %. Yet at a density of 14 % the node-based score
-# is many times faster in that table. The number of multiplications alone does not determine the time. A likely reason
-# is that dense products run near the limit of the processor, while a walk looks up one link after another.
+# $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, which is a density of 16 %. For the layers
+# of 512×512 in the table above, the same count gives 102 links, a density of 20 %. Yet at a density of 14 % the
+# node-based score is many times faster in that table. The number of multiplications alone does not determine the time.
+# A likely reason is that dense products run near the limit of the processor, while a walk looks up one link after
+# another.
 #
 # ```python
 # equal_degree = (4 * 1000**3 / 1000) ** (1 / 3)
@@ -825,9 +827,9 @@ exercises.check("02.equal_degree", equal_degree)
 # have, and $v$ is one of these inputs. So the second factor is the chance of $v$ in a uniform draw from these inputs.
 # We can draw the link in two steps:
 #
-# 1. draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (for CH3, all pairs are equally
-#    likely). Output $u$ must lack at least one input of $z$;
-# 2. draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
+# 1. Draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (for CH3, all pairs are equally
+#    likely). Output $u$ must lack at least one input of $z$.
+# 2. Draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
 #
 # We call these two steps a *walk*: from $u$ through a shared input to $z$, and then to $v$. For the terms of the other
 # side, we walk in the same way, with inputs and outputs exchanged. The next cell lists all first steps in the network
@@ -1038,7 +1040,7 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # <details><summary>Answer</summary>
 #
 # The node contributes (1 + 3)/(1 + 0) = 4 to CH2-L3n and 1/(1 + 0) = 1 to CH3-L3n, because CH3 does not reward links
-# inside.
+# inside the community.
 # </details>
 #
 # 3. In the first network of this stage, can a walk of three links from output 0 to input 0 go back to output 0?
@@ -1059,8 +1061,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # ## Key takeaways
 #
-# - CH theory looks only at the existing links: a link is likely where many L3 paths join its ends and few links lead
-#   out of its local community.
+# - CH theory looks only at the existing links: a link is likely if many L3 paths join its ends and few links lead out
+#   of its local community.
 # - The scores find hidden links where a rule placed the links: in receptive fields and in networks of CHTs. The number
 #   of paths alone finds about as many hidden links. And a link that a score finds is not always a link that helps.
 # - $P = AA^\top$ and $Q = A^\top A$ hold everything that the four scores need. A node-based score takes two more matrix

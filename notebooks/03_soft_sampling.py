@@ -87,8 +87,8 @@ settings = notebooks.start(
 #
 # $T$ is the *temperature* and $\delta$ the *softness*. Both names can be misleading. Unlike in physics, a larger $T$
 # makes the draw harder: it comes closer to the hard rule. A larger $\delta$ also makes the draw harder. At $T = 0$ the
-# draw ignores the scores, at $T = 1$ the chances are proportional to the scores, and at $T = \infty$ the draw is the
-# hard rule.
+# draw ignores the scores, at $T = 1$ the chances are proportional to the scores, and at $T = \infty$ the draw follows
+# the hard rule.
 #
 # Take four links with the scores 1, 2, 3 and 4. At $T = 1$ the denominator is 10, and at $T = 3$ it is
 # $1 + 8 + 27 + 64 = 100$.
@@ -121,7 +121,7 @@ pd.DataFrame({name: row.tolist() for name, row in table.items()}, index=scores.t
 # </details>
 #
 # How random is a draw? The **entropy** of a draw measures its randomness in bits: $H = -\sum_i p_i \log_2 p_i$. Check
-# by hand: four equal chances give $\log_2 4 = 2$ bits, and a certain outcome gives 0 bits.
+# by hand: four equal chances give $\log_2 4 = 2$ bits, and an outcome that is certain gives 0 bits.
 
 
 # %% tags=["nbval-check-output"]
@@ -151,8 +151,8 @@ figures.show(
 # say more, and the draw can be harder. The sources disagree about the schedule of the softness. The paper's text lets
 # $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. The paper's published code for MLPs and
 # Transformers raises $T$ from 1 to 3, so $\delta$ ends at 0.75. The published script for LLaMA raises $T$ from 1 to 9,
-# so $\delta$ ends at 0.9. In both programs, it is $T$ that rises linearly, not $\delta$. The presets of this package
-# also raise $T$ linearly, until the updates stop at 75 % of the run.
+# so $\delta$ ends at 0.9. In both programs, $T$ rises linearly, and $\delta$ does not. The presets of this package also
+# raise $T$ linearly, until the updates stop at 75 % of the run.
 
 # %%
 RAMPS = {"T = 1 → 3": (1.0, 3.0), "T = 1 → 9": (1.0, 9.0)}
@@ -171,7 +171,7 @@ figures.show(
 #
 # ## Several draws without repetition
 #
-# An update draws many links, but no link twice. The update draws one link and takes this link out of the candidates.
+# An update draws many links, but no link twice. The update draws one link and removes this link from the candidates.
 # Then it divides the chances of the remaining links by their sum, and draws again. Take links 2 and 3 of our four links
 # (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. The two links can be drawn in either order:
 #
@@ -254,9 +254,9 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 # Three mistakes occur in code that was published with papers in this field.
 #
 # **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. Entries without a link would
-# have the chance 0, so the code raises every smaller value of $|W|^T$ to a floor such as $10^{-12}$. But a typical
-# weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many links of our layer have
-# values below the floor.
+# have the chance 0, so the code chooses a floor, such as $10^{-12}$, and raises every smaller value of $|W|^T$ to this
+# floor. But a typical weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many
+# links of our layer have values below the floor.
 #
 # **Predict:** at each of three temperatures, the next cell draws 144 entries to keep. How many of these entries are
 # links?
@@ -277,9 +277,9 @@ for temperature in (1.0, 3.0, 9.0):
 #
 # **Powers that underflow.** In float32 any number below about $10^{-45}$ is 0, and
 # $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. In the next cell, one link is strong and five links are weak. The
-# powers of the weak links are all 0. `multinomial` then fills the remaining places with weak links, in an order that
-# ignores the scores. In this example, `multinomial` takes the same weak links every time. With logarithms, the scores
-# of the weak links still decide how often each weak link is drawn.
+# powers of the scores of the weak links are all 0. `multinomial` then fills the remaining places with weak links, in an
+# order that ignores the scores. In this example, `multinomial` takes the same weak links every time. With logarithms,
+# the scores of the weak links still decide how often each weak link is drawn.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -360,9 +360,9 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The two new links have weight 0, so they are the weakest links, and the update removes them. The remaining network is
-# the same as in the first update, so link prediction chooses the same two links again. In every further update, the
-# regrowth undoes the removal.
+# The two new links have weight 0, so they are the weakest links, and the second update removes them. The remaining
+# network is the same as in the first update, so link prediction chooses the same two links again. In every further
+# update, the regrowth undoes the removal.
 # </details>
 #
 # The paper calls this state an **epitopological local minimum** (ELM). In epitopological learning, a network learns by
@@ -480,32 +480,32 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *The run shows* that hard regrowth immediately regrows most of the removed links. At the end, the overlap with hard
+# *The runs show* that hard regrowth immediately regrows most of the removed links. At the end, the overlap with hard
 # regrowth is 99 % if the removal is hard, and 88 % if the removal is soft. The two methods with hard regrowth try few
 # links that the initial network did not have. Soft removal delays the high overlap but does not prevent it. With soft
 # regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link prediction
 # scores the removed links higher than most other missing links. With soft regrowth, about twice as many different links
 # have been active at least once as with hard regrowth.
 #
-# *The run does not show* a gain in accuracy. The differences between the rules are no larger than the intervals. A few
-# seeds on an easy task cannot distinguish the rules. The paper claims that more exploration helps on larger tasks. This
-# run shows no such advantage. With soft removal and hard regrowth, the overlap rises during training. Two causes are
-# possible: the temperature rises, and the weights grow. This run cannot show which of the two is the cause. (The
+# *The runs do not show* a gain in accuracy. The differences between the rules are no larger than the intervals. A few
+# seeds on an easy task cannot distinguish the rules. The paper claims that more exploration helps on larger tasks. Our
+# runs show no such advantage. With soft removal and hard regrowth, the overlap rises during training. Two causes are
+# possible: the temperature rises, and the weights grow. Our runs cannot show which of the two is the cause. (The
 # numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore
 #
-# The explorer has one layer of 24 outputs and 36 inputs, with random weights and links near the diagonal (a receptive field).
-# The paper has two removal scores. WM is the magnitude $|W|$ of the weight. **Relative importance** (RI) compares $|W|$ with
-# the other weights of the two neurons that the link joins, output $i$ and input $j$:
+# The explorer has one layer of 24 outputs and 36 inputs, with random weights and links near the diagonal (a receptive
+# field). The paper uses two removal scores. WM is the magnitude $|W|$ of the weight. **Relative importance** (RI)
+# compares $|W|$ with the other weights of the two neurons that the link joins, output $i$ and input $j$:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# By hand: a link has the weight 0.1. The magnitudes of all weights at its input sum to 1, and at its output they sum to
-# 0.2. Then $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. If both sums are 1, a link of weight 0.1 has an RI of only 0.2. So
-# under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this property of RI
-# matters.
+# Compute an example by hand: a link has the weight 0.1. The magnitudes of all weights at its input sum to 1, and at its
+# output they sum to 0.2. Then $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. If both sums are 1, a link of weight 0.1 has an RI
+# of only 0.2. So under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this
+# property of RI matters.
 #
 # The explorer starts with RI as the score. The left panel shows all links from the weakest to the strongest. For each
 # link, this panel shows how often the link is removed in many draws. The panel also marks the links that one draw
@@ -539,9 +539,9 @@ for score in ("relative_importance", "magnitude"):
 # <details><summary>What you should have seen</summary>
 #
 # At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, which are a share $\zeta$ of all
-# links. If links are removed at random, on average the same share $\zeta$ of the removed links belongs to the weakest
-# links. So the line of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range:
-# at $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
+# links. If links are removed at random, on average a share $\zeta$ of the removed links is among these weakest links.
+# So the line of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range: at
+# $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
 # the weakest. Yet the update removes most of the weak links. The update draws many survivors, and a weak link loses
 # most of these draws. Under relative importance, the weakest link is more likely to survive than under WM, and the
 # entropy is slightly larger.
@@ -767,9 +767,9 @@ exercises.check("03.inclusion", inclusion)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# Write both measures, the overlap and the ITOP rate, for Boolean masks. An update has three masks: `before` is the mask
-# before the update, `kept` is the mask after its removal, and `after` is the mask after its regrowth. A run has a list
-# of masks: the mask at the start and the mask after each update.
+# Write two functions that compute the overlap and the ITOP rate from Boolean masks. An update has three masks: `before`
+# is the mask before the update, `kept` is the mask after its removal, and `after` is the mask after its regrowth. A run
+# has a list of masks: the mask at the start and the mask after each update.
 #
 # Predict first: an update removes two links and regrows the same two links. So the masks before and after the update
 # are equal. Is the overlap 0 or 1?
