@@ -77,7 +77,8 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 # the position of each link. During training, this package stores 12 bytes for the position of a link (stage 07 explains
 # why). In a file, the position needs only 4 bytes.
 #
-# **Predict:** does the sparse model need 5 % of the operations? Does this model need 5 % of the memory?
+# **Predict:** does the sparse model need 5 % of the operations of the dense model? Does the sparse model need 5 % of
+# the memory?
 
 # %%
 TOKENS = 100_000 * 512 * 256
@@ -205,9 +206,9 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 #
 # ## The map
 #
-# Each stage is a notebook. A stage explains one idea after another, first with an example that is small enough to check
-# by hand. The next cell makes a table of all stages. The table shows how many minutes and how much memory each stage
-# needs with the profile of this run.
+# Each stage is a notebook. A stage explains one idea after another, and each idea starts with an example that is small
+# enough to check by hand. The next cell makes a table of all stages. The table shows how many minutes and how much
+# memory each stage needs with the profile of this run.
 
 # %%
 stages = notebooks.overview(settings.profile)
@@ -577,8 +578,8 @@ exercises.check("00.needed", needed, needs=needs)
 # - Evci et al. (2020), [RigL](https://arxiv.org/abs/1911.11134): why training can escape from a poor solution if the
 #   mask changes.
 # - Hooker (2020), [*The Hardware Lottery*](https://arxiv.org/abs/2009.06489): how machines decide which ideas succeed.
-# - Holtmaat and Svoboda (2009), [a review](https://doi.org/10.1038/nrn2699): how synapses of the adult brain appear and
-#   disappear.
+# - Holtmaat and Svoboda (2009), [a review](https://doi.org/10.1038/nrn2699): how synapses appear and disappear in the
+#   adult brain.
 #
 # Next: [01 Networks as masks](01_networks_as_masks.ipynb).
 

@@ -171,9 +171,9 @@ figures.show(
 #
 # ## Several draws without repetition
 #
-# An update draws many links, but no link twice. The update draws one link and removes this link from the candidates.
-# Then it divides the chances of the remaining links by their sum, and draws again. Take links 2 and 3 of our four links
-# (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. The two links can be drawn in either order:
+# An update draws many links, but it draws no link twice. The update draws one link and removes this link from the
+# candidates. Then it divides the chances of the remaining links by their sum, and draws again. Take links 2 and 3 of
+# our four links (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. The two links can be drawn in either order:
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
 
@@ -192,7 +192,7 @@ assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
 #
 # Drawing links one by one is slow if there are millions of links. A **race** draws all links in one pass. Link $i$ gets
 # the arrival time $E_i / p_i$, where $E_i$ is a random number from the exponential distribution with mean 1. If $p_i$
-# is large, the arrival time tends to be short. The first $k$ links to arrive are drawn.
+# is large, the link tends to arrive early. The first $k$ links to arrive are drawn.
 #
 # Why does a race draw with the right chances? Link $i$ arrives first with probability $p_i$. For two links,
 # $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times have the same
@@ -344,8 +344,8 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 # output 1 – input 0 – output 2. Output 1 has one link inside the community and none outside. So output 1 contributes
 # $(1+1)/(1+0) = 2$. Input 0 has one link inside the community, and one link to output 3, outside the community. So
 # input 0 contributes $(1+1)/(1+1) = 1$. The sum of the two contributions is the score, 3. The link from input 3 to
-# output 3 has the same score, and all other missing links score lower. So the hard rule regrows the links from input 3
-# to outputs 2 and 3.
+# output 3 has the same score, and all other missing links have lower scores. So the hard rule regrows the links from
+# input 3 to outputs 2 and 3.
 #
 # **Predict:** which two links does the second update remove, and which two does it regrow?
 
