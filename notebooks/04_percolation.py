@@ -83,8 +83,8 @@ settings = notebooks.start(
 # takes the place of a useful link. **Percolation** cuts the incomplete links. Regrowth then adds the same number of
 # links elsewhere.
 #
-# The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. A removal has just taken 3 of the
-# network's 15 links:
+# The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. An update has just removed 3 of
+# the network's 15 links:
 
 # %%
 before = {
@@ -172,9 +172,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **Why one sweep each way is enough for a chain.** After the backward sweep, each hidden neuron with incoming links
-# also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. So no neuron
-# with incoming links loses an outgoing link, and a second backward sweep would cut nothing.
+# **Why one sweep in each direction is enough for a chain.** After the backward sweep, each hidden neuron with incoming
+# links also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. So no
+# neuron with incoming links loses an outgoing link, and a second backward sweep would cut nothing.
 #
 # The links that remain after both sweeps are exactly the links on a path from an input to an output.
 #
@@ -212,7 +212,7 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # <details><summary>Hint</summary>
 #
 # Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then follow the
-# remaining links of these two neurons. Which links do the neurons at the other end of these links have left?
+# remaining links of these two neurons. Which links do the neurons at the other ends of these links still have?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -220,8 +220,8 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # Neuron 2 of hidden layer 2 has no outgoing link. The only outgoing link of neuron 1 of hidden layer 1 leads to neuron
 # 2 of hidden layer 2, so neuron 1 of hidden layer 1 is inactive too. Neuron 3 of hidden layer 1 has no incoming link.
 # The only incoming link of neuron 1 of hidden layer 2 comes from neuron 3 of hidden layer 1, so neuron 1 of hidden
-# layer 2 is inactive too. Neuron 0 of hidden layer 2 also has a link from neuron 0 of hidden layer 1, so it stays
-# active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
+# layer 2 is inactive too. Neuron 0 of hidden layer 2 loses its link from neuron 3 of hidden layer 1, but it has a
+# second incoming link, so it stays active. Inputs 3 and 4 have no links, but inputs are not hidden neurons.
 #
 # ```python
 # inactive = {"hidden 1": {1, 3}, "hidden 2": {1, 2}}
@@ -237,8 +237,8 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # `(out_features, in_features)`. Return new masks, and do not change the given masks.
 #
 # A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward,
-# and then undo both changes. The check uses your function for both sweeps, on random networks. The two sweeps together
-# must leave the same links as the core's `percolate`.
+# and then reverse the list and transpose every mask again. The check uses your function for both sweeps, on random
+# networks. The two sweeps together must leave the same links as the core's `percolate`.
 
 
 # %% tags=["exercise"]
@@ -252,8 +252,9 @@ exercises.check("04.backward", backward)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Go through the layers from the second-to-last layer back to the first. `after.any(dim=0)` shows which neurons have
-# outgoing links. Use this vector to select *rows* of the previous layer's mask.
+# Go through the layers from the second-to-last layer back to the first. If `after` is the mask of a layer,
+# `after.any(dim=0)` shows which neurons of the previous layer have outgoing links. Use this vector to select *rows* of
+# the previous layer's mask.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -274,7 +275,7 @@ exercises.check("04.backward", backward)
 #
 # Percolation keeps the links that lie on a path from an input to an output. So you can percolate without sweeps: count
 # the paths through each link. Write a function that takes the masks and returns one tensor of integers for each mask.
-# The tensor holds the number of paths through each link, and 0 where there is no link.
+# Each tensor holds the number of paths through each link, and 0 where there is no link.
 #
 # Predict first: add up the counts of each layer. Do all layers have the same sum?
 
@@ -356,8 +357,8 @@ for name, mask in complete.items():
 # <details><summary>What you should have seen</summary>
 #
 # Percolation cuts rows 1 and 2 of `up`. The gate of neuron 1 is always 0, because silu(0) = 0. The value of `up` for
-# neuron 1 is multiplied by this 0, so this value has no effect. Percolation also cuts the link of `down` from neuron 1.
-# Neuron 2 has no link to `down`, so percolation cuts row 2 of `gate` too.
+# neuron 1 is multiplied by this 0, so this value has no effect. Percolation also cuts the link of `down` that comes
+# from neuron 1. Neuron 2 has no link to `down`, so percolation cuts row 2 of `gate` too.
 # </details>
 #
 # By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has a link in column $j$.
@@ -371,7 +372,7 @@ for name, mask in complete.items():
 # %% [markdown]
 # ## When one round is not enough
 #
-# With a pair, a cut can move *forward* along one branch, across the pair, and *backward* along the other branch. But
+# With a pair, a cascade can go *forward* along one branch, across the pair, and *backward* along the other branch. But
 # the backward sweep has already passed the other branch. The two sweeps together are called one *round*. The core
 # repeats rounds until nothing changes.
 #
@@ -421,10 +422,10 @@ print("RI\n", importance.round(decimals=2))
 # column and the row each sum to 0.5, so RI = 1 + 1 = 2. The value 2 is the highest possible RI.
 #
 # Now remove one link. WM removes the link with weight 0.5. This link is the only link of input 2 and of output 2, so
-# this input and this output are both cut off. RI removes the link with weight 1.0. Both neurons of this link have
-# another link. If a link is the only link of a neuron, one of the two fractions in its RI is 1, so its RI is above 1. A
-# typical link between neurons with $d$ links each has an RI near $2/d$. The links with the lowest RI are removed first,
-# so the only link of a neuron is among the last to be removed. (A *linked neuron* has at least one link. At each linked
+# this input and this output are both cut off. RI removes the link with weight 1.0. Each of its two neurons has another
+# link. If a link is the only link of a neuron, one of the two fractions in its RI is 1, so its RI is above 1. A typical
+# link between neurons with $d$ links each has an RI near $2/d$. The links with the lowest RI are removed first, so the
+# only link of a neuron is among the last to be removed. (A *linked neuron* has at least one link. At each linked
 # neuron, the fractions of its links add up to 1, so the RI values of a layer add up to the number of its linked
 # neurons. In our example, the sum is 6.)
 
@@ -437,9 +438,9 @@ weakest = {"WM": weight.where(weight > 0, 9.0).argmin(), "RI": importance.where(
 print("removed first, as (output, input):", {name: divmod(int(at), 3) for name, at in weakest.items()})
 
 # %% [markdown]
-# Now take a chain of four Erdős–Rényi layers with random weights. In each layer, we remove the links with the lowest
-# scores, which are a share ζ = 30 % of the layer's links. Then we percolate. (CHTs removes links softly, as stage 03
-# explains. Hard removal shows the difference between the scores most clearly.)
+# Now take a chain of four Erdős–Rényi layers with random weights. In each layer, we remove the 30 % of links that have
+# the lowest scores (ζ = 30 %). Then we percolate. (CHTs removes links softly, as stage 03 explains. Hard removal shows
+# the difference between the scores most clearly.)
 
 
 # %%
@@ -643,8 +644,9 @@ for score in ("magnitude", "relative importance"):
 # <details><summary>What you should have seen</summary>
 #
 # In the first network, WM leaves 9 of 15 neurons active after a removal of 30 %, 8 after 40 % and 4 after 50 %. After
-# the same removals, RI leaves 15, 13 and 11 neurons active. The backward sweep cuts the dashed links of step 1. After
-# this sweep, other neurons have lost their last link on one side, so now other links are incomplete.
+# the same removals, RI leaves 15, 13 and 11 neurons active. In the network of the figure, the backward sweep cuts most
+# of the dashed links. The sweep also makes two more neurons of hidden layer 1 inactive and cuts their incoming links.
+# The forward sweep cuts the two links that are still dashed.
 # </details>
 #
 # ## A network that shrinks
@@ -652,9 +654,9 @@ for score in ("magnitude", "relative importance"):
 # Now we percolate during training. Once per epoch, CHTs removes links softly, percolates and regrows links. A regrown
 # link starts from the last weight that it had, or from 0 if it never existed before. A neuron without links has no path
 # of three links (L3), so all its missing links score 0. Link prediction adds a link to such a neuron only if there are
-# too few other candidates. So a lost neuron stays lost, and regrowth adds links to other neurons instead. For each
-# seed, we train two networks that differ only in the removal score. WM is the score of CHTs in the table
-# `chts.METHODS`, and RI is the paper's choice for Fashion-MNIST.
+# too few other candidates. So a neuron that has lost all its links stays inactive, and regrowth adds links to other
+# neurons instead. For each seed, we train two networks that differ only in the removal score. WM is the score of CHTs
+# in the table `chts.METHODS`, and RI is the paper's choice for Fashion-MNIST.
 
 
 # %%
@@ -712,8 +714,8 @@ figures.show(
 # %% [markdown]
 # In these runs, RI keeps slightly more neurons active than WM. The lead of RI is far smaller than after the single
 # removal above. The removal is soft now, so it can take the last link of a neuron under RI too. The removal is also
-# repeated, and lost neurons stay lost. Most of the lost neurons become inactive in the first two updates. Two runs per
-# score cannot show which score leads to a better accuracy.
+# repeated, and inactive neurons stay inactive. Most of these neurons become inactive in the first two updates. Two runs
+# per score cannot show which score leads to a better accuracy.
 #
 # Inactive neurons still cost time and memory as long as the matrices are dense. `sparsifier.compact(example)` returns a
 # smaller model without the inactive neurons. `compact` drops neurons without outgoing links. A neuron without incoming
@@ -833,9 +835,10 @@ exercises.check("04.fold_bias", fold_bias)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start at the first layer. `weight.any(dim=1)` shows which neurons stay. The other neurons send
-# `activation(bias[lost])`, and the next layer multiplies these values by its columns `after[:, lost]`. Add the result
-# to the bias of the next layer before you check which of its neurons stay.
+# Start at the first layer. `weight.any(dim=1)` shows which neurons stay. Let `lost` mark the other neurons, and let
+# `after` be the weight of the next layer. The neurons in `lost` send `activation(bias[lost])`, and the next layer
+# multiplies these values by its columns `after[:, lost]`. Add the result to the bias of the next layer before you check
+# which of its neurons stay.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -884,11 +887,12 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # %% [markdown]
 # ## To discuss
 #
-# 1. Is a lost neuron a loss or a gain? Name one situation for each, and say what you would measure to decide.
+# 1. Is an inactive neuron a disadvantage or an advantage? Name one situation for each, and say what you would measure
+#    to decide.
 # 2. The published script for LLaMA does not percolate. The incomplete links of such a run stay and count as links. Is a
 #    comparison at equal sparsity fair to such a run? What would you report besides the sparsity?
-# 3. In our runs a lost neuron never comes back. How would you bring such a neuron back, and what would the neuron need
-#    to stay active?
+# 3. In our runs, an inactive neuron never becomes active again. How would you make such a neuron active again, and what
+#    would the neuron need to stay active?
 #
 # ## Self-check
 #
@@ -900,13 +904,15 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # The three incoming links of this neuron are incomplete. The backward sweep cuts these links.
 # </details>
 #
-# 2. Why does a chain need only one sweep each way? Why may two branches that meet in a pair need another round?
+# 2. Why does a chain need only one sweep in each direction? Why may two branches that meet in a pair need another
+#    round?
 #
 # <details><summary>Answer</summary>
 #
 # In a chain, the forward sweep cuts only the outgoing links of neurons without incoming links, so nothing changes in
-# the layers before these neurons. Across a pair, a forward cut in one branch cuts the incoming links of the paired
-# neuron in the other branch. One of these links may be the last outgoing link of a neuron in the previous layer.
+# the layers before these neurons. In a pair, if the forward sweep makes a neuron of one branch inactive, the sweep also
+# cuts the incoming links of the paired neuron in the other branch. One of these links may be the last outgoing link of
+# a neuron in the previous layer.
 # </details>
 #
 # 3. A link of weight 0.01 is the only link of its output neuron. The other links of its input have weights that sum to
@@ -915,7 +921,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # <details><summary>Answer</summary>
 #
-# The RI of the first link is 0.01/10 + 0.01/0.01 = 1.001. The other link has an RI of 1/10 + 1/10 = 0.2. So a removal
+# The RI of the first link is 0.01/10 + 0.01/0.01 = 1.001. The second link has an RI of 1/10 + 1/10 = 0.2. So a removal
 # by RI would take the second link, and a removal by WM would most likely take the first link.
 # </details>
 #

@@ -76,11 +76,11 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 #
 # A network that is sparse from the first step must choose its links before it has learned anything. GMP ([Zhu and
 # Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)) and
-# CHTss start with many links (half of all links in the paper). These methods remove links during training, so the
-# trained weights decide which links are removed. (GMP prunes by magnitude. A pruned link keeps its last weight, and GMP
-# restores the link when this weight is among the largest. GraNet prunes and also exchanges links. SET, which appears
-# below, has few links from the start and regrows links at random. Stage 06 compares all these methods.) The price is
-# more computation: a link that stays longer takes part in more multiplications.
+# CHTss start with many links (in the paper, with half of all possible links). These methods remove links during
+# training, so the trained weights decide which links are removed. (GMP prunes by magnitude. A pruned link keeps its
+# last weight, and GMP restores the link when this weight is among the largest. GraNet prunes and also exchanges links.
+# SET, which appears below, has few links from the start and regrows links at random. Stage 06 compares all these
+# methods.) The price is more computation: a link that stays longer takes part in more multiplications.
 #
 # A **schedule** gives the sparsity of the network at each step $t$. The schedule starts at step $t_0$ with the sparsity
 # $s_i$, and it ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are the *window* of the
@@ -425,7 +425,7 @@ except ValueError as error:
     print("ValueError:", refused)
 
 # %% [markdown]
-# `Timeline.window` makes this check. The method also computes the first and the last step of the window. If one of
+# `Timeline.window` performs this check. The method also computes the first and the last step of the window. If one of
 # these two steps is not an update step, `Timeline.window` takes the last update step before that step.
 
 # %% tags=["nbval-check-output"]
@@ -623,9 +623,9 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # <details><summary>Solution</summary>
 #
-# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. If the turnover fell on
-# a straight line, this update would still exchange 10 % of the links. The cosine first falls more slowly than the line.
-# After the middle, the cosine is below the line.
+# The cosine of 120 degrees is $-\tfrac12$, so $\zeta_t = 0.15 \cdot (1 - \tfrac12) = 7.5\,\%$. If the turnover fell
+# along a straight line, this update would still exchange 10 % of the links. The cosine first falls more slowly than the
+# line. After the middle, the cosine is below the line.
 #
 # ```python
 # links_exchanged = 0.3 / 2 * (1 - 1 / 2) * 2000  # 150
@@ -731,8 +731,8 @@ exercises.check("05.own_schedule", share_of_fall)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Let the share rise on a straight line from $u = a$ to $u = b$. The share is 0 before $a$ and 1 after $b$. Compute the
-# mean of $1 - \text{share}$ and the slope.
+# Let the share rise along a straight line from $u = a$ to $u = b$. The share is 0 before $a$ and 1 after $b$. Compute
+# the mean of $1 - \text{share}$ and the slope.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -810,8 +810,8 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# The mean excess density of the sigmoid is $(s_f - s_i)/2$, twice as much as for the cubic schedule. If the sigmoid has
-# half as many steps, the two schedules need equal training FLOPs.
+# The mean excess density of the sigmoid is $(s_f - s_i)/2$, twice the mean excess density of the cubic schedule. If the
+# sigmoid has half as many steps, the two schedules need equal training FLOPs.
 # </details>
 #
 # 3. A run ends at a density of 0.1011 instead of 0.10, without an error. Where do you look for the cause?
@@ -838,7 +838,7 @@ exercises.check("05.reached", reached_sparsity)
 # - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid reaches both end values exactly.
 # - On this small task, the sigmoid lost little accuracy at its start and a lot in its middle. The final accuracies did
 #   not show which schedule is better.
-# - A decay must not end after the last update. `chts.plan` refuses a decay that ends later, before the run starts.
+# - A decay must not end after the last update. Before the run starts, `chts.plan` refuses a decay that ends later.
 #
 # ## Further reading
 #

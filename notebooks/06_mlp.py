@@ -88,9 +88,9 @@ settings = notebooks.start(
 # %% [markdown]
 # ## The task
 #
-# The network takes an image and predicts its class. We split the images into three parts. *Training* images teach the
-# network, *validation* images choose between settings, and *test* images give the final number. We never use the test
-# images to choose.
+# The network takes an image and predicts its class. We split the images into three parts. We train the network on the
+# *training* images, we choose between settings on the *validation* images, and we measure the final accuracy on the
+# *test* images. We never use the test images to choose.
 
 # %%
 task = data.load_images(settings.dataset, data_dir)
@@ -117,7 +117,7 @@ table.rename(columns={"sparsity": "number of links"})
 # - **SET**, *sparse evolutionary training* ([Mocanu et al., 2018](https://arxiv.org/abs/1707.04780)), removes the links
 #   with the smallest weights and regrows links at random.
 # - **RigL**, *the rigged lottery* ([Evci et al., 2020](https://arxiv.org/abs/1911.11134)), removes links as SET does,
-#   but regrows the links with the largest gradient.
+#   but regrows the links with the largest gradients.
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
 #   links step by step. GMP remembers the last weight of each removed link. Each update compares these weights with the
 #   weights of the present links, and keeps the links with the largest weights. So a removed link can return.
@@ -128,7 +128,7 @@ table.rename(columns={"sparsity": "number of links"})
 #   removes the weakest links, as many as there are extra links, and regrows the same number at random. The last update
 #   only removes links.
 # - **CHT** is the first method in this list that predicts links from the topology alone. CHT starts from receptive
-#   fields (stage 01). Its updates stop for good when every layer has reached an overlap above 90 % (a later section
+#   fields (stage 01). Its updates stop permanently when every layer has reached an overlap above 90 % (a later section
 #   explains *overlap*).
 # - **CHTs** also starts from receptive fields. Soft sampling removes mostly links with small weights (stage 03).
 #   Percolation then cuts the incomplete links (stage 04). CHTs draws the new links in proportion to their score CH2-L3n
@@ -229,8 +229,9 @@ history.drop(columns="seconds").round(3)
 # the number of neurons active after an update, divided by the number active before it. Stage 04 computes the paper's
 # ANP.)
 #
-# An update may remove more links than the ζ = 30 % that it is meant to exchange. With so few links, some neurons have
-# no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage 04).
+# An update is meant to exchange at most ζ = 30 % of the links, but it may remove more. The network has so few links
+# that some neurons have no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage
+# 04).
 #
 # All weights outside the mask are 0:
 
@@ -249,7 +250,7 @@ for name, mask in sparsifier.masks.items():
 # steps.
 
 # %%
-# The paper trains on all images. We keep some apart, to choose on validation images.
+# The paper trains on all images. We set some images aside as validation images.
 recipe = replace(images.RECIPES[settings.recipe], hidden=settings.hidden, epochs=settings.epochs, all_images=False)
 all_seeds = range(settings.seed, settings.seed + settings.seeds)
 candidates = {f"r = {r}": replace(chts.METHODS["chts"], topology=ReceptiveField(r)) for r in (0.0, 0.25, 1.0)}
@@ -269,18 +270,18 @@ print("chosen:", chosen)
 
 # %% [markdown]
 # The intervals are too wide to rank the three values of $r$. We did not use the test images, so the test accuracy stays
-# unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, and one setting of each
-# other method. CHTss uses the same $r$ as CHTs. The other methods run with the untuned settings of the table above. Not
-# all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI, a topology that depends
-# on the correlations between the inputs (stage 01). The preset `chts/paper_mlp` starts from CSTI too. In RigL's paper,
-# there is one update every 100 steps. Here every method makes one update per epoch.
+# unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, but only one setting of
+# each of the other methods. CHTss uses the same $r$ as CHTs. The other methods run with the untuned settings of the
+# table above. Not all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI, a
+# topology that depends on the correlations between the inputs (stage 01). The preset `chts/paper_mlp` starts from CSTI
+# too. In RigL's paper, there is one update every 100 steps. Here, every method has one update per epoch.
 #
 # ## The race
 #
 # We train nine methods with several seeds. All runs have the same number of steps. Runs with the same seed also have
 # the same initial weights and batches.
 #
-# **Predict:** with 1 % of the links, how many percentage points is each sparse method behind FC? Some methods start
+# **Predict:** with 1 % of the links, by how many percentage points is each sparse method behind FC? Some methods start
 # with more than 1 % of the links. We say that a method *stumbles* if it loses accuracy during training. Which of these
 # methods will stumble? Write down your answers before you run the cells.
 
@@ -310,11 +311,11 @@ figures.show(
 #
 # ## Equal steps are not equal cost
 #
-# Now we use the test images. We test the network of the last epoch. All methods made the same number of steps, but
-# methods that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC, if absent
-# links cost nothing. This cost follows from the schedule of the method, so we know it before any run. For CHTs, the
-# cost (2.7 %) is larger than the density (1 %), because the output layer stays dense. At each update, RigL and GraNet
-# also need the gradient of absent links.
+# Now we use the test images. We test the network of the last epoch. All methods were trained for the same number of
+# steps, but methods that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC,
+# if absent links cost nothing. This cost follows from the schedule of the method, so we know it before any run. For
+# CHTs, the cost (2.7 %) is larger than the density (1 %), because the output layer stays dense. At each update, RigL
+# and GraNet also need the gradient of absent links.
 
 # %%
 summary = [
@@ -335,9 +336,9 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 # their positions (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the links, a
 # layer of 1568 × 1568 processes 256 samples 12 times as fast as `nn.Linear`. The layer is 5 times as fast with 5 % of
 # the links, but slower than `nn.Linear` with 30 %. These times include the forward and the backward pass. A dense
-# product reads whole blocks of numbers, which is fast. A sparse product must look up each link. In a narrow layer, the
-# call of the operation takes longer than the computation of the product. So csr pays off at a low density, in wide
-# layers, and on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
+# product reads whole blocks of numbers, which is fast. A sparse product must look up each link. In a narrow layer,
+# calling the operation takes longer than computing the product. So csr pays off at a low density, in wide layers, and
+# on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
 #
 # ## Is the difference real?
 #
@@ -369,13 +370,14 @@ pd.DataFrame(table).T
 # that one of the two methods is better. The runs do not show that the two methods are equal either. The table has
 # fifteen different comparisons. A 95 % interval misses the true difference in about one of twenty cases, so expect
 # about one wrong interval here. Do not expect the same order of the methods as in the paper's tables: images of 8×8
-# pixels and layers of a few hundred links make a different task.
+# pixels and layers of a few hundred links make this a different task.
 #
 # ## A small dense network
 #
 # A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. Three hidden
 # layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the largest width for which this number of
-# weights is at most the number of links of a sparse network. We train it with the same recipe.
+# weights is at most the number of links of a sparse network. We train a dense network of this width with the same
+# recipe.
 #
 # **Predict:** how wide is this network? Compute the width by hand; for the digits, $d = 64$. Is the network better or
 # worse than the sparse networks?
@@ -458,8 +460,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** will the first or the last updates exchange more links? Will the share of regrown links that had just
-# been removed rise or fall? Then play the updates.
+# **Predict:** will the first or the last updates exchange more links? Will the overlap rise or fall? Then play the
+# updates.
 
 # %%
 player = widgets.TopologyPlayer.of(played)
@@ -487,11 +489,11 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 #
 # Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or link prediction can
 # bring such a link back: a link with a high score before the update often has a high score after it too. At an overlap
-# of 100 %, the update would undo itself, and the network would be stuck. CHT stops for good when the overlap of every
-# layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead of taking the best
-# ones. So the mean overlap over its layers stays lower than the mean overlap of CHT. In a single layer, the overlap can
-# still come near 100 %, as in the first layer above. The second measure is the ITOP rate, the share of all possible
-# links that were ever active.
+# of 100 %, the update would undo itself, and the network would be stuck. CHT stops its updates permanently when the
+# overlap of every layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead of
+# taking the best ones. So the mean overlap over its layers stays lower than the mean overlap of CHT. In a single layer,
+# the overlap can still come near 100 %, as in the first layer above. The second measure is the ITOP rate, the share of
+# all possible links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -567,8 +569,8 @@ pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "t
 #   So this race shows no advantage of link prediction, and no disadvantage.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
 #   points and GraNet by 6.1. MEST starts with more links too, but falls by only 1.0.
-# - **The sparse methods with the best means cost the most.** GraNet costs 13.0 % of FC's training FLOPs and GMP 12.3 %.
-#   RigL costs 3.4 % and CHTs 2.7 %.
+# - **The sparse methods with the highest mean accuracies cost the most.** GraNet costs 13.0 % of FC's training FLOPs
+#   and GMP 12.3 %. RigL costs 3.4 % and CHTs 2.7 %.
 # - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 % of FC's training
 #   FLOPs. The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is
 #   ahead of the small network by more than the interval, by 0.5 ± 0.4.
@@ -651,9 +653,9 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 #
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
-# Change *one* choice of CHTs and race it against CHTs with all seeds. Which does CHTs need more: its receptive field or
-# its regrowth? Pass the new choice to `replace` as a keyword argument with the name of its field. The check trains one
-# network for each seed, which takes several seconds.
+# Change *one* choice of CHTs, and race the new method against CHTs with all seeds. Which does CHTs need more: its
+# receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument with the name of its field.
+# The check trains one network for each seed, which takes several seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -792,8 +794,8 @@ exercises.check("06.flops_share", flops_share)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# A step at density $d$ costs $d$ times the sum of the sparse sizes, plus the size of the output layer. A step of the
-# dense network costs the sum of all sizes. Take the mean of the cost over all steps.
+# A step at density $d$ costs $d$ times the sum of the sizes of the sparse layers, plus the size of the output layer. A
+# step of the dense network costs the sum of all sizes. Take the mean of the cost over all steps.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -925,8 +927,8 @@ exercises.check("06.paired", paired)
 #
 # <details><summary>Answer</summary>
 #
-# They differ only in the regrowth: SET regrows at random, and RigL regrows the links with the highest gradient. The
-# rest of their rows in the table is the same.
+# They differ only in the regrowth: SET regrows at random, and RigL regrows the links with the largest gradients. In the
+# other columns of the table, their rows are the same.
 # </details>
 #
 # 2. GraNet beats SET in a race with equal numbers of steps. What must you ask before you call GraNet the better method?

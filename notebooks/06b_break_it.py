@@ -92,9 +92,9 @@ for gradient in (1.0, 1.0, 0.0):
     print(f"gradient {gradient}, buffer {buffer.item():.2f}, weight {link.item():.3f}")
 
 # %% [markdown]
-# The removed link has moved: its buffer is $0.9 \cdot 1.9 = 1.71$, and its weight is $-0.1 \cdot 1.71 = -0.171$. A
-# removed link comes back by itself, unless the code also sets its buffer to 0 or applies the mask again after every
-# optimizer step. If the link is regrown later, its old momentum moves its weight.
+# The weight of the removed link has changed: the buffer is $0.9 \cdot 1.9 = 1.71$, and the weight is
+# $-0.1 \cdot 1.71 = -0.171$. A removed link comes back by itself, unless the code also sets its buffer to 0 or applies
+# the mask again after every optimizer step. If the link is regrown later, its old momentum moves its weight.
 
 # %%
 assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
@@ -108,8 +108,8 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 # 4. there is a path from the inputs to the outputs;
 # 5. after the last update, every layer has its final density;
 # 6. all weights are finite;
-# 7. right after an update, the links that it regrew have optimizer state 0. The weights of these links are 0 too,
-#    unless the method says otherwise: in CHTs and CHTss, a link that returns starts with its last weight.
+# 7. right after an update, the optimizer state of the regrown links is 0. The weights of these links are 0 too, unless
+#    the method says otherwise: in CHTs and CHTss, a link that returns starts with its last weight.
 #
 # `chts.audit.audit(sparsifier)` checks the first six rules at any moment. Use `chts.audit.Auditor` to check a run after
 # every step. An auditor also checks the seventh rule, because it remembers the masks from before the update. In a run
@@ -261,7 +261,7 @@ figures.show(
 print(f"loss of the last 20 steps: {sum(third.loss[-20:]) / 20:.3f}; ln 10 = {math.log(10):.3f}")
 
 # %% [markdown]
-# The product of the masks is the number of paths from each input to each unit of the last hidden layer:
+# The product of the masks contains the number of paths from each input to each unit of the last hidden layer:
 
 # %%
 masks = [mask.double() for mask in third.sparsifier.masks.values()]
@@ -439,7 +439,7 @@ assert shared["called soft"] > shared["soft"]
 # <details><summary>What you should have seen</summary>
 #
 # *Regrowth that does not draw.* If regrowth takes the highest scores, both runs gain the same links, whatever the two
-# seeds are. The runs could differ only where scores are equal. Confidence intervals over such seeds are too narrow,
+# seeds are. The runs could differ only where scores are equal. Confidence intervals from such runs are too narrow,
 # since the topologies are copies of each other. In some published code, "soft" regrowth took the highest scores, and
 # the masks were identical across seeds.
 #
@@ -573,7 +573,7 @@ exercises.check("06b.not_held", not_held)
 #
 # `model.named_parameters()` yields pairs of a name and a parameter. `optimizer.param_groups` is a list of dictionaries.
 # Each dictionary contains a list of parameters under the key `"params"`. Two different tensors can have equal values.
-# Compare `id(tensor)` to see whether two names mean the same tensor.
+# Compare `id(tensor)` to see whether two names refer to the same tensor.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -679,8 +679,8 @@ exercises.check("06b.which_fault", which_fault)
 # <details><summary>Hint</summary>
 #
 # First ask the questions that have a clear answer. Are any neurons active at the end? Is the number of links constant?
-# At which step is the last update? Only then look at the overlap, as a share of *all* regrown links of the run:
-# $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By pure chance, this share is about
+# At which step is the last update? Only then compute the overlap of the whole run, as a share of *all* its regrown
+# links: $\sum \text{overlap} \cdot \text{regrown} / \sum \text{regrown}$. By pure chance, this share is about
 # $68 / (2304 - 230 + 68) = 3$ %.
 # </details>
 #
@@ -700,8 +700,10 @@ exercises.check("06b.which_fault", which_fault)
 # ```
 #
 # In these runs, the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % for the
-# stuck runs. The order of the questions matters. The layer after a collapsed layer exchanges all its links at every
-# update, so its ITOP rate rises fastest of all. The run with the fault *threshold with ties* is stuck too.
+# stuck runs. The order of the questions matters, because a run can also look like a run with another fault. After a
+# layer has collapsed, the next layer exchanges all its links at every update, so its ITOP rate rises even faster than
+# with random regrowth. The overlap of the run with the fault *threshold with ties* is as high as the overlap of a stuck
+# run.
 # </details>
 
 # %% [markdown]
@@ -751,7 +753,7 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # <details><summary>Hint</summary>
 #
 # First look at the number of links, because it is exact. Then look at the active neurons. Last, compare the overlap
-# with the healthy run and with pure chance (3 %, see the previous exercise).
+# with the overlap of the healthy run and with the overlap by pure chance (3 %, see the previous exercise).
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -763,8 +765,8 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # | `"too many links"` | a little higher than in the healthy run | as usual | above the plan, most of all after the first updates |
 # | `"removal by place"` | as high as by pure chance: an output without links has no paths, so its missing links have the score 0 | two thirds of them become inactive | as usual |
 #
-# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. This code asks the same questions
-# and works for every seed:
+# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. The code below asks the questions
+# of the hint, and it works for every seed:
 #
 # ```python
 # returned = sum(row["overlap"] * row["regrown"] for row in mystery) / sum(row["regrown"] for row in mystery)
@@ -904,7 +906,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #   hold at every step.
 # - Three numbers reveal most bugs: the number of non-zero weights of the model, the number of links per layer (compared
 #   with the plan), and the number of non-zero values in the optimizer state outside the mask.
-# - Add `auditor = chts.audit.Auditor(sparsifier)` and `auditor.check()` after `sparsifier.step()` to a short trial run.
+# - In a short trial run, build `auditor = chts.audit.Auditor(sparsifier)` before the loop, and call `auditor.check()`
+#   after each `sparsifier.step()`.
 #
 # ## Further reading
 #
