@@ -543,9 +543,9 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
 # translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. BLEU
-# measures how many of the written words are in the reference (the given translation). It does the same for groups of
-# two, three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through
-# beam search and BLEU by hand.
+# measures how many of the written words are in the reference (the given translation). BLEU also counts groups of two,
+# three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through beam
+# search and BLEU by hand.
 #
 # A German number is *one* word, which is right or wrong as a whole. So BLEU says little about the numbers. Therefore we
 # also report `exact`, the share of sentences in which every letter is right.
@@ -925,7 +925,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # 1. The embedding stays dense, here and in the paper. Would you make the embedding sparse? What would change in the
 #    column `kept`, and what might happen to rare words?
 # 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
-#    do the learning rates explain this? Which experiment would decide between these two explanations?
+#    do the learning rates explain both results? Which experiment would decide between these two explanations?
 # 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
 #    use it?
 #
@@ -955,12 +955,12 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # without several seeds, nobody knows how much of the difference is due to chance.
 # </details>
 #
-# 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this show?
+# 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this lead show?
 #
 # <details><summary>Answer</summary>
 #
-# It does not show much. Even if all nine methods are equally good, one of them leads. The size of its lead depends on
-# how much the scores vary between seeds, and one seed per method cannot show this variation.
+# The lead does not show much. Even if all nine methods are equally good, one of them leads. The size of its lead
+# depends on how much the scores vary between seeds, and one seed per method cannot show this variation.
 # </details>
 #
 # ## Key takeaways

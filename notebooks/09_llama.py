@@ -146,8 +146,8 @@ assert blocks == ["abc|", "|d|e", "efgh"]
 
 # %% [markdown]
 # Each block begins with the last token of the previous block. In a block of 4 tokens, the model makes 3 guesses. In the
-# first block, the model guesses b, c and the end mark. So every token except the very first is guessed exactly once.
-# The tokens after the last full block are dropped. The function `data.pack` builds the blocks in the same way:
+# first block, the model guesses b, c and the end mark. So the model guesses every token except the very first exactly
+# once. We drop the tokens after the last full block. The function `data.pack` builds the blocks in the same way:
 
 # %%
 packed = data.pack(["abc", "d", "efgh"], tokenizer, 3)
@@ -411,8 +411,8 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 #
 # ## Train
 #
-# The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak.
-# Gradients are clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
+# The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak. The
+# training clips the gradients: if their norm is above `clip`, it scales all of them down by the same factor.
 
 # %%
 for step in (1, recipe.warmup, recipe.steps):
@@ -912,9 +912,9 @@ exercises.check("09.planned", shortened, facts)
 #
 # *★★☆ · 15 minutes · optional · objective 5 · write code*
 #
-# Weights are kept in bfloat16. Write a function that gives half the distance from a positive weight to the next larger
-# number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of the
-# learning rate. With steps of 0.001, all weights above a certain size never change. What is the smallest of these
+# A model keeps its weights in bfloat16. Write a function that gives half the distance from a positive weight to the
+# next larger number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of
+# the learning rate. With steps of 0.001, all weights above a certain size never change. What is the smallest of these
 # weights?
 
 

@@ -245,9 +245,9 @@ print(refusal)
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
-# the new masks of these layers to the other ranks. The layers are assigned by size, the largest first. Each layer goes
-# to the rank whose layers have the fewest weights so far. If two ranks have equally many weights, the rank with the
-# lower number gets the layer.
+# the new masks of these layers to the other ranks. The assignment of the layers begins with the largest layer. Each
+# layer goes to the rank whose layers have the fewest weights so far. If two ranks have equally many weights, the rank
+# with the lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -345,8 +345,8 @@ assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) 
 # %% [markdown]
 # Two processes do not add up the gradients of the examples in the same order as one process, so the last digits of the
 # weights differ. The random numbers and the batches are the same in both runs. With the *same* number of processes and
-# threads, a resumed run ends with exactly the same bits. The tests of the package check this with twenty kills at
-# random moments.
+# threads, a resumed run ends with exactly the same bits. The tests of the package check this equality with twenty kills
+# at random moments.
 #
 # ## When a model does not fit
 #

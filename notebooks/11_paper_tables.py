@@ -123,7 +123,7 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # use them in comparisons. Three later runs follow the paper's recipe. These runs train SET and two forms of CHTs, and
 # their records are in `results/mlp_paper.jsonl`. Each method has only one seed there, so we leave these runs out here.
 #
-# The paper's code reports the accuracy of the *best test epoch*, so we do the same here. By construction, this number
+# The paper's code reports the accuracy of the *best test epoch*, so we do the same here. By construction, this accuracy
 # is too high (stage 06), in the paper and in our runs.
 
 

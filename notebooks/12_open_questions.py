@@ -536,8 +536,8 @@ exercises.check("12.swap", swap)
 # ## To discuss
 #
 # 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
-# 2. A shuffled network learns as well as the network with the learned links. What does this say about link prediction
-#    as a rule, and what does it not say?
+# 2. A shuffled network learns as well as the network with the learned links. What does this result say about link
+#    prediction as a rule, and what does it not say?
 # 3. When would you use a sparse network in practice today? What would have to change before you use sparse networks
 #    more often?
 #
@@ -560,7 +560,8 @@ exercises.check("12.swap", swap)
 # network can only come from which neurons are connected.
 # </details>
 #
-# 3. Random regrowth is ahead of link prediction on the digits. Why is this weak evidence against link prediction?
+# 3. Random regrowth is ahead of link prediction on the digits. Why is this result only weak evidence against link
+#    prediction?
 #
 # <details><summary>Answer</summary>
 #
