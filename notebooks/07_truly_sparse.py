@@ -138,11 +138,11 @@ print(layer)
 # %% [markdown]
 # ## Memory, by hand
 #
-# When it trains with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its gradient
-# and its momentum. A sparse layer keeps these three numbers for each *link*. The sparse layer needs 12 more bytes for
-# the position of each link: its input, its output, and its place in the order sorted by column. The layer also needs 4
-# bytes for the beginning of each row and each column. So a dense layer of 1000 × 1000 takes 12 MB. With 1 % of the
-# links, a sparse layer takes 10 000 · 24 bytes ≈ 0.24 MB.
+# During training with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its
+# gradient and its momentum. A sparse layer keeps these three numbers for each *link*. The sparse layer needs 12 more
+# bytes for the position of each link: its input, its output, and its place in the order sorted by column. The layer
+# also needs 4 bytes for the beginning of each row and each column. So a dense layer of 1000 × 1000 takes 12 MB. With 1
+# % of the links, a sparse layer takes 10 000 · 24 bytes ≈ 0.24 MB.
 
 # %%
 wide = nn.Linear(1000, 1000, bias=False)
@@ -153,14 +153,14 @@ print(f"dense {3 * wide.weight.nbytes:,} bytes, csr {kept:,} bytes")
 assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 
 # %% [markdown]
-# ## Where each wins, on this machine
+# ## Which layer is faster on this machine
 #
 # Dense products run at the full speed of the processor, because the position of every number is known. A sparse product
 # has to look up the input of every link. So an operation in a sparse product costs more time than an operation in a
 # dense product. If a layer has enough links, the dense product is faster.
 #
 # **Predict:** at which density do the dense and the sparse product take the same time on this machine: 1 %, 10 % or 40
-# %? Is this density lower or higher with 32 samples instead of 256?
+# %? Is this density lower or higher with 32 samples than with 256?
 
 # %%
 densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -274,8 +274,8 @@ for cost in meter:
 # nearly as much as theory predicts, but the time of a step falls less than the number of operations. There is so little
 # left to multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of
 # the topology takes longer than a step. The less time a step takes, the more an update matters. The last column shows
-# how much time the updates add if the network is updated once in a hundred steps. In the paper's image tasks, there is
-# one update per epoch, and an epoch has more than a thousand steps. So the time of the updates hardly matters there.
+# how much time the updates add if there is one update in every hundred steps. In the paper's image tasks, there is one
+# update per epoch, and an epoch has more than a thousand steps. So the time of the updates hardly matters there.
 #
 # CHTss starts with half of all links, so it needs more operations than CHTs. It also needs more memory than CHTs, but
 # the column *kept* does not show this memory. A link that returns starts with its last weight, so CHTs and CHTss
@@ -291,8 +291,8 @@ print(
 )
 
 # %% [markdown]
-# CHTs remembers fewer links than CHTss, but the number of these links grows with the updates. The method `chtss with
-# regrowth=Regrowth('ch2_l3n')` starts every regrown link from 0 and remembers nothing.
+# CHTs remembers fewer links than CHTss, but the number of links that CHTs remembers grows with the updates. The method
+# `chtss with regrowth=Regrowth('ch2_l3n')` starts every regrown link from 0 and remembers nothing.
 #
 # ## While a network gets sparser
 #
@@ -300,11 +300,11 @@ print(
 # where sparse products are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and
 # multiply by that matrix. For each layer, `execution="auto"` measures once at which density both ways take the same
 # time. Below this density, the layer multiplies link by link. Filling in the matrix takes time, so the dense way is
-# slower than `nn.Linear`. Therefore the two ways take the same time at a higher density than the crossing of the lines
-# of dense and csr in the first figure. The cell below prints this higher density. On the published page it is 35 %,
-# less than the 50 % of the first step. So auto multiplies densely in the first steps and link by link after the first
-# updates. If your machine prints more than 50 %, auto multiplies link by link in all steps, and csr and auto differ
-# only by chance.
+# slower than `nn.Linear`. Therefore the density at which the two ways take the same time is higher than the density at
+# which the lines of dense and csr cross in the first figure. The cell below prints this higher density. On the
+# published page, this density is 35 %, which is less than the density of 50 % in the first step. So auto multiplies
+# densely in the first steps and link by link after the first updates. If your machine prints more than 50 %, auto
+# multiplies link by link in all steps, and csr and auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%} density and link by link below; this run begins at 50% density")
@@ -346,7 +346,7 @@ figures.show(
 
 # %% tags=["exercise"]
 def to_lists(matrix):
-    """Beginnings of the rows, columns and values. Write this function."""
+    """Where each row begins, and the columns and the values of the links. Write this function."""
 
 
 # %% tags=["check"]
@@ -518,10 +518,10 @@ exercises.check("07.meeting_density", meeting_density)
 # ```
 #
 # From the two sparsest measurements of the published page, this function predicts 29 % for 256 samples and 22 % for 32.
-# There the measured lines cross between 20 and 30 % for both. So both predictions fit. Timings change from run to run.
-# In two earlier runs on machines of the same kind, the lines for 32 samples crossed between 10 and 20 %, and one
-# prediction for 256 samples was 33 %, which was too high. Machines differ too: in a run on another machine, the lines
-# crossed between 30 and 50 % for 256 samples, and between 20 and 30 % for 32 samples.
+# On that page, the measured lines cross between 20 and 30 % for both numbers of samples. So both predictions fit.
+# Timings change from run to run. In two earlier runs on machines of the same kind, the lines for 32 samples crossed
+# between 10 and 20 %, and one prediction for 256 samples was 33 %, which was too high. Machines differ too: in a run on
+# another machine, the lines crossed between 30 and 50 % for 256 samples, and between 20 and 30 % for 32 samples.
 # </details>
 
 # %% [markdown]
@@ -546,7 +546,7 @@ for samples, times in ((256, many), (32, few)):
 #
 # A cost meter shows two rows. The dense model takes 10 ms per step. The csr model needs 1 % of the FLOPs and takes 3
 # ms. Suppose that a step has a fixed cost, which is the same in both rows. Suppose also that the rest of the time is
-# proportional to the FLOPs. How many milliseconds is the fixed cost?
+# proportional to the FLOPs. How large is the fixed cost, in milliseconds?
 
 # %% tags=["exercise"]
 fixed_cost = None
@@ -676,7 +676,7 @@ exercises.check("07.gradients", gradients)
 #
 # - **A survey:** Hoefler et al., *Sparsity in deep learning: pruning and growth for efficient inference and training in neural
 #   networks*, 2021, [arXiv 2102.00554](https://arxiv.org/abs/2102.00554).
-# - **Training with only the links on a CPU:** Curci et al., *Truly sparse neural networks at scale*, 2021.
+# - **Training on a CPU, with only the links stored:** Curci et al., *Truly sparse neural networks at scale*, 2021.
 # - **Sparse products on a GPU:** Gale et al., *Sparse GPU kernels for deep learning*, 2020,
 #   [arXiv 2006.10901](https://arxiv.org/abs/2006.10901).
 # - **Two non-zero weights out of every four:** Mishra et al., *Accelerating sparse deep neural networks*, 2021, [arXiv

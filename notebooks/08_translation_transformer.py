@@ -103,7 +103,7 @@ print(f"{corpus.name}: {len(corpus.validation)} validation pairs, {len(corpus.te
 pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(axis="index")
 
 # %% [markdown]
-# Look at a number. English puts the ten before the unit: *forty-two*. German puts the unit first, *zweiundvierzig*
+# Look at a number. English puts the tens before the units: *forty-two*. German puts the units first, *zweiundvierzig*
 # (two-and-forty), and writes the whole number as one word. So a word-by-word translation is wrong. The model must learn
 # the order, and attention makes this possible.
 #
@@ -543,9 +543,9 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
 # translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. BLEU
-# measures how many of the written words are in the reference (the given translation). It does the same for groups of
-# two, three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through
-# beam search and BLEU by hand.
+# measures how many of the written words are in the reference (the given translation). BLEU also counts groups of two,
+# three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through beam
+# search and BLEU by hand.
 #
 # A German number is *one* word, which is right or wrong as a whole. So BLEU says little about the numbers. Therefore we
 # also report `exact`, the share of sentences in which every letter is right.
@@ -621,12 +621,12 @@ print(run.signatures["bleu"])
 # %% [markdown]
 # ## Where the model looks
 #
-# We take the shortest validation sentence that has a ten and a unit and that the model translates correctly. The
-# picture shows the cross-attention of the last decoder layer. Each row is a piece that the model wrote, and each column
-# is a piece that it read.
+# We take the shortest validation sentence that has a number with tens and units and that the model translates
+# correctly. The picture shows the cross-attention of the last decoder layer. Each row is a piece that the model wrote,
+# and each column is a piece that it read.
 #
-# **Predict:** German writes the unit before the ten. When the model writes the unit, at which English piece should it
-# look?
+# **Predict:** German writes the units before the tens. When the model writes the units, at which English piece should
+# it look?
 
 # %%
 candidates = sorted(task.validation_pairs, key=lambda pair: ("ty-" not in pair[0], len(pair[0])))[:20]
@@ -650,7 +650,7 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The German unit looks at the English unit, which stands at the *end* of the number. The heads divide the work, so a
+# The German units look at the English units, which stand at the *end* of the number. The heads divide the work, so a
 # single head need not look where you expect. Attention shows what a head reads, not what the model does with it. After
 # such a short training, the mean over the heads may be blurred. The printed lines show how blurred it is.
 # </details>
@@ -719,8 +719,8 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 # <details><summary>What you should have seen</summary>
 #
 # The model gives no warning. It cannot say that it does not know a word. It writes the most probable pieces. For a word
-# that it never saw, these pieces are parts of numbers and dates. The model can read a sentence letter by letter without
-# understanding it. After such a short training, even *two hundred* may be translated wrongly.
+# that it has never seen, these pieces are parts of numbers and dates. The model can read a sentence letter by letter
+# without understanding it. After such a short training, even *two hundred* may be translated wrongly.
 # </details>
 #
 # ## The race
@@ -851,7 +851,7 @@ pd.DataFrame(translators.beside(of_multi30k, "bleu")).style.hide(axis="index")
 
 # %% [markdown]
 # With three seeds, the intervals of all BLEU differences from FC contain 0. The loss on the validation pairs is a more
-# precise measure, because every token counts in it. A lower loss is better:
+# precise measure, because every token contributes to it. A lower loss is better:
 
 # %%
 pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style.hide(axis="index")
@@ -860,7 +860,7 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 # Here is a comparison with the paper's Table 1:
 #
 # - **Agrees:** SET with 5 % of the links is behind FC. It loses 2.4 BLEU in the paper and 2.0 ± 2.1 here. Here the
-#   validation loss of SET is higher than the loss of FC by more than the interval.
+#   validation loss of SET is higher than the loss of FC, by more than the half-width of the interval.
 # - **Does not agree:** in the paper, CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here CHTss is behind CHTs
 #   by 0.5 ± 1.1 BLEU with 5 % of the links, and its validation loss is higher by 0.05 ± 0.04. With 10 % of the links,
 #   CHTss and CHTs have about the same BLEU here. In the paper, CHTs and SET have about the same BLEU with 5 % of the
@@ -869,8 +869,8 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 #   ahead of FC by 1.5 BLEU at 90 % sparsity and by 0.7 BLEU at 95 %. Our intervals are wider than these leads.
 # - **Differs:** our model has a tenth of the weights of the paper's model, and it trains for a fifth of the steps. We
 #   use our own subwords and sacrebleu's signature. We chose the learning rate of FC from three rates, with validation
-#   runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with 2 in those runs. FC
-#   learns more slowly at first, so longer training might change the order.
+#   runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with the rate 2 in those
+#   runs. FC learns more slowly at first, so longer training might change the order.
 # - **Untested:** we have no runs with the other methods, with the paper's sizes, or on IWSLT and WMT. The setting
 #   `profile=paper` is made for such runs.
 #
@@ -925,7 +925,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # 1. The embedding stays dense, here and in the paper. Would you make the embedding sparse? What would change in the
 #    column `kept`, and what might happen to rare words?
 # 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
-#    do the learning rates explain this? Which experiment would decide between these two explanations?
+#    do the learning rates explain both results? Which experiment would decide between these two explanations?
 # 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
 #    use it?
 #
@@ -955,19 +955,19 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # without several seeds, nobody knows how much of the difference is due to chance.
 # </details>
 #
-# 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this show?
+# 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this lead show?
 #
 # <details><summary>Answer</summary>
 #
-# It does not show much. Even if all nine methods are equally good, one of them leads. The size of its lead depends on
-# how much the scores vary between seeds, and one seed per method cannot show this variation.
+# The lead does not show much. Even if all nine methods are equally good, one of them leads. The size of its lead
+# depends on how much the scores vary between seeds, and one seed per method cannot show this variation.
 # </details>
 #
 # ## Key takeaways
 #
 # - Queries and keys are a pair. The values and the output layer are a chain, and so are the two feed-forward layers.
 #   Percolation follows the pairs and chains.
-# - The embedding stays dense. At the sizes of this stage, it has more weights than the sparse layers have links.
+# - The embedding stays dense. In the models of this stage, it has more weights than the sparse layers have links.
 # - After each update, the learning rate starts low and returns to the schedule.
 # - Report BLEU with its signature, the number of seeds and the standard deviation over seeds. The method that leads a
 #   table may lead only by luck.

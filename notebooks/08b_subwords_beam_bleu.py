@@ -70,7 +70,7 @@ settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
 # ## Words from pieces
 #
 # The task is the same as in stage 08: translate numbers and dates, written in words, from English to German. A program
-# makes the sentences, so nothing has to be downloaded.
+# makes the sentences, so you need not download anything.
 #
 # A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need far fewer
 # entries. The algorithm is *byte pair encoding* (BPE). BPE begins with single letters. Each step joins the two pieces
@@ -159,7 +159,7 @@ for name, pairing in {"as they come": ([0, 1], [2, 3]), "by length": ([0, 2], [1
 # %% [markdown]
 # In the given order, short sentences share a batch with long ones. So we fill each batch with sentence pairs of about
 # the same length, up to a limit on the number of *tokens*, not of sentences. The length of a pair is the length of its
-# longer side, including the end mark.
+# longer sentence, including the end mark.
 
 # %%
 by_length = data.batches(task.train, recipe.batch_tokens, torch.Generator().manual_seed(settings.seed))
@@ -402,7 +402,7 @@ for written in (wrong_month, "der dritte März zweitausend", reference):
 # For a whole test, BLEU first adds up the counts of all sentences and then divides. BLEU also depends on how words are
 # split, whether capitals matter and how counts of zero are treated. The *signature* of a score names these choices.
 # Scores are comparable only if their signatures are equal. The paper does not give its signature. So stage 08 shows our
-# scores *beside* the paper's scores, and does not put both into one ranking.
+# scores *beside* the paper's scores, but it does not rank them against each other.
 #
 # **Predict:** a test has a single sentence, "zweiundvierzig", and the translation has no mistake. What is its BLEU?
 
@@ -491,8 +491,8 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # 1. The vocabulary is trained on both languages together. When would you rather train one vocabulary for each language?
 # 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores.
 #    What does this finding say about the score? What does it say about the model?
-# 3. A translation is right but uses different words from the reference. How would you measure its quality, and what
-#    would your measure miss?
+# 3. A translation is right, but its words differ from the words of the reference. How would you measure its quality,
+#    and what would your measure miss?
 #
 # ## Self-check
 #

@@ -146,8 +146,8 @@ assert blocks == ["abc|", "|d|e", "efgh"]
 
 # %% [markdown]
 # Each block begins with the last token of the previous block. In a block of 4 tokens, the model makes 3 guesses. In the
-# first block, the model guesses b, c and the end mark. So every token except the very first is guessed exactly once.
-# The tokens after the last full block are dropped. The function `data.pack` builds the blocks in the same way:
+# first block, the model guesses b, c and the end mark. So the model guesses every token except the very first exactly
+# once. We drop the tokens after the last full block. The function `data.pack` builds the blocks in the same way:
 
 # %%
 packed = data.pack(["abc", "d", "efgh"], tokenizer, 3)
@@ -271,8 +271,8 @@ assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 # %% [markdown]
 # One neuron of the keys lost its links. So one neuron in *each* of the two heads of queries that share this head of
 # keys lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. The rotation turns neurons $j$
-# and $j + d/2$ of a head of width $d$ by an angle that grows with the position. This turn mixes the two neurons, so a
-# neuron counts as inactive only together with its partner. The package works out from the model which neurons are
+# and $j + d/2$ of a head of width $d$ by an angle that grows with the position. This rotation mixes the two neurons, so
+# a neuron counts as inactive only together with its partner. The package works out from the model which neurons are
 # partners.)
 #
 # With `per_head=True`, each head evolves as a separate network with its own exact number of links. Keys and values have
@@ -313,11 +313,11 @@ plan = language.plan_run(settings.method, settings.sparsity, recipe)
 print(str(plan).partition("\n\n")[2])
 
 # %% [markdown]
-# ## The first weights
+# ## The initial weights
 #
 # Before training, the output of each layer should be about as large as its input. A sum of $n$ inputs of size 1,
 # multiplied by weights of standard deviation $\sigma$, has size $\sigma\sqrt{n}$. So with $\sigma = 1/\sqrt n$, the sum
-# has size 1 again. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128 the factor is
+# has size 1 again. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128, the factor is
 # $0.02 \cdot \sqrt{128} = 0.23$, and after a few layers little of the signal is left. A neuron of a sparse layer has
 # fewer inputs than a neuron of a dense layer. To compensate, `rescale_weights` multiplies the weights by
 # $1/\sqrt{\text{density}}$.
@@ -336,8 +336,8 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Neither layer is closer to 1: the standard deviation is 0.23 for both. Rescaling makes each weight of the sparse layer
-# three times as large. Without rescaling, the standard deviation of the sparse layer is a third of 0.23.
+# Neither layer is closer to 1: the standard deviation is 0.23 for both layers. Rescaling makes each weight of the
+# sparse layer three times as large. Without rescaling, the standard deviation of the sparse layer is a third of 0.23.
 # </details>
 #
 # But an *embedding* that starts with $\sigma = 0.02$ is too small, and the model must first enlarge it. The rescaled
@@ -359,7 +359,7 @@ pd.DataFrame(first_weights).pivot(index="from", columns="method").round(2)
 # With $\sigma = 0.02$ everywhere, FC reached a loss of 4.89 nats, and the sparse network reached 3.95. With
 # $\sigma = 1$ in the embedding and $\sigma = 1/\sqrt n$ elsewhere, FC reached 3.97 and the sparse network reached 4.00.
 # Our recipes for small models start with the second choice, because the dense network learns faster with it. The
-# recipes of the paper's sizes keep 0.02.
+# recipes for the paper's sizes keep 0.02.
 #
 # ## Sixteen bits
 #
@@ -378,8 +378,8 @@ assert float(weight + 0.001) == 1
 # is less than half of 1/128, which is 1/256. How large is this limit relative to the weight? The answer depends on the
 # weight.
 #
-# **Predict:** bfloat16 has 128 numbers from 1 to below 2. To each of these numbers, add 1/351 of the number. How many
-# of the 128 numbers change?
+# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Add to each of these numbers 1/351 of its value. How many of
+# the 128 numbers change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -411,8 +411,8 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 #
 # ## Train
 #
-# The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak.
-# Gradients are clipped: if their norm is above `clip`, all of them are scaled down by the same factor.
+# The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak. The
+# training clips the gradients: if their norm is above `clip`, it scales all of them down by the same factor.
 
 # %%
 for step in (1, recipe.warmup, recipe.steps):
@@ -491,8 +491,8 @@ if len(history):
 # ## The race
 #
 # A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
-# start from the same first weights and read the same text. Only FC has its own learning rate. First, the program times
-# a few steps on a model that it then throws away:
+# start from the same initial weights and read the same text. Only FC has its own learning rate. First, the program
+# times a few steps on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -589,21 +589,21 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 # The number after ± is the half-width of a 95 % confidence interval over three seeds. The models of size `tiny` trained
 # for 200 steps, about one epoch of Tiny Shakespeare. On both corpora:
 #
-# - **At 70 % SET is level with FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC.
-# - **At 90 and 95 % all three sparse methods are behind FC**, by 0.06 to 0.10 nats at 90 % and by 0.10 to 0.14 nats at
+# - **At 70 %, SET is level with FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC.
+# - **At 90 and 95 %, all three sparse methods are behind FC**, by 0.06 to 0.10 nats at 90 % and by 0.10 to 0.14 nats at
 #   95 %. No interval contains 0.
 # - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 %, RigL and SET are level.
 #
 # We compare these results with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
 #
 # - **Agrees:** FC is ahead of all three sparse methods, and RigL is the last of them.
-# - **Does not agree:** in the paper, the methods are further apart than in our runs. SET is behind FC by 0.28 nats, and
-#   RigL by 0.53.
+# - **Does not agree:** in the paper, the methods are further apart than in our runs. There, SET is behind FC by 0.28
+#   nats, and RigL is behind FC by 0.53.
 # - **Differs:** our model has a sixtieth of the weights of the paper's model. Our model trains for 200 steps instead of
 #   10,000. It reads a megabyte of text about once, and the paper's model reads gigabytes. The weights of our model are
 #   in float32, $\zeta$ starts at 0.3 instead of 0.1, and there is no warm-up after updates. Any of these differences
 #   may change the order of the methods.
-# - **Untested:** the paper's sizes and its corpus.
+# - **Untested:** we have no runs with the paper's sizes or on its corpus.
 #
 # CHTs, CHTss, CHT, MEST and GMP, as the paper defines them, have three runs each: size `tiny`, 90 % sparsity, Tiny
 # Shakespeare, and the same recipe and seeds. The next table compares all nine methods with FC and with SET.
@@ -630,8 +630,8 @@ pd.DataFrame(report.beside(at_90, ("fc", "set"))).fillna("")
 # The models of size `small` have nine times as many weights in their layers as the `tiny` models. The `small` models
 # trained for 100 steps, a third of an epoch of Tiny Shakespeare. On both corpora:
 #
-# - **At 90 % the mean losses of all three sparse methods are below FC's**, by 0.02 to 0.17 nats, and most intervals do
-#   not contain 0. At 70 % RigL is ahead of FC, by 0.07 to 0.15 nats.
+# - **At 90 %, the mean losses of all three sparse methods are below FC's**, by 0.02 to 0.17 nats, and most intervals do
+#   not contain 0. At 70 %, RigL is ahead of FC, by 0.07 to 0.15 nats.
 # - **SET has the lowest mean loss of the three at 90 and 95 %**, and RigL has the lowest at 70 %.
 #
 # Do not conclude that sparse models are better in the end. Each method used the best of the learning rates that we
@@ -811,15 +811,15 @@ exercises.check("09.percolate_gate", percolate_gate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First write a Boolean for each neuron: can its product differ from 0, and does the down layer read this product? A
+# First compute a Boolean for each neuron: can its product differ from 0, and does the down layer read this product? A
 # neuron without links in the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the
 # block, so one pass is enough.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# With the sigmoid, a neuron without links in `gate` outputs half of its output of `up`. So the neuron stays active if
-# it has links in `up` and `down`:
+# With the sigmoid, the product of a neuron without links in `gate` is half of the output of `up`. So the neuron stays
+# active if it has links in `up` and `down`:
 #
 # ```python
 # def percolate_gate(
@@ -839,11 +839,11 @@ exercises.check("09.percolate_gate", percolate_gate)
 # You may use a GPU for 20 minutes. In a trial, the 60M model processed 12,000 tokens per second on this GPU. Write two
 # functions.
 #
-# `shortened` changes the paper's recipe so that the run fits into the time. The new recipe has as many steps as the
-# time allows. A step sees `batch` contexts of `context` tokens. Keep the shape of the run: the warm-up is a tenth of
-# the steps, and `update_every` is a hundredth of them (rounded, and at least 1). Set `iterative_warmup` to 0, since its
-# 20 steps would be longer than the time between two updates. Change nothing else. If you change only `steps`, the
-# planner refuses with this message:
+# `shortened` changes the paper's recipe so that the run fits into the available time. The new recipe has as many steps
+# as the time allows. A step sees `batch` contexts of `context` tokens. Keep the shape of the run: the warm-up is a
+# tenth of the steps, and `update_every` is a hundredth of them (rounded, and at least 1). Set `iterative_warmup` to 0,
+# since its 20 steps would be longer than the time between two updates. Change nothing else. If you change only `steps`,
+# the planner refuses the recipe with this message:
 
 # %%
 try:
@@ -857,7 +857,7 @@ except ValueError as refusal:
 # - `"links"`: how many links the matrices of layer 0 have in total at the end of the run (their names contain
 #   `.layers.0.`);
 # - `"updates"`: how many updates there are;
-# - `"tokens"` and `"minutes"` of the whole run;
+# - `"tokens"` and `"minutes"`: how many tokens and minutes the whole run takes;
 # - `"MiB"`: the memory without activations, in units of 2²⁰ bytes.
 #
 # `plan.budget.links(step)` gives the number of links of each matrix after a step, `plan.budget.updates()` gives the
@@ -912,9 +912,9 @@ exercises.check("09.planned", shortened, facts)
 #
 # *★★☆ · 15 minutes · optional · objective 5 · write code*
 #
-# Weights are kept in bfloat16. Write a function that gives half the distance from a positive weight to the next larger
-# number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of the
-# learning rate. With steps of 0.001, all weights above a certain size never change. What is the smallest of these
+# A model keeps its weights in bfloat16. Write a function that gives half the distance from a positive weight to the
+# next larger number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of
+# the learning rate. With steps of 0.001, all weights above a certain size never change. What is the smallest of these
 # weights?
 
 
@@ -961,7 +961,7 @@ exercises.check("09.least_step", least_step, still_from)
 
 # %% tags=["exercise"]
 def winners(losses: dict[str, dict[float, float]]) -> tuple[dict[float, str], str]:
-    """The best method at each learning rate, and the best method if each has its own rate. Write this function."""
+    """The best method at each learning rate, and the best method if each uses its own best rate. Write this function."""
 
 
 # %% tags=["check"]
@@ -995,7 +995,7 @@ exercises.check("09.winners", winners)
 # 1. For each cell of its Table 2, the paper chose the best of eight initial networks for CHTs. SET has no such setting.
 #    Is the comparison fair, and how would you report it?
 # 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
-#    float32, or with both? Which methods would then rank higher?
+#    float32, or with both? Which methods would rank higher with weights in float32?
 # 3. At size `small`, sparse methods are ahead of FC after 100 steps. At size `tiny`, they are behind FC after 200
 #    steps. Which runs would show whether sparse models only learn faster at first, or are also better in the end?
 #
@@ -1015,16 +1015,16 @@ exercises.check("09.winners", winners)
 #
 # <details><summary>Answer</summary>
 #
-# The neuron outputs 0 for every input, because the up layer gives 0, so the product is 0. Percolation cuts the fifty
-# links, and also the links of the down layer that read this neuron.
+# The up layer gives 0 for every input, so the product is 0, and the neuron outputs 0. Percolation cuts the fifty links,
+# and also the links of the down layer that read this neuron.
 # </details>
 #
 # 3. A paper reports that a sparse method beats a dense network after 500 steps. What would you ask first?
 #
 # <details><summary>Answer</summary>
 #
-# Ask which first weights and which learning rate the dense network had, and whether they were chosen for it. In a short
-# run, unsuitable first weights or an unsuitable learning rate can put the dense network behind.
+# Ask which initial weights and which learning rate the dense network had, and whether they were chosen for the dense
+# network. In a short run, unsuitable initial weights or an unsuitable learning rate can put the dense network behind.
 # </details>
 #
 # 4. With weights in bfloat16, RigL ends far behind SET. Is the gradient a bad guide?
@@ -1042,7 +1042,7 @@ exercises.check("09.winners", winners)
 #   use the same tokens.
 # - The layers `gate` and `up` are a pair. Each of these two layers forms a chain with `down`. Heads of queries may
 #   share their keys.
-# - First weights, learning rates and precision can decide a race before the topology has an effect.
+# - Initial weights, learning rates and precision can decide a race before the topology has an effect.
 #
 # ## Further reading
 #

@@ -161,10 +161,11 @@ for name, gradient in {
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both ranks would regrow *a*, although its gradient over the whole batch is 0: what one half gains, the other half
-# loses. The right link is *b*. With the mean of the sizes, the ranks would also regrow *a*. Both mistakes have occurred
-# in published code: ranks used only their own gradients, or they used the mean of the sizes. Another mistake is to let
-# each rank choose its own new links. Then the copies of the model differ, and no error message appears.
+# Both ranks would regrow *a*, although its gradient over the whole batch is 0: a change of its weight that helps one
+# half of the batch hurts the other half. The right link is *b*. With the mean of the sizes, the ranks would also regrow
+# *a*. Both mistakes have occurred in published code: ranks used only their own gradients, or they used the mean of the
+# sizes. Another mistake is to let each rank choose its own new links. Then the copies of the model differ, and no error
+# message appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
@@ -173,7 +174,7 @@ for name, gradient in {
 # ## Two processes, started from here
 #
 # `torchrun` starts a script in several processes that can exchange data. The first half of our script makes a small
-# model in each rank, with the same first weights:
+# model in each rank, with the same initial weights:
 
 # %%
 setup = """
@@ -244,9 +245,9 @@ print(refusal)
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
-# the new masks of these layers to the other ranks. The layers are assigned by size, the largest first. Each layer goes
-# to the rank whose layers have the fewest weights so far. If two ranks have equally many weights, the rank with the
-# lower number gets the layer.
+# the new masks of these layers to the other ranks. The assignment of the layers begins with the largest layer. Each
+# layer goes to the rank whose layers have the fewest weights so far. If two ranks have equally many weights, the rank
+# with the lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -342,10 +343,10 @@ print(f"{same} of {len(masks[0])} masks are exactly equal")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
-# Two processes do not add up the examples of a batch in the same order as one process, so the last digits of the
+# Two processes do not add up the gradients of the examples in the same order as one process, so the last digits of the
 # weights differ. The random numbers and the batches are the same in both runs. With the *same* number of processes and
-# threads, a resumed run ends with exactly the same bits. The tests of the package check this with twenty kills at
-# random moments.
+# threads, a resumed run ends with exactly the same bits. The tests of the package check this equality with twenty kills
+# at random moments.
 #
 # ## When a model does not fit
 #
@@ -454,12 +455,12 @@ print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense[
 
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
-# divide the operations by the operations per second of the dense run above. One worker of the sweep made that run, with
+# divide the operations by the operations per second of the dense run above. One worker of the sweep did that run, with
 # the number of threads that is printed above. The notebook itself may use a different number of threads. We do not
-# scale the days by the number of threads. Other programs on the same machine lower the rate and so increase the number
-# of days. Run this notebook on an idle machine before you use the table for planning. The column "one GPU, hours" is
-# for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in bfloat16, according to its data sheet) at an
-# *assumed* utilisation of 40 %. Masks on dense weights need as many operations as the dense model.
+# scale the days by the number of threads. Other programs on the same machine slow the run down and so increase the
+# number of days. Run this notebook on an idle machine before you use the table for planning. The column "one GPU,
+# hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in bfloat16, according to its data sheet)
+# at an *assumed* utilisation of 40 %. Masks on dense weights need as many operations as the dense model.
 
 # %%
 rows = []
@@ -485,8 +486,8 @@ table.style.hide(axis="index").format(
 # %% [markdown]
 # The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can
 # skip the operations of absent links. The estimate is a lower bound, because data, checkpoints and evaluations on the
-# validation text take extra time. We took the rate from one small model on a CPU. We did not check the estimate on a
-# GPU.
+# validation text take extra time. We measured the operations per second with one small model on a CPU. We did not check
+# the estimate on a GPU.
 #
 # ## Exercise: unequal halves
 #
@@ -528,9 +529,9 @@ exercises.check("10.whole_gradient", whole_gradient)
 #
 # *★★☆ · 15 minutes · essential · objective 1 · write code*
 #
-# Write RigL's regrowth for several ranks. The function gets the gradients of all ranks and one mask, which is equal on
-# all ranks. The function returns the mask with `number` more links. The new links are the absent links whose gradients
-# over the whole batch are largest in size. All ranks have equal parts of the batch.
+# Write RigL's regrowth for several ranks. The function gets the gradients of all ranks and one mask, which is the same
+# on all ranks. The function returns the mask with `number` more links. The new links are the absent links whose
+# gradients over the whole batch are largest in size. All ranks have equal parts of the batch.
 
 
 # %% tags=["exercise"]
@@ -603,7 +604,7 @@ exercises.check("10.my_examples", my_examples)
 # *★★★ · 20 minutes · essential · objective 2 · write code*
 #
 # A trial is a small run in one process. A trial has the attributes `model`, `optimizer` (Adam), `schedule` (of the
-# learning rate), `sparsifier` and `generator` (which draws the batches). `trial.step()` makes one training step and
+# learning rate), `sparsifier` and `generator` (which draws the batches). `trial.step()` does one training step and
 # returns the loss. Write a function that saves a trial to a file, and a function that loads the file into a fresh
 # trial. At first, the fresh trial has different weights, masks and random numbers. After loading, the trial must
 # continue like the undisturbed run: the losses must be equal to the last bit.
@@ -635,7 +636,7 @@ def load_run(trial, path):
 not_needed = None  # a set of names
 
 # %% [markdown]
-# The check makes 20 steps, saves the trial, makes 20 more steps, and loads the file into a fresh trial.
+# The check does 20 steps, saves the trial, does 20 more steps, and loads the file into a fresh trial.
 
 # %% tags=["check"]
 exercises.check("10.continued", save_run, load_run, not_needed)
@@ -667,10 +668,10 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # ```
 #
 # Each step sets the gradients to zero first, so the trial does not need the old gradients. Without the masks, the
-# Sparsifier refuses to continue. It is more dangerous to leave out another part: the run changes, and no error is
-# raised. Without the generator, the next loss differs. Without the moments or the schedule, the next loss is still
-# right, but the loss after it differs. (The optimizer saves the current rate, so a schedule that is left out does no
-# harm for one step.)
+# Sparsifier refuses to continue. It is more dangerous to leave out the generator, the moments or the schedule: the run
+# changes, and no error is raised. Without the generator, the next loss differs. Without the moments or the schedule,
+# the next loss is still right, but the loss after it differs. (The optimizer saves the current rate, so a schedule that
+# is left out does no harm for one step.)
 # </details>
 #
 # ## Exercise: a grid in words

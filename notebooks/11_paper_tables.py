@@ -120,11 +120,11 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons. The paper trains this MLP for 100 epochs at
 # 99 % sparsity. We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs, CHTss, MEST
 # and GMP, but at that time our versions did not follow the paper. Those runs are in `results/revision_1`, and we do not
-# use them in comparisons. Three later runs follow the paper's recipe. These runs train two forms of CHTs, and SET, and
+# use them in comparisons. Three later runs follow the paper's recipe. These runs train SET and two forms of CHTs, and
 # their records are in `results/mlp_paper.jsonl`. Each method has only one seed there, so we leave these runs out here.
 #
-# The paper's code reports the *best test epoch*, so we do the same here. By construction, this number is too high
-# (stage 06), in the paper and in our runs.
+# The paper's code reports the accuracy of the *best test epoch*, so we do the same here. By construction, this accuracy
+# is too high (stage 06), in the paper and in our runs.
 
 
 # %%
@@ -150,9 +150,9 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # the paper. FC and GraNet ran with one seed, so they have a difference but no standard error.
 #
 # A standard error covers only the effect of the *seeds*. The standard error does not cover other differences between
-# the experiments, and here we know some of them. The paper standardises its pixels, trains on all 60,000 training
-# images, draws different first weights and lowers its learning rate once per epoch. Our runs did none of this. So even
-# an equal number does not prove that the experiments were equal.
+# the experiments, and here we know some of them. The paper standardises the pixels, trains on all 60,000 training
+# images, draws different initial weights and lowers its learning rate once per epoch. Our runs did none of this. So
+# even an equal number does not prove that the experiments were equal.
 #
 # We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's CHTs, and we reported
 # "does not agree". But our old CHTs was a different method: its new links started from zero, and its initial network
@@ -316,11 +316,11 @@ claims_that("undecided")
 # number words, links that restart from zero give better translations than links that get their last weight back. On the
 # digits, the interval contains 0. So the verdict comes from one task, and the interval of this task almost contains 0.
 # Most claims stay open. Small tasks and few seeds cannot show a difference of half a point. On average, one in twenty
-# intervals does not contain the true difference, so one of the 13 comparisons may look decided by chance. A verdict
-# holds only for these runs. The last column of the tables says how our runs differ from the paper's runs.
+# intervals does not contain the true difference, so chance alone may make one of the 13 comparisons look decided. A
+# verdict holds only for these runs. The last column of the tables says how our runs differ from the paper's runs.
 # </details>
 #
-# Nobody has tested these claims here yet:
+# We have not tested these claims yet:
 
 # %%
 claims_that("untested")
@@ -365,7 +365,7 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CHTs is ahead with six seeds. With two seeds the methods are level. With the last two seeds, SET is ahead by 0.6
+# CHTs is ahead with six seeds. With two seeds, the methods are level. With the remaining two seeds, SET is ahead by 0.6
 # points. With only one seed, you could have found any of the three results.
 # </details>
 #
@@ -393,7 +393,8 @@ exercises.check("11.errors_away", errors_away)
 #
 # <details><summary>Solution</summary>
 #
-# The standard deviation is $\sqrt{2/3} = 0.816$. The standard error is half of this, 0.408, and $2 / 0.408 = 4.9$:
+# The standard deviation is $\sqrt{2/3} = 0.816$. The standard error is half of this deviation, 0.408, and
+# $2 / 0.408 = 4.9$:
 #
 # ```python
 # errors_away = 2 / (math.sqrt(2 / 3) / 2)
@@ -528,7 +529,7 @@ exercises.check("11.same_gain", same_gain)
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
 # You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A
-# paper reports the same two methods, but all its scores are higher or lower than yours. `paper_mine` and `paper_rival`
+# paper compares the same two methods, but all its scores are higher or lower than yours. `paper_mine` and `paper_rival`
 # are pairs of a mean and its standard error. The runs of the paper are not paired. By how much is your advantage over
 # the rival larger than the paper's advantage? Return this difference and its standard error. For independent numbers,
 # the squares of the standard errors add up.

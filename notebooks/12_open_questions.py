@@ -359,10 +359,11 @@ first, other = (chts.topology.link_count(1568, inputs, 0.01) for inputs in (784,
 print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other))
 
 # %% [markdown]
-# Our recorded runs on the digits use these widths. The table of claims at the top shows the result at 95 % sparsity. At
-# 95 and 97 %, the nearest width is rounded up, so the dense network has about 1 % more weights.
+# Our recorded runs of the narrow dense network on the digits use the nearest width for each sparsity. The table of
+# claims at the top shows the result at 95 % sparsity. At 95 and 97 %, the nearest width is rounded up, so the dense
+# network has about 1 % more weights.
 #
-# **A good result** is the same comparison on Fashion-MNIST, with the printed width, or with the translator. Report the
+# **A good result** is the same comparison on Fashion-MNIST (with the printed width) or with the translator. Report the
 # training FLOPs of both networks.
 #
 # ## Project 5: your own data
@@ -535,8 +536,8 @@ exercises.check("12.swap", swap)
 # ## To discuss
 #
 # 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
-# 2. A shuffled network learns as well as the network with the learned links. What does this say about link prediction
-#    as a rule, and what does it not say?
+# 2. A shuffled network learns as well as the network with the learned links. What does this result say about link
+#    prediction as a rule, and what does it not say?
 # 3. When would you use a sparse network in practice today? What would have to change before you use sparse networks
 #    more often?
 #
@@ -559,7 +560,8 @@ exercises.check("12.swap", swap)
 # network can only come from which neurons are connected.
 # </details>
 #
-# 3. Random regrowth is ahead of link prediction on the digits. Why is this weak evidence against link prediction?
+# 3. Random regrowth is ahead of link prediction on the digits. Why is this result only weak evidence against link
+#    prediction?
 #
 # <details><summary>Answer</summary>
 #
@@ -579,7 +581,7 @@ exercises.check("12.swap", swap)
 # - T. Hoefler et al., *Sparsity in Deep Learning: Pruning and growth for efficient inference and training in neural networks*
 #   (Journal of Machine Learning Research, 2021), [arXiv 2102.00554](https://arxiv.org/abs/2102.00554): a survey of the field.
 # - J. Frankle and M. Carbin, *The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks* (ICLR 2019),
-#   [arXiv 1803.03635](https://arxiv.org/abs/1803.03635): which first weights a sparse network needs.
+#   [arXiv 1803.03635](https://arxiv.org/abs/1803.03635): which initial weights a sparse network needs.
 # - S. Liu et al., *The Unreasonable Effectiveness of Random Pruning* (ICLR 2022),
 #   [arXiv 2202.02643](https://arxiv.org/abs/2202.02643): random masks in large models.
 # - J. Su et al., *Sanity-Checking Pruning Methods: Random Tickets can Win the Jackpot* (NeurIPS 2020),

@@ -28,8 +28,9 @@ def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: 
     results, text, printed = committed("07_truly_sparse")
     assert f"auto multiplies densely above {results['crossover']:.0%} density and link by link below" in printed
     assert (
-        f"On the published page it is {100 * results['crossover']:.0f} %, less than the 50 % of the first step" in text
-    )
+        f"On the published page, this density is {100 * results['crossover']:.0f} %, "
+        "which is less than the density of 50 % in the first step"
+    ) in text
     assert results["crossover"] < 0.5
     won = {
         samples: max(
@@ -55,7 +56,8 @@ def test_the_crossovers_that_stage_07_predicts_are_compared_with_measured_ones(c
     assert 0.2 < predicted[32] < 0.3
     assert (
         f"this function predicts {100 * predicted[256]:.0f} % for 256 samples and {100 * predicted[32]:.0f} % for 32. "
-        "There the measured lines cross between 20 and 30 % for both. So both predictions fit."
+        "On that page, the measured lines cross between 20 and 30 % for both numbers of samples. "
+        "So both predictions fit."
     ) in text
     assert "the lines cross between 20 and 30 % for both numbers of samples" in text
 
