@@ -136,8 +136,8 @@ SLIPS = [
         ),
         (
             named_by_run("RigL", "CHT", "SET", "CHTs"),
-            "run 4 is not a run of CHTs. CHTs draws links at random, and links with more paths are likelier. It "
-            "draws no link without a path ",
+            "run 4 is not a run of CHTs. CHTs draws links at random, and a link with more paths is more likely "
+            "to be drawn. It draws no link without a path ",
         ),
     ),
     *cases(
@@ -149,7 +149,7 @@ SLIPS = [
             "You found ['A', 'B', 'C', 'D'] before E; neither E nor a stage before E names D.",
         ),
         (lambda target, needs: needed(target, needs)[::-1], "before E; keep the order A, B, C, D, E"),
-        (lambda target, needs: [*needed(target, needs), *needs[target]], "name each stage once."),
+        (lambda target, needs: [*needed(target, needs), *needs[target]], "return each stage only once."),
         (lambda *_: ["A", "B", "C"], "stage A names no stage, so return an empty list for A."),
     ),
 ]

@@ -179,16 +179,16 @@ SLIPS = [
         ),
         (
             small_world(rewired, wide=False),
-            "inputs and 16 links at β = 1, each input must keep its 2 links, because the inputs are the larger side.",
+            "inputs and 16 links at β = 1, each input must still have 2 links, because the inputs are the larger side.",
         ),
         (
             lambda outputs, inputs, links, *_: (torch.arange(outputs * inputs) < links).view(outputs, inputs),
             "The outputs are the larger side, so their numbers of links may differ by at most one.",
         ),
-        (small_world(lost), "does the function lose a link when its new place already has one?"),
+        (small_world(lost), "a link if the new place already has a link?"),
         (
             small_world(anywhere),
-            "at β = 0.5, an output has 0 to 4 links; each output must keep its 2 links of the lattice.",
+            "at β = 0.5, the outputs have 0 to 4 links; each output must still have 2 links, as in the lattice.",
         ),
         (small_world(lambda lattice, *_: lattice), "at β = 0.5, no link moves; remove some links and draw new ones."),
         (
@@ -197,7 +197,7 @@ SLIPS = [
         ),
         (
             small_world(lambda *given: rewired(*given, back=False)),
-            "at β = 0.5, no removed link appears again in its old place; allow this, because each free place is ",
+            "at β = 0.5, no removed link returns to its old place; a link may return, because all free places are ",
         ),
         (small_world(one_by_one), "Do you remove all chosen links before you draw the first new link?"),
         (small_world(to_the_first), "of the core's masks"),
@@ -254,12 +254,12 @@ SLIPS = [
         (named("BSF", "ER", "CSTI", "BRF", "BRF"), "each name belongs to one network; you used a name more than once."),
         (named("BSF", "ER", "CSTI", "BSW", "BRF"), "D is not BSW: its clustering is "),
         (named("ER", "BSF", "CSTI", "BRF", "BSW"), "A is not ER: its clustering is "),
-        (named("CSTI", "ER", "BSF", "BRF", "BSW"), "A is not CSTI: 0 of its neurons have no link; CSTI leaves more "),
-        (named("BSF", "CSTI", "ER", "BRF", "BSW"), "B is not CSTI: 0 of its neurons have no link; CSTI leaves more "),
+        (named("CSTI", "ER", "BSF", "BRF", "BSW"), "A is not CSTI: it has 0 neurons without links; CSTI leaves more "),
+        (named("BSF", "CSTI", "ER", "BRF", "BSW"), "B is not CSTI: it has 0 neurons without links; CSTI leaves more "),
         (
             named("BSW", "ER", "CSTI", "BRF", "BSF"),
-            "A is not BSW: its outputs have 1 to 24 links; in BSW and BRF, the numbers of links of two outputs "
-            "differ by at most one.",
+            "A is not BSW: its outputs have 1 to 24 links; in BSW and BRF, the numbers of links of any two "
+            "outputs differ by at most one.",
         ),
         (named("BSF", "ER", "CSTI", "ER", "BSW"), "each name belongs to one network; you used a name more than once."),
         (named("BSF", "BRF", "CSTI", "ER", "BSW"), "B is not BRF: its outputs have "),

@@ -119,7 +119,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "03.temperature_for_bits",
-        (lambda *_: -1.0, "you return T = -1; expected T >= 0. Print what your loop does."),
+        (lambda *_: -1.0, "you return T = -1; expected a finite T >= 0. Print what your loop does."),
         (
             bisected(in_nats),
             "Your entropy is in nats; use log2.",
@@ -215,8 +215,8 @@ SLIPS = [
         ((overlap, lambda masks: 8 * itop(masks)), "6.0 is a number of links; divide it by the number of places."),
         (
             (overlap, lambda masks: 2 * itop(masks)),
-            "1.5 is the number of places used, divided by the links of one mask; divide it by the number of all "
-            "places.",
+            "1.5 is the number of used places, divided by the number of links in one mask; divide it by the number of "
+            "all places.",
         ),
         ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6; expected 0.75."),
     ),

@@ -163,7 +163,8 @@ SLIPS = [
         ),
         (
             (0.0588, (2, 0)),
-            "0.0588 is the link's share of all weights of the layer; add its shares of its row and of its column.",
+            "0.0588 is the link's share of the whole layer; instead, add its share of its row to its share of its "
+            "column.",
         ),
         ((1 / 7, (2, 0)), "is the answer without the link's own weight in the sums; include this weight."),
         ((1.2, (2, 0)), "1.2 is not right; what do column 1 and row 1 sum to?"),
@@ -186,7 +187,7 @@ SLIPS = [
         ),
         (
             links([1, 10, 0], [0, 1, 0], [0, 0, 1]),
-            "RI removes (0, 0), with RI 1.09, but another link has the same RI. Give one link the lowest RI.",
+            "RI removes (0, 0), with RI 1.09, but another link has the same RI. Let only one link have the lowest RI.",
         ),
     ),
     *cases(
@@ -238,6 +239,9 @@ SLIPS = [
             folded(weighted=False),
             "you add the value of a lost neuron, but do not multiply it by the weight of its link.",
         ),
-        (into_the_last_bias, "the outputs differ by up to 0.1. For each link from a lost neuron, add "),
+        (
+            into_the_last_bias,
+            "your outputs differ from the original outputs by up to 0.1. For each link from a lost neuron, add ",
+        ),
     ),
 ]

@@ -135,7 +135,7 @@ SLIPS = [
         ),
         (
             lambda final, window_end, stop, _: sigmoid_sparsity(stop, 0, window_end, 0.5, final),
-            "Step 7500 is not an update. The last update is at step 7400.",
+            "There is no update at step 7500. The last update is at step 7400.",
         ),
         (lambda *_: 0.96, "After the window, the sparsity stays at 0.9."),
         (lambda *_: 0.7, "expected 0.89890. What is the sparsity at the last update?"),

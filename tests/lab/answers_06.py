@@ -140,7 +140,7 @@ SLIPS = [
     ),
     *cases(
         "06.train_sparse",
-        (training(batches=slice(30)), "the optimizer made 30 steps; there are 40 batches, and each needs a step."),
+        (training(batches=slice(30)), "the optimizer took 30 steps; there are 40 batches, and each needs a step."),
         (training(method="rigl"), "the Sparsifier does not use the given method; pass this method to it."),
         (training(sparsity=0.5), "the Sparsifier has sparsity 0.5; expected 0.75."),
         (training(total=400), "total_steps is 400; the run has as many steps as batches, here 40."),
@@ -199,7 +199,8 @@ SLIPS = [
         "06.paired",
         (
             lambda *_: (-5.75, 1),
-            "-5.75 is the difference of the means of all four runs; leave out seeds 5 and 7, which have no partner.",
+            "-5.75 is the difference between the means over all four runs of each method; leave out seeds 5 and 7, "
+            "which have no partner.",
         ),
         (lambda *_: (-2, 2.484), "-2 has the wrong sign; subtract the second method from the first."),
         (lambda *_: (3, 2.484), "your mean is 3.0; by seed, the differences are 1, 2 and 3."),

@@ -141,7 +141,7 @@ STUBS = [
     *cases("06b.not_held", (lambda *_: None, "not_held() returns None; return a list of names, which may be empty.")),
     *cases(
         "06b.first_finding",
-        (lambda *_: None, "first_finding() made no step; call train_step(), then sparsifier.step()."),
+        (lambda *_: None, "first_finding() took no step; call train_step(), then sparsifier.step()."),
     ),
     *cases("06b.which_fault", (lambda _: None, "which_fault() returns None for patient A; return one of 'healthy', ")),
     *cases("06b.diagnosis", (None, "replace None by one of 'best scores', 'random regrowth', 'too many links', ")),
@@ -164,7 +164,7 @@ SLIPS = [
         (drop_all_weights, "your function changed the weight of a link that stays."),
         (
             drop(state=False),
-            "SGD still has a momentum_buffer for a removed link; set it to 0, or it will move the link.",
+            "SGD still has a momentum_buffer for a removed link; set it to 0, or it will move the weight.",
         ),
         (drop(everywhere=True), "your function changed the momentum_buffer of a link that stays."),
         (

@@ -114,17 +114,17 @@ SLIPS = [
         ),
         (
             lambda m: (lists(m)[0][:-1], *lists(m)[1:]),
-            "your begins has one entry per row; add a last entry for the end of the last row.",
+            "your list `begins` has one entry per row; add a last entry for the end of the last row.",
         ),
         (
             lambda _: ([2, 1], [1, 3, 0], [5, 7, 6]),
-            "your begins has the number of links of each row; begin with 0, and add up these numbers.",
+            "your list `begins` has the number of links of each row; begin with 0, and add up these numbers.",
         ),
-        (lambda m: (lists(m)[0][1:], *lists(m)[1:]), "begins starts with the end of the first row; the first row"),
-        (lambda _: ([0, 3, 3], [1, 3, 0], [5, 7, 6]), "begins is [0, 3, 3]; row i has the links begins[i] to"),
+        (lambda m: (lists(m)[0][1:], *lists(m)[1:]), "`begins` starts with the end of the first row; the first row"),
+        (lambda _: ([0, 3, 3], [1, 3, 0], [5, 7, 6]), "`begins` is [0, 3, 3]; row i has the links begins[i] to"),
         (
             lambda m: (sorted(set(lists(m)[0])), *lists(m)[1:]),
-            "for the matrix [[0, 0], [0, 2], [0, 0]], you return ([0, 1], [1], [2]); begins must have 4 entries.",
+            "for the matrix [[0, 0], [0, 2], [0, 0]], you return ([0, 1], [1], [2]); `begins` must have 4 entries.",
         ),
     ),
     *cases(
@@ -194,7 +194,7 @@ SLIPS = [
         (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict 0.3; expected 0.2."),
         (
             meeting(low=-9),
-            "a dense layer of 0.5 ms is faster than the fixed cost alone; return 0, not -0.016",
+            "a dense layer that takes 0.5 ms is faster than the csr layer at every density; return 0, not -0.016",
         ),
         (
             meeting(high=9),
@@ -217,8 +217,8 @@ SLIPS = [
         (backward(by_input=False), "your gradient with respect to the values is dy alone; multiply it by the input."),
         (
             backward(adds=False),
-            "input 1 has two links, but you keep only one of them. An assignment overwrites the first gradient, so "
-            "add with index_add_.",
+            "input 1 has two links, but you keep the gradient of only one link. An assignment overwrites the first "
+            "gradient, so add with index_add_.",
         ),
         (
             backward(by_value=False),

@@ -165,7 +165,7 @@ SLIPS = [
         ),
         (
             attend(order="kqv"),
-            "This is the mixture with queries and keys exchanged; swap them.",
+            "This is the mixture with queries and keys exchanged; swap them back.",
         ),
         (lambda x, weights, masks: attend()(x, weights, masks) + 1, "; expected "),
     ),
@@ -180,15 +180,15 @@ SLIPS = [
         ),
         (
             percolate_head(pair=False),
-            "you removed no link of q and k; a neuron needs links in the queries and in the keys.",
+            "you removed no link of q or k; a neuron needs links in the queries and in the keys.",
         ),
         (
             percolate_head(chain=False),
-            "you removed no link of v and o; a neuron needs links in the values and in the output layer.",
+            "you removed no link of v or o; a neuron needs links in the values and in the output layer.",
         ),
         (
             percolate_head(either=True),
-            "you removed no link of q and k; a neuron needs links in the queries and in the keys.",
+            "you removed no link of q or k; a neuron needs links in the queries and in the keys.",
         ),
         (q_alone, "you left 2 links of k that lead nowhere; does the other side of the neuron have links?"),
         (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
@@ -236,11 +236,11 @@ SLIPS = [
         (rate(choose=max), "This is the larger of the two branches; the rate is the smaller branch."),
         (rate(width=50), "at step 200, before any update, you return 0.0035; expected 0.0025."),
         (rate(most=9), "the rate never exceeds its schedule."),
-        (rate(least=1), "the return after the update is missing."),
+        (rate(least=1), "after an update, the rate must start low."),
         (rate(late=1), "step 401 is the first step of the return and already has a share of 1/20."),
         (
             rate(least=0.4),
-            "after an update at step 400 with a return over 20 steps, you return 40% of the schedule; expected 5%.",
+            "after an update at step 400 with a return over 20 steps, your rate is 40% of the schedule; expected 5%.",
         ),
     ),
     *cases(

@@ -134,7 +134,7 @@ SLIPS = [
             lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
             "join the pair in every word, and nothing else.",
         ),
-        (merge(weighted=False), "A pair counts as often as its word."),
+        (merge(weighted=False), "A pair counts as often as its word occurs."),
         (
             merge(places=False),
             "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is ",
@@ -176,7 +176,7 @@ SLIPS = [
         ),
         (
             reversed_at_three,
-            "if a translation begins with x 0.4, y 0.35, z 0.25, a beam of 3 finds z z1; you return z1 z.",
+            "with the first pieces x 0.4, y 0.35, z 0.25, a beam of 3 finds z z1; you return z1 z.",
         ),
     ),
     *cases(

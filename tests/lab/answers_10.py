@@ -247,19 +247,19 @@ SLIPS = [
         ),
         (
             regrow_by(lambda all_: all_.abs().mean(dim=0)),
-            "the places without a link, row by row, are a to e. You regrow a and e. You choose them by the mean of ",
+            "call the places without a link a to e, row by row. You regrow a and e. You choose them by the mean of ",
         ),
         (
             regrow_by(lambda all_: all_.mean(dim=0)),
-            "the places without a link, row by row, are a to e. You regrow b and d. You choose them by the mean ",
+            "call the places without a link a to e, row by row. You regrow b and d. You choose them by the mean ",
         ),
         (
             regrow_by(lambda all_: -size_of_mean(all_)),
-            "the places without a link, row by row, are a to e. You regrow a and e. You choose them by the mean of ",
+            "call the places without a link a to e, row by row. You regrow a and e. You choose them by the mean of ",
         ),
         (
             regrow_by(lambda all_: -all_.mean(dim=0)),
-            "the places without a link, row by row, are a to e. You regrow c and e. Write down the five means.",
+            "call the places without a link a to e, row by row. You regrow c and e. Write down the five means.",
         ),
         (only_two_ranks, "with three ranks and 4 new links, your mask is not right."),
     ),
@@ -360,7 +360,7 @@ SLIPS = [
         ),
         (
             lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, ends=False),
-            "your answer is a schedule that lets runs end after the budget.",
+            "your answer is a schedule in which runs exceed the budget.",
         ),
         (
             lambda costs, seeds, _, budget: schedule(costs, seeds, 1, budget),
@@ -379,7 +379,7 @@ SLIPS = [
             "you return the right runs in another order.",
         ),
         (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a time line for each worker."),
-        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last run does not end in hour 9."),
+        (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last run does not end at hour 9."),
         (
             off_the_toy,
             "for runs of 0.5, 3.5, 4, 0.5 hours, 3 seeds, 1 worker and a budget of 6 hours, your last run ends in ",

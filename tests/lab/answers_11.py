@@ -169,7 +169,7 @@ SLIPS = [
         "11.difference_of_differences",
         (
             lambda *_: (-18, 0.764),
-            "-18 is the difference of the scores 13 and 31; compare the advantages over the rival.",
+            "-18 is the difference between the scores 13 and 31; compare the advantages over the rival.",
         ),
         (lambda *_: (1, 0.764), "1 is the paper's advantage minus ours; return ours minus the paper's."),
         (lambda *_: (5, 0.764), "5 is the sum of the two advantages; subtract them."),
@@ -190,7 +190,7 @@ SLIPS = [
     ),
     *cases(
         "11.by_chance",
-        (0.65, "0.65 is the expected number of such comparisons; this number can exceed 1."),
+        (0.65, "0.65 is the expected number of comparisons that look decided; this number can exceed 1."),
         (
             0.513,
             "0.513 is the chance that no comparison looks decided; find the chance that at least one comparison does.",

@@ -63,7 +63,7 @@ def test_a_wrong_answer_does_not_stop_the_notebook(capsys: pytest.CaptureFixture
     exercises.check("00.density", 0.95)
     exercises.check("10.hours", "fourteen")
     feedback, raised = capsys.readouterr().out.splitlines()
-    assert feedback == "Not yet: 0.95 is the share of the absent links; what share of the links exists?"
+    assert feedback == "Not yet: 0.95 is the share of the possible links that are absent; what share exists?"
     assert raised.startswith("Not yet: TypeError: unsupported operand")
 
 
@@ -252,7 +252,7 @@ STUBS = [
     *cases("12.number_of_seeds", (None, "replace None in the cell above by a number of seeds.")),
     *cases(
         "03.temperature_and_softness",
-        ((lambda _: None, lambda _: None), "temperature() returns None; return a formula for T."),
+        ((lambda _: None, lambda _: None), "temperature() returns None; return the temperature T."),
         ((lambda d: d / (1 - d), lambda _: None), "softness() returns None; solve T = δ / (1 - δ) for δ."),
     ),
     *cases("03.keep_links", (lambda *_: None, "keep_links() returns None; return a Boolean mask.")),
@@ -283,7 +283,7 @@ SLIPS = [
     *cases(
         "00.density",
         (5, "5 % is right, but a density is a share: write it as a number between 0 and 1."),
-        (0.95, "0.95 is the share of the absent links; what share of the links exists?"),
+        (0.95, "0.95 is the share of the possible links that are absent; what share exists?"),
         (0.5, "0.5 and a sparsity of 0.95 do not add up to 1."),
     ),
     *cases(
@@ -315,7 +315,7 @@ SLIPS = [
     ),
     *cases(
         "00.stored",
-        (lambda possible, density: (5, 20), "20 bytes hold only the values; each link has a position, too."),  # noqa: ARG005
+        (lambda possible, density: (5, 20), "20 bytes hold only the values; store the position of each link, too."),  # noqa: ARG005
         (lambda possible, density: (5, 45), "5 links need 5 · (4 + 4) = 40 bytes; the function returns 45."),  # noqa: ARG005
     ),
     *cases("02.count_paths", (lambda *_: 3, "for the missing link output 0 – input 0, you counted 3; there are 2: ")),
@@ -327,7 +327,7 @@ SLIPS = [
             "one degree of freedom.",
         ),
         (6, "6 is the number for the factor 1.96; for few seeds, t is larger."),
-        (9, "9 is not right; multiply the standard deviation by the factor of each number of seeds."),
+        (9, "9 is not right; multiply the standard deviation by the factor for each number of seeds."),
     ),
     *cases(
         "02.counted",
@@ -405,11 +405,11 @@ SLIPS = [
         (lambda masks: swept(masks)[::-1], "return masks of the shapes [(5, 6), (4, 5)], in this order."),
         (
             lambda masks: [mask.clone() for mask in masks],
-            "3 links of mask 1 of 2 still lead to neurons without outgoing links. Begin at the outputs, and compare ",
+            "in mask 1 of 2, 3 links still lead to neurons without outgoing links. Begin at the outputs, and compare ",
         ),
         (
             swept_once,
-            "7 links of mask 1 of 3 still lead to neurons without outgoing links. Begin at the outputs, and compare ",
+            "in mask 1 of 3, 7 links still lead to neurons without outgoing links. Begin at the outputs, and compare ",
         ),
         (swept_too_far, "remove only the links to neurons without outgoing links; the last mask stays as it is."),
     ),
@@ -435,7 +435,7 @@ SLIPS = [
         "05.sigmoid_end",
         (0.1, "a window from 0.1 to 0.1 is empty; its end must come after its start."),
         (0.35, "You halved the end of the window; halve the whole window from 0.1 to 0.7."),
-        (0.7, "Over the same window, the sigmoid has twice as many links above the final number as the cubic decay."),
+        (0.7, "Over the same window, the sigmoid keeps, on average, twice as many links above the final number as "),
         (0.6, "the sigmoid costs 20.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window earlier."),
         (0.2, "the sigmoid costs 11.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window later."),
         (
@@ -455,7 +455,7 @@ SLIPS = [
     ),
     *cases(
         "07.multiply",
-        (lambda *_: [1.0] * 4, "you return 4 numbers; expected 3, one fewer than the entries of `begins`."),
+        (lambda *_: [1.0] * 4, "you return 4 numbers; expected 3, one fewer than the number of entries of `begins`."),
         (
             lambda begins, columns, values, x: product(begins, columns, values, [1.0] * len(x)),
             "your outputs are sums of the weights; multiply each weight by the input in its column.",
@@ -493,7 +493,8 @@ SLIPS = [
         ((9, 1152), "the ninth block would need 1153 tokens; the remaining tokens do not fill a block."),
         (
             (10, 1280),
-            "10 blocks are not right; the model does not guess the first token, because no token comes before it.",
+            "10 is not the right number of blocks; the model does not guess the first token, because no token "
+            "comes before it.",
         ),
         ((8, 1032), "in a block of 129 tokens, the model makes 128 guesses."),
         ((8, 1029), "1029 is not right; in each block, the model makes 128 guesses."),

@@ -1,1 +1,1 @@
-"""Run the notebooks of the stages, and the modules that they need."""
+"""Tools that run the notebooks of the stages, and modules that these notebooks import."""

@@ -1,8 +1,8 @@
 """Check a learner's answers to exercises, and make versions of a notebook with and without answers.
 
 In a notebook, an exercise has a cell tagged `exercise`, which the learner completes, and a cell tagged `check`, which
-calls :func:`check`. A hint and a solution are each folded in a <details>. Answers to questions are folded in the same
-way.
+calls :func:`check`. A hint and a solution are each folded in a <details> block. Answers to questions are folded in
+the same way.
 """
 
 import inspect

@@ -14,7 +14,7 @@ from chts_core.lab.train import images, language, translation
 # Operations per second of one core, from recorded runs (results/), and of a GPU: 40 % of the number in an H100's data
 # sheet.
 _CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12
-# Seconds of a pass through a small model that are not spent on products, from recorded runs of small models.
+# Seconds that a pass spends on other work than matrix products, from recorded runs of small models.
 _MLP_PASS, _TRANSLATOR_PASS, _LLAMA_PASS = 0.0008, 0.02, 0.01
 _LOOKS = 1.1  # factor on the training time for validating, testing and saving
 _KEPT_BYTES = 16  # bytes per weight: the weight, its gradient and two moments in float32
@@ -41,7 +41,7 @@ class Work:
     """The work of all training runs of a notebook together.
 
     passes: the number of forward and backward passes through the model.
-    pass_seconds: the seconds of a pass in addition to its operations, for a model of any size.
+    pass_seconds: the seconds that a pass takes in addition to its operations, for a model of any size.
     operations: the floating-point operations of all passes.
     half: whether matrix products use 16 bits.
     memory_mb: the memory of weights, gradients, moments, numbers kept for the backward pass, and data.

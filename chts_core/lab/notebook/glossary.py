@@ -189,8 +189,8 @@ GLOSSARY = (
     ),
     Term(
         "soft rule",
-        "Draws links at random and without replacement, with chances that follow their scores. The hard rule takes "
-        "the best links.",
+        "A rule that draws links at random and without replacement, with chances that follow their scores. The hard "
+        "rule takes the best links.",
         r"p \propto \text{score}^T",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.keep",
@@ -219,8 +219,8 @@ GLOSSARY = (
     ),
     Term(
         "ELM overlap",
-        "Share of the regrown links that the same update had removed. If it is near 1, the network is stuck in an "
-        "epitopological local minimum.",
+        "Share of the regrown links that the same update had removed. If this share is near 1, the network is stuck in "
+        "an epitopological local minimum.",
         r"\dfrac{\lvert \text{removed} \cap \text{regrown} \rvert}{\lvert \text{regrown} \rvert}",
         "epitopological local minima",
         "chts_core.diagnostics.overlap",
@@ -365,8 +365,8 @@ GLOSSARY = (
     ),
     Term(
         "beam search",
-        "Keeps several beginnings of a translation in parallel instead of only the most probable one. The divisor in "
-        "the formula compensates for the lower probability of longer translations.",
+        "A search that keeps several beginnings of a translation in parallel instead of only the most probable one. "
+        "The divisor in the formula compensates for the lower probability of longer translations.",
         r"\dfrac{\log p}{((5 + n)/6)^{0.6}}",
         "Wu et al., 2016",
         "chts_core.lab.decoding.beam_search",
@@ -375,7 +375,7 @@ GLOSSARY = (
     ),
     Term(
         "BLEU",
-        "Measures how many words, pairs, triples and quadruples of a translation are also in the reference.",
+        "A score of how many words, pairs, triples and quadruples of a translation are also in the reference.",
         r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
         "Table 1",
         "chts_core.lab.scores.bleu",
@@ -393,7 +393,7 @@ GLOSSARY = (
     ),
     Term(
         "packing",
-        "Joins all documents, each with its end token, and cuts the result into blocks without padding.",
+        "A step that joins all documents, each with its end token, and cuts the result into blocks without padding.",
         "",
         "appendix",
         "chts_core.lab.data.pack",

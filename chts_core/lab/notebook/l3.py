@@ -25,7 +25,7 @@ class Node:
     """A node of the local community of a missing link.
 
     inside is the number of its links to nodes of the community (i_z). outside is the number of its other links (e_z),
-    without links to the ends of the missing link.
+    not counting links to the ends of the missing link.
     """
 
     side: str
@@ -106,7 +106,7 @@ def _inside_and_outside(others: set[int], members: set[int]) -> tuple[int, int]:
 
 
 def score(mask: Tensor, link: Link, predictor: str) -> float:
-    """The score of a missing link by its definition, as a sum over its nodes or paths.
+    """The score of a missing link by its definition, as a sum over the nodes of its community or over its paths.
 
     Args:
         mask: Boolean (out_features, in_features).

@@ -34,7 +34,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """The values of a parameter that is one of a few words."""
+    """The limit of a parameter whose value is one of a few words."""
 
     words: tuple[str, ...]
 
@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices(Choice):
-    """The values of a parameter with some of a few words, separated by commas, each at most once; "" for no word."""
+    """The limit of a parameter whose value is "" or some of a few words, separated by commas, each at most once."""
 
     def accepts(self, value: Any) -> bool:
         """Whether a value names only allowed words, each at most once."""

@@ -41,7 +41,7 @@ class Parameter:
     help: str
 
 
-# A parameter of the same name means the same in every notebook. 0 or "" means the value of the profile.
+# Parameters with the same name have the same meaning in all notebooks. 0 or "" means the value of the profile.
 LIMITS: dict[str, Range | Choice] = {
     "profile": Choice(("", *PROFILES)),
     "seed": Range(0, 2**63 - 1, whole=True),
@@ -164,7 +164,7 @@ class Stage:
 
 
 def overview(profile: str) -> list[Stage]:
-    """All stages in order, each with the description in its header and the expected time and memory at a profile.
+    """All stages in order, each with the description in its header and the expected time and memory for a profile.
 
     Raises:
         ValueError: for an unknown profile.
@@ -203,7 +203,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
     Raises:
         ValueError: if a parameter is not annotated as int, float, str or bool, or the file is not a notebook.
     """
-    import papermill  # the import takes 40 MB, which a training from the command line does not need
+    import papermill  # the import takes 40 MB, and training from the command line does not need it
 
     types = {"int": int, "float": float, "str": str, "bool": bool}
     declared = {}
@@ -265,7 +265,7 @@ def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
-    """Settle a notebook's parameters: check them, and replace 0 or "" by the value of the profile.
+    """Check a notebook's parameters, and replace 0 or "" by the value of the profile.
 
     Args:
         stage: the name of the notebook, such as "06_mlp".
@@ -430,7 +430,7 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
-    """Errors inside widgets. The exit status of a run is 0 in spite of an error inside `interact` or an Output.
+    """Errors inside widgets. If an error occurs inside `interact` or an `Output`, the exit status of a run is still 0.
 
     The result also names each widget whose state was not saved, because readers cannot see such a widget.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psutil
 
-# Variables for the number of threads of a process. Its libraries read them when they are imported.
+# Environment variables for the number of threads of a process. A library reads its variable when it is imported.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 _BETWEEN_LOOKS = 0.25  # seconds between two measurements of memory
 _PATIENCE = 10  # seconds for a process to handle SIGTERM
@@ -39,7 +39,7 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
 
 
 def _memory_of(process: psutil.Process) -> int:
-    """The memory of a process in bytes; shared memory counts in part, if the system reports it."""
+    """The memory of a process in bytes, with only its part of shared memory if the system reports this part."""
     return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
 
 

@@ -126,7 +126,7 @@ def _run_all(stages: Sequence[_Stage], profile: str, out_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _interrupted_when_ended() -> Iterator[None]:
-    """Within the block, treat SIGTERM like Ctrl-C, so that it also stops the stages, which get no signal themselves."""
+    """Within the block, treat SIGTERM like Ctrl-C. Otherwise, the stages would continue, because they get no signal."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -268,7 +268,7 @@ def _card(stage: _Stage, out_dir: Path) -> str:
 
 
 def richest_picture(notebook: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The largest picture of a notebook, in bytes, as a PNG in base64, and its text alternative."""
+    """The picture of a notebook that has the most bytes, as a PNG in base64, and its text alternative."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     pictured = [output for output in outputs if "image/png" in output.get("data", {})]
     if not pictured:

@@ -14,7 +14,7 @@ def density(density: float | None) -> None:
     """Density from sparsity: the answer is a number between 0 and 1."""
     assert density is not None, "replace None in the cell above by a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
-    assert density != 0.95, "0.95 is the share of the absent links; what share of the links exists?"
+    assert density != 0.95, "0.95 is the share of the possible links that are absent; what share exists?"
     assert abs(density - 0.05) < 1e-9, f"a density of {density} and a sparsity of 0.95 do not add up to 1."
 
 
@@ -74,7 +74,7 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
     assert links == 5, f"5 % of 100 possible links are 5; the function returns {links}."
-    assert size != 4 * links, f"{size} bytes hold only the values; each link has a position, too."
+    assert size != 4 * links, f"{size} bytes hold only the values; store the position of each link, too."
     assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function returns {size}."
     llama = LLAMA_SIZES["1b"]
     possible = llama.layers * (4 * llama.width**2 + 3 * llama.width * llama.feed_forward)
@@ -132,8 +132,8 @@ _AGAINST = {
     "RigL": "RigL regrows the two links with the largest gradients",
     "CHT": "CHT regrows the two links with the most paths",
     "CHTs": (
-        "CHTs draws links at random, and links with more paths are likelier. It draws no link without a path while a "
-        "link with a path remains"
+        "CHTs draws links at random, and a link with more paths is more likely to be drawn. It draws no link without a "
+        "path while a link with a path remains"
     ),
 }
 
@@ -158,7 +158,7 @@ def needed(
 ) -> None:
     """Choose your way: a function that returns all stages that must come before a stage.
 
-    The function also receives, for each stage, the earlier stages that it names.
+    The function also receives, for each stage, the earlier stages that this stage names.
     """
     small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
     answer = needed("E", small)
@@ -168,7 +168,7 @@ def needed(
     assert "E" not in found, f"{toy} You found {found} before E, but E does not come before itself."
     assert "B" in found, f"{toy} You found {found} before E; look at what C names, too."
     assert "D" not in found, f"{toy} You found {found} before E; neither E nor a stage before E names D."
-    assert len(set(found)) == len(found), f"{toy} You found {found} before E; name each stage once."
+    assert len(set(found)) == len(found), f"{toy} You found {found} before E; return each stage only once."
     assert found == ["A", "B", "C"], (
         f"{toy} You found {found} before E; keep the order A, B, C, D, E, and leave no stage out."
     )

@@ -45,8 +45,8 @@ def small_world(small_world: Callable[[int, int, int, float, torch.Generator], T
     wide = small_world(4, 8, 16, 1.0, generator)
     assert wide is not None
     assert wide.sum(dim=0).unique().tolist() == [2], (
-        "for 4 outputs, 8 inputs and 16 links at β = 1, each input must keep its 2 links, because the"
-        " inputs are the larger side."
+        "for 4 outputs, 8 inputs and 16 links at β = 1, each input must still have 2 links, because the "
+        "inputs are the larger side."
     )
     for beta in (0.0, 0.1, 1.0):
         large = small_world(96, 64, 600, beta, generator)
@@ -56,7 +56,7 @@ def small_world(small_world: Callable[[int, int, int, float, torch.Generator], T
 
 
 def _check_lattice(mask: Tensor, links: int) -> None:
-    """Check a lattice (β = 0): its number of links, the degrees on its larger side, and links to the nearest nodes."""
+    """Check a lattice (β = 0): its number of links, the degrees on its larger side, and that its links are short."""
     where = f"for {mask.shape[0]} outputs, {mask.shape[1]} inputs and {links} links at β = 0,"
     assert int(mask.sum()) == links, f"{where} the mask has {int(mask.sum())} links."
     side, other = ("output", "input") if mask.shape[0] >= mask.shape[1] else ("input", "output")
@@ -75,7 +75,7 @@ def _check_lattice(mask: Tensor, links: int) -> None:
         near = distance[node].masked_fill(mask[node], torch.inf).argmin()
         assert mask[node].all() or distance[node, far] <= distance[node, near] + 1e-4, (
             f"{where} {side} {node} is at position {centres[node]:g} on the ring of {other}s. It has a link to "
-            f"{other} {int(far)}, but not to {other} {int(near)}, which is nearer: its distance is "
+            f"{other} {int(far)}, but not to {other} {int(near)}, which is nearer, at a distance of "
             f"{distance[node, near]:g}."
         )
 
@@ -84,13 +84,13 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
     """Compare masks of the learner (8 × 4, 16 links) with masks of the core: numbers of links, degrees and places."""
     sizes = tries.sum(dim=(1, 2)).unique().tolist()
     assert sizes == [16], (
-        f"at β = {beta}, your masks have {sizes[0]} to {sizes[-1]} links instead of 16; does the function lose "
-        "a link when its new place already has one?"
+        f"at β = {beta}, your masks have {sizes[0]} to {sizes[-1]} links instead of 16; does your function lose "
+        "a link if the new place already has a link?"
     )
     degrees = tries.sum(dim=2)
     assert (degrees == lattice.sum(dim=1)).all(), (
-        f"at β = {beta}, an output has {int(degrees.min())} to {int(degrees.max())} links; each output must keep its 2 "
-        "links of the lattice."
+        f"at β = {beta}, the outputs have {int(degrees.min())} to {int(degrees.max())} links; each output must "
+        "still have 2 links, as in the lattice."
     )
     moved = (lattice & ~tries).sum(dim=(1, 2))
     assert moved.any(), f"at β = {beta}, no link moves; remove some links and draw new ones."
@@ -103,7 +103,7 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
     core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
     due = (core & lattice).double().sum().item() / (16 * len(core))
     assert stayed > 1 - beta + 0.02, (
-        f"at β = {beta}, no removed link appears again in its old place; allow this, because each free place is "
+        f"at β = {beta}, no removed link returns to its old place; a link may return, because all free places are "
         "equally likely."
     )
     assert abs(stayed - due) < 0.025, (
@@ -119,7 +119,7 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
 
 
 def rich(next_one: float | None, next_two: float | None) -> None:
-    """The rich get richer: the chances that the next newcomer chooses node 3, and that the next two newcomers do."""
+    """The rich get richer: the chances that the next newcomer chooses node 3, and that both of the next two do."""
     assert next_one is not None, "replace each None in the cell above by a number."
     assert next_two is not None, "replace each None in the cell above by a number."
     slips = {
@@ -228,7 +228,7 @@ def _why_not(name: str, mask: Tensor) -> str:
     low, high = int(outputs.min()), int(outputs.max())
     if (high - low <= 1) != (name in ("BSW", "BRF")):
         rule = (
-            "in BSW and BRF, the numbers of links of two outputs differ by at most one"
+            "in BSW and BRF, the numbers of links of any two outputs differ by at most one"
             if high - low > 1
             else "only BSW and BRF give all outputs nearly equal numbers of links"
         )
@@ -236,7 +236,7 @@ def _why_not(name: str, mask: Tensor) -> str:
     empty = int((outputs == 0).sum() + (inputs == 0).sum())
     own, density = clustering(mask), mask.float().mean().item()
     return {
-        "CSTI": f"{empty} of its neurons have no link; CSTI leaves more neurons without links",
+        "CSTI": f"it has {empty} neurons without links; CSTI leaves more neurons without links",
         "BSF": f"no neuron has more than {max(high, int(inputs.max()))} links; the hubs of BSF have more",
         "ER": f"its clustering is {own:.2f}, but the clustering of ER is near the density, {density:.2f}",
         "BSW": f"its clustering is {own:.2f}; BSW is less clustered. Compare the two networks with similar degrees",

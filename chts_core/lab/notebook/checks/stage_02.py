@@ -111,7 +111,7 @@ def equal_degree(equal_degree: float | None) -> None:
     )
 
 
-# Its degrees differ so much that wrong walks draw the links with clearly different shares.
+# The degrees of this network differ so much that wrong walks draw the links in clearly wrong proportions.
 _UNEVEN = torch.tensor(
     [[0, 1, 0, 0, 1, 0], [1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 1], [1, 0, 1, 1, 0, 1]],
     dtype=torch.bool,
@@ -119,15 +119,15 @@ _UNEVEN = torch.tensor(
 
 
 class _Counted(random.Random):
-    """A random generator that stops an endless loop."""
+    """A random number generator that stops an endless loop."""
 
     asked = 0
 
     def _count(self) -> None:
         self.asked += 1
         assert self.asked < 10_000, (
-            "a draw takes more than 10,000 random numbers, so its loop does not end. Begin the whole walk again, not "
-            "only its last step."
+            "a draw takes more than 10,000 random numbers, so its loop does not end. If you reject a walk, begin "
+            "the whole walk again, not only its last step."
         )
 
     def random(self) -> float:
@@ -174,7 +174,7 @@ def draw_link(
 
 
 def _fit(observed: list[int], likely: list[l3.Link], weights: Tensor) -> float:
-    """The p-value of a χ² test: are the chances of the links proportional to these weights?"""
+    """The p-value of a χ² test of whether the chances of the links are proportional to these weights."""
     chances = torch.stack([weights[link] for link in likely])
     return float(stats.chisquare(observed, (sum(observed) * chances / chances.sum()).tolist()).pvalue)
 
@@ -183,15 +183,15 @@ def _walks(mask: Tensor) -> dict[str, Tensor]:
     """A hint for each kind of wrong walk, and the weight that such a walk gives each link, in the shape of the mask."""
     links = mask.double()
     of_output, of_input = (1 / links.sum(side).clamp(min=1) for side in (1, 0))
-    back = links @ (of_input[:, None] * links.T)  # from u over z1 to z2; each output of z1 is equally likely
+    back = links @ (of_input[:, None] * links.T)  # from u via z1 to z2; each output of z1 is equally likely
     ahead = of_output[:, None] * links  # from z2 to v
     one_end = (
         "This happens if the chance of a middle link depends only on the links of its {}. A walk continues from both "
         "ends of the middle link."
     )
     return {
-        "This happens if a walk starts at a random output and all its steps are equally likely. Then it too often "
-        "chooses paths through neurons with few links.": of_output[:, None] * (back @ ahead),
+        "This happens if a walk starts at a random output and all its steps are equally likely. Then it chooses "
+        "paths through neurons with few links too often.": of_output[:, None] * (back @ ahead),
         "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
         "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),
         "These chances follow CH2-L3n, not the number of paths.": ch2_l3n(mask).double(),

@@ -16,7 +16,7 @@ def temperature_and_softness(temperature: Callable[[float], float], softness: Ca
     """Temperature and softness: T as a function of δ, and δ as a function of T."""
     for d in (0.0, 0.5, 0.75, 0.9):
         mine, right = temperature(d), temperature_from_softness(d)
-        assert mine is not None, "temperature() returns None; return a formula for T."
+        assert mine is not None, "temperature() returns None; return the temperature T."
         assert math.isclose(mine, right, abs_tol=1e-9), f"you find T = {mine:g} for δ = {d}; expected {right:g}."
         back = softness(right)
         assert back is not None, "softness() returns None; solve T = δ / (1 - δ) for δ."
@@ -39,7 +39,7 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
         assert answer is not None, "temperature_for_bits() returns None; return a temperature T."
         asked = f"for the scores {name} and {bits:g} bits, you return T = {answer:g}"
         small = "Powers of small scores are 0 in float32; use logarithms. " if scores.max() < 1 else ""
-        assert 0 <= answer < math.inf, f"{asked}; expected T >= 0. {small}Print what your loop does."
+        assert 0 <= answer < math.inf, f"{asked}; expected a finite T >= 0. {small}Print what your loop does."
         left = _bits(scores, answer)
         if abs(left - bits) <= 0.01:
             continue
@@ -114,7 +114,8 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
     """Any number of draws: a function that returns each link's chance of being drawn in a number of draws.
 
-    The check compares three links with values computed by hand, and eight links with draws that the core makes.
+    The check compares the chances of three links with values computed by hand, and the chances of eight links with
+    draws that the core makes.
     """
     three = [1 / 6, 2 / 6, 3 / 6]
     for chances, number, expected in (
@@ -188,7 +189,8 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
         "the sum of the densities; count each place only once": 2.0,
         "the share of the places that have a link in all masks; a link in one mask is enough": 0.25,
         "a number of links; divide it by the number of places": 6.0,
-        "the number of places used, divided by the links of one mask; divide it by the number of all places": 1.5,
+        "the number of used places, divided by the number of links in one mask; divide it by the number of all "
+        "places": 1.5,
     }
     refuse(float(answer), slips, 1e-6)
     assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}; expected {ever:g}."

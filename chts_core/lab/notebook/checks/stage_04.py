@@ -59,7 +59,7 @@ def _compare_one_sweep(given: list[Tensor], once: list[Tensor]) -> None:
     for number, (mask, after) in enumerate(pairwise(once), start=1):
         astray = int((mask & ~after.any(dim=0)[:, None]).sum())
         assert not astray, (
-            f"{astray} links of mask {number} of {len(once)} still lead to neurons without outgoing links. Begin at "
+            f"in mask {number} of {len(once)}, {astray} links still lead to neurons without outgoing links. Begin at "
             "the outputs, and compare each mask with the *swept* mask after it."
         )
     exact = [mask & after.any(dim=0)[:, None] for mask, after in zip(given[:-1], once[1:], strict=True)]
@@ -121,7 +121,7 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
         "only the share at the input; add the share at the output": 1 / 8,
         "only the share at the output; add the share at the input": 1.0,
         "the weight divided by the total of both sums; divide the weight by each sum, then add the two shares": 1 / 9,
-        "the link's share of all weights of the layer; add its shares of its row and of its column": 1 / 17,
+        "the link's share of the whole layer; instead, add its share of its row to its share of its column": 1 / 17,
         "the answer without the link's own weight in the sums; include this weight": 1 / 7,
     }
     refuse(importance, slips, 0.001)
@@ -159,11 +159,11 @@ def break_importance(weight: Tensor | None) -> None:
             f"{said}, but both neurons of this link have other links. Make this weight larger, so that it makes up "
             "most of the sum of its row and of its column."
         )
-    assert second - lowest > 1e-3, f"{said}, but another link has the same RI. Give one link the lowest RI."
+    assert second - lowest > 1e-3, f"{said}, but another link has the same RI. Let only one link have the lowest RI."
 
 
 def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
-    """How small does it get: a function that returns the number of parameters after the compaction."""
+    """How small it gets: a function that returns the number of parameters after the compaction."""
     small_one = (
         [[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
         [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
@@ -209,7 +209,7 @@ def _parameters(widths: Sequence[int]) -> int:
 
 
 def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn.Linear]:
-    """The layers of an MLP with ReLU after the core has compacted it. Its weights are from `layers`, or random."""
+    """The layers of an MLP with ReLU after the core has compacted it. The weights come from `layers` or are random."""
     generator = torch.Generator().manual_seed(2)
     model = nn.Sequential()
     for number, mask in enumerate(masks):
@@ -251,8 +251,9 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             wrong = _forward(_folded(layers, activation, sent), activation, samples)
             assert torch.allclose(found, expected, atol=1e-5) or not torch.allclose(found, wrong, atol=1e-5), slip
         assert torch.allclose(found, expected, atol=1e-5), (
-            f"the outputs differ by up to {float((found - expected).abs().max()):.2g}. For each link from a "
-            "lost neuron, add the lost neuron's value times the link's weight to the bias of the next neuron."
+            f"your outputs differ from the original outputs by up to {float((found - expected).abs().max()):.2g}. For "
+            "each link from a lost neuron, add the lost neuron's value times the link's weight to the bias of the next "
+            "neuron."
         )
 
 

@@ -124,8 +124,8 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
     compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, and the cubic decay costs {rival:.2%}"
     assert sigmoid_end != 0.35, f"{compared}. You halved the end of the window; halve the whole window from 0.1 to 0.7."
     assert sigmoid_end != 0.7, (
-        f"{compared}. Over the same window, the sigmoid has twice as many links above the final number as the cubic "
-        "decay."
+        f"{compared}. Over the same window, the sigmoid keeps, on average, twice as many links above the final "
+        "number as the cubic decay does."
     )
     assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, (
@@ -171,7 +171,7 @@ def _steepest(course: list[float]) -> float:
 
 
 def reached(reached: Callable[[float, int, int, int], float]) -> None:
-    """Does the density arrive: a function that returns the sparsity at the end of a run."""
+    """Whether the density reaches its target: a function that returns the sparsity at the end of a run."""
     for final, window_end, stop, every in (
         (0.9, 8000, 7500, 100),
         (0.9, 8000, 7500, 200),
@@ -192,6 +192,6 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
             f"{said}. The window ends after the last update, so the rest of the decay never happens."
         )
         assert abs(answer - right) < 1e-6 or abs(answer - late) > 1e-6, (
-            f"{said}. Step {stop} is not an update. The last update is at step {last}."
+            f"{said}. There is no update at step {stop}. The last update is at step {last}."
         )
         assert abs(answer - right) < 1e-6, f"{said}. What is the sparsity at the last update?"

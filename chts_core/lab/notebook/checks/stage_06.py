@@ -33,7 +33,7 @@ def mine(
 ) -> None:
     """Mix a method of your own: a method that differs from CHTs in one choice.
 
-    The check trains this method as the notebook trained `chts`, and compares the new runs with those of "chts" in
+    The check trains this method as the notebook trained `chts`, and compares the new runs with the runs of "chts" in
     `runs`.
     """
     changed = [choice for choice, value in vars(mine).items() if value != getattr(chts, choice)]
@@ -78,7 +78,9 @@ def one_update(
     assert not weights[~masks].any(), "a removed link still has a weight; set the weight outside the new mask to 0."
     came = (weights != 0) & weak & mask & masks
     assert not came.any(), "a link that was removed and regrown has its old weight; in SET, it starts from 0."
-    assert (weights[:, strong] == weight[strong]).all(), "the weight of a link that stays must not change."
+    assert (weights[:, strong] == weight[strong]).all(), (
+        "your function changed the weight of a link that stays; keep this weight."
+    )
     free = often[~strong]
     assert free.max() < 1, "every update regrows the same links; draw them with the generator."
     assert free[weak[~strong] & mask[~strong]].min() > 0, (
@@ -86,13 +88,13 @@ def one_update(
         "free place."
     )
     assert torch.allclose(free, torch.full((6,), 1 / 3), atol=0.08), (
-        f"the updates regrew the six free places with the shares {' '.join(f'{share:.2f}' for share in free)}; "
-        "expected 1/3 for each place."
+        f"the updates regrew links in the six free places with the shares "
+        f"{' '.join(f'{share:.2f}' for share in free)}; expected 1/3 for each place."
     )
 
 
 def train_sparse(train_sparse: Train) -> None:
-    """Two lines in a loop of yours: a function that trains a sparse model, with an update every ten steps.
+    """Two lines in a loop of your own: a function that trains a sparse model, with an update every ten steps.
 
     The model is a toy of 8 inputs and two sparse layers; each step must use only the gradient of its own batch.
     """
@@ -102,7 +104,7 @@ def train_sparse(train_sparse: Train) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)  # the assertion below says that a step is not counted
         sparsifier = train_sparse(model, optimizer, batches, "set", 0.75)
     assert sparsifier is not None, "train_sparse() returns None; return the Sparsifier at the end."
-    assert len(right) == 40, f"the optimizer made {len(right)} steps; there are 40 batches, and each needs a step."
+    assert len(right) == 40, f"the optimizer took {len(right)} steps; there are 40 batches, and each needs a step."
     assert sparsifier.method == METHODS["set"], "the Sparsifier does not use the given method; pass this method to it."
     assert sparsifier.sparsity == 0.75, f"the Sparsifier has sparsity {sparsifier.sparsity}; expected 0.75."
     assert sparsifier.timeline.total_steps == 40, (
@@ -114,7 +116,7 @@ def train_sparse(train_sparse: Train) -> None:
     )
     assert all(right), (
         f"at step {1 + right.index(False)}, the gradient does not come from the batch of this step. Do "
-        "you use F.cross_entropy, and do you clear the last gradient with optimizer.zero_grad()?"
+        "you use F.cross_entropy, and do you clear the old gradient with optimizer.zero_grad()?"
     )
     updates = sorted({row["step"] for row in sparsifier.history})
     assert updates == [10, 20], (
@@ -228,7 +230,8 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
     assert answer is not None, "paired() returns None; return the mean difference and the half-width."
     mean, half = (round(float(number), 3) for number in answer)
     assert mean != -5.75, (
-        "-5.75 is the difference of the means of all four runs; leave out seeds 5 and 7, which have no partner."
+        "-5.75 is the difference between the means over all four runs of each method; leave out seeds 5 and 7, which "
+        "have no partner."
     )
     assert mean != -2, "-2 has the wrong sign; subtract the second method from the first."
     right_mean, right_half = statistics.mean_and_interval([1.0, 2.0, 3.0])

@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def resting_weight(resting_weight: float | None) -> None:
-    """Where does it stop: the final weight of a removed link that its momentum still moves."""
+    """Where it stops: the final weight of a removed link that its momentum still moves."""
     assert resting_weight is not None, "replace None in the cell above by a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
@@ -93,7 +93,7 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
                 f"your function changed the {key} of a link that stays."
             )
             assert not state[key][gone].any(), (
-                f"{name} still has a {key} for a removed link; set it to 0, or it will move the link."
+                f"{name} still has a {key} for a removed link; set it to 0, or it will move the weight."
             )
         for key in before.keys() - shaped:
             assert state[key] == before[key], f"{name}'s {key} counts the steps of all links; leave it unchanged."
@@ -154,7 +154,7 @@ def first_finding(first_finding: FirstFinding) -> None:
     """
     sparsifier, train_step = _trial(ill=range(13, 18))
     found = first_finding(sparsifier, train_step, 40)
-    assert sparsifier.steps != 0, "first_finding() made no step; call train_step(), then sparsifier.step()."
+    assert sparsifier.steps != 0, "first_finding() took no step; call train_step(), then sparsifier.step()."
     assert found is not None, (
         "you found nothing. The fault begins and ends within the run, so an audit at the end is too late. Call "
         "auditor.check() after each step."

@@ -30,10 +30,12 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     assert columns == [1, 3, 0], (
         f"the columns are {columns}; expected the input of the link with each of the values {values}."
     )
-    assert begins != [0, 2], "your begins has one entry per row; add a last entry for the end of the last row."
-    assert begins != [2, 1], "your begins has the number of links of each row; begin with 0, and add up these numbers."
-    assert begins != [2, 3], "your begins starts with the end of the first row; the first row begins at 0."
-    assert begins == [0, 2, 3], f"your begins is {begins}; row i has the links begins[i] to begins[i + 1] - 1."
+    assert begins != [0, 2], "your list `begins` has one entry per row; add a last entry for the end of the last row."
+    assert begins != [2, 1], (
+        "your list `begins` has the number of links of each row; begin with 0, and add up these numbers."
+    )
+    assert begins != [2, 3], "your list `begins` starts with the end of the first row; the first row begins at 0."
+    assert begins == [0, 2, 3], f"your list `begins` is {begins}; row i has the links begins[i] to begins[i + 1] - 1."
     others: list[list[list[float]]] = [[[0, 0], [0, 2], [0, 0]], [[0, 0]], [[-1, 2], [3, 4]]]
     for other in others:
         dense = torch.tensor(other)
@@ -41,7 +43,7 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
         expected = links.crow_indices.tolist(), links.col_indices.tolist(), wanted
         found = tuple(list(part) for part in to_lists(other) or ())
         assert found == expected, (
-            f"for the matrix {other}, you return {found}; begins must have {len(other) + 1} entries."
+            f"for the matrix {other}, you return {found}; `begins` must have {len(other) + 1} entries."
         )
 
 
@@ -49,7 +51,7 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
     """Multiply by links: a function that takes the three CSR lists and a sample, and returns the outputs."""
     y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
     assert y is not None, "multiply() returns None; return a list with one number for each output."
-    assert len(y) == 3, f"you return {len(y)} numbers; expected 3, one fewer than the entries of `begins`."
+    assert len(y) == 3, f"you return {len(y)} numbers; expected 3, one fewer than the number of entries of `begins`."
     assert y != [3.0, 7.0, 5.0], (
         "your outputs are sums of the weights; multiply each weight by the input in its column."
     )
@@ -96,7 +98,7 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
     refuse(alone or 0, slips, 0.5)
     assert alone == 188, (
         f"for the layer with only its links, you return {alone} bytes; expected 24 bytes for each link and 4 bytes "
-        "for each beginning of a row or a column."
+        "for each of the 11 entries in the lists of beginnings."
     )
     mask = erdos_renyi(70, 50, 0.05, generator=torch.Generator().manual_seed(0))
     layer = SparseLinear.from_linear(nn.Linear(50, 70, bias=False), mask)
@@ -151,10 +153,12 @@ def meeting_density(meeting_density: Predict) -> None:
         f"for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict {again:g}; expected 0.2."
     )
     never = meeting_density((0.01, 1.3), (0.05, 2.5), 0.5)
-    assert never == 0, f"a dense layer of 0.5 ms is faster than the fixed cost alone; return 0, not {never}."
+    assert never == 0, (
+        f"a dense layer that takes 0.5 ms is faster than the csr layer at every density; return 0, not {never}."
+    )
     always = meeting_density((0.01, 1.3), (0.05, 2.5), 50.0)
     assert always == 1, (
-        f"against a dense layer of 50 ms, the csr layer is faster at every density; return 1, not {always}."
+        f"against a dense layer that takes 50 ms, the csr layer is faster at every density; return 1, not {always}."
     )
 
 
@@ -211,8 +215,8 @@ def gradients(gradients: Gradients) -> None:
         f"the gradient with respect to x has the shape {tuple(dx.shape)}; x has the shape (1, 4)."
     )
     assert dx.tolist() != [[1, 30, 40, 500]], (
-        "input 1 has two links, but you keep only one of them. An assignment overwrites the first gradient, so add "
-        "with index_add_."
+        "input 1 has two links, but you keep the gradient of only one link. An assignment overwrites the first "
+        "gradient, so add with index_add_."
     )
     assert dx.tolist() != [[1, 11, 10, 100]], (
         "your gradient with respect to x is dy alone; multiply it by the value of each link."

@@ -48,7 +48,7 @@ def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tens
         "the mixture if the shares of each key sum to 1; the shares of each query must sum to 1": by_queries @ value,
         "the mixture with scores instead of shares; apply the softmax first": query @ key.T / math.sqrt(2) @ value,
         "the matrix of values; mix the values with the shares": value,
-        "the mixture with queries and keys exchanged; swap them": mixed(key, query, value),
+        "the mixture with queries and keys exchanged; swap them back": mixed(key, query, value),
     }
     for slip, wrong in slips.items():
         assert not torch.allclose(found, wrong, atol=1e-4), f"you return {_shown(found)}. This is {slip}."
@@ -89,7 +89,7 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
         ("v", "o", "the values and in the output layer"),
     ):
         untouched = found[first].equal(given[first]) and found[second].equal(given[second])
-        assert not untouched, f"you removed no link of {first} and {second}; a neuron needs links in {what}."
+        assert not untouched, f"you removed no link of {first} or {second}; a neuron needs links in {what}."
     for name in given:
         more, less = int((found[name] & ~right[name]).sum()), int((right[name] & ~found[name]).sum())
         assert not less, (
@@ -102,7 +102,7 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
 
 
 def _compare_with_the_core(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Compare the masks of a square head, in which one may confuse the rows and the columns of the output layer."""
+    """Compare the masks of a square head with the core. In such a head, one may confuse rows and columns."""
     generator = torch.Generator().manual_seed(1)
     masks = {name: torch.rand(6, 6, generator=generator) < 0.2 for name in "qkvo"}
     found, right = percolate_head(masks), chts.percolation.percolate(masks, _HEAD)
@@ -194,9 +194,11 @@ def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> Non
         rate = learning_rate(step, 400, steps)
         schedule = translation.learning_rate_at(step, 100, recipe)
         share, right = rate / schedule, min(1.0, (step - 400) / steps)
-        place = f"at step {step}, after an update at step 400 with a return over {steps} steps, you return {share:.0%}"
+        place = (
+            f"at step {step}, after an update at step 400 with a return over {steps} steps, your rate is {share:.0%}"
+        )
         assert share < 1.0001, f"{place} of the schedule; the rate never exceeds its schedule."
-        assert share < 0.9999 or step > 401, f"{place} of the schedule; the return after the update is missing."
+        assert share < 0.9999 or step > 401, f"{place} of the schedule; after an update, the rate must start low."
         assert not math.isclose(share, (step - 401) / steps, abs_tol=1e-4), (
             f"{place} of the schedule; step 401 is the first step of the return and already has a share of 1/{steps}."
         )

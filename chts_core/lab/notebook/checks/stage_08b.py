@@ -29,7 +29,7 @@ def merge(merge: Callable[[Words], Words]) -> None:
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
         f"sechs, sechzig and acht occur once, and zu occurs 9 times; you return {_shown(merge(rare))}. "
-        "A pair counts as often as its word."
+        "A pair counts as often as its word occurs."
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
@@ -84,7 +84,7 @@ NUMBERS: Following = {
     "zwei": {"·undvierzig": 0.9, "·tausend": 0.1},
     **{leaf: {"</s>": 1.0} for leaf in ("·hundert", "·zig", "·tausend", "·undvierzig")},
 }
-# With .52 and .48, "a" is likelier, but "b c d e" has the better score. With .6 and .4, only the mean per piece of
+# With .52 and .48, "a" is more likely, but "b c d e" has the better score. With .6 and .4, only the mean per piece of
 # "b c d e" is better.
 LONG: Following = {"a": {"</s>": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}, "d": {"e": 1.0}, "e": {"</s>": 1.0}}
 # The likeliest translation, "z z1", has only the third-likeliest beginning.
@@ -113,8 +113,8 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     _expect(beam_search, NUMBERS, 2)
     near = {"<s>": {"a": 0.52, "b": 0.48}, **LONG}
     assert beam_search(near, 2) != ["a"], (
-        "with chances of .52 for a and .48 for b c d e, you return a, which is likelier; which translation has the "
-        "better score? Do not stop at the first translation that ends."
+        "with chances of .52 for a and .48 for b c d e, you return a, which is more likely; which translation has "
+        "the better score? Do not stop at the first translation that ends."
     )
     _expect(beam_search, near, 2)
     far = {"<s>": {"a": 0.6, "b": 0.4}, **LONG}
@@ -136,8 +136,7 @@ def _expect(
     found, (wanted, _) = beam_search(dict(following), beam), next_pieces.search(following, beam)
     first = ", ".join(f"{piece} {chance:g}" for piece, chance in following["<s>"].items())
     assert list(found) == wanted, (
-        f"if a translation begins with {first}, a beam of {beam} finds {' '.join(wanted)}; you return "
-        f"{' '.join(found)}."
+        f"with the first pieces {first}, a beam of {beam} finds {' '.join(wanted)}; you return {' '.join(found)}."
     )
 
 
@@ -187,7 +186,7 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
 def _compare_with_sacrebleu(
     clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]], references: list[list[str]]
 ) -> None:
-    """Compare the counts with those of sacrebleu, the package that computes the scores of stage 08."""
+    """Compare the counts with the counts of sacrebleu, the package that computes the scores of stage 08."""
     from sacrebleu.metrics.bleu import BLEU  # it takes a quarter of a second to import
 
     written = ["there", "is", "the", "cat", "on", "the", "mat", "there"]

@@ -25,8 +25,8 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
     )
     assert num_blocks != 9, "the ninth block would need 1153 tokens; the remaining tokens do not fill a block."
     assert num_blocks == 1029 // 128, (
-        f"{num_blocks} blocks are not right; the model does not guess the first token, because no token comes before "
-        "it."
+        f"{num_blocks} is not the right number of blocks; the model does not guess the first token, because no token "
+        "comes before it."
     )
     assert num_guesses != num_blocks * 129, "in a block of 129 tokens, the model makes 128 guesses."
     assert num_guesses == num_blocks * 128, f"{num_guesses} is not right; in each block, the model makes 128 guesses."
@@ -156,7 +156,7 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
 
 
 def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Compare with the core's result for random masks. The core pairs `gate` and `up` only for activation(0) = 0."""
+    """Compare the results for random masks with the core. The core pairs `gate` and `up` only for activation(0) = 0."""
     generator = torch.Generator().manual_seed(9)
     chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
     for _ in range(5):
@@ -288,7 +288,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
     """The least step: half the distance to the next bfloat16 number, and the smallest weight that stands still."""
     for weight, slips in (
-        (1.0, {"the whole distance to the next number; half of it is enough to be rounded up": 1 / 128}),
+        (1.0, {"the whole distance to the next number; a step of more than half of it is rounded up": 1 / 128}),
         (
             1.9921875,
             {"1/256 of the weight; the distance is the same for all weights from 1 up to 2": 1.9921875 / 256},

@@ -77,7 +77,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         "the mean itself; take its absolute value": "bd",
     }
     chosen = "".join(sorted(grown))
-    begins = f"the places without a link, row by row, are a to e. You regrow {chosen[0]} and {chosen[1]}"
+    begins = f"call the places without a link a to e, row by row. You regrow {chosen[0]} and {chosen[1]}"
     for slip, wrong in slips.items():
         assert chosen != wrong, f"{begins}. You choose them by {slip}."
     assert chosen == "bc", f"{begins}. Write down the five means."
@@ -166,7 +166,7 @@ def continued(
         path = Path(folder) / "checkpoint.safetensors"
         save_run(run, path)
         assert path.is_file(), "save_run() wrote no file at the path; call checkpoint.save(path, state)."
-        right = [run.step() for _ in range(20)]  # a state that is only remembered would change now
+        right = [run.step() for _ in range(20)]  # would change a state that is only kept in memory
         fresh = toys.Trial(seed=1)
         load_run(fresh, path)
     for name, (read, _, without) in _PARTS.items():
@@ -270,7 +270,7 @@ _Runs = list[tuple[str, int]]
 
 
 def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
-    """Schedule a sweep's budget: the runs that fit, and the hour in which the last run ends.
+    """Schedule a sweep's budget: the runs that fit, and the hour at which the last run ends.
 
     The runs take 3, 1 and 2 hours. There are two seeds, two workers and five hours.
     """
@@ -289,7 +289,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
             ("set", 1),
         ],
         "a schedule that ends at the first run that does not fit. A shorter run may still fit": begins,
-        "a schedule that lets runs end after the budget. A run fits only if it ends in time": [
+        "a schedule in which runs exceed the budget. A run fits only if it ends in time": [
             *begins,
             ("fc", 1),
             ("set", 1),
@@ -315,7 +315,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
     assert runs == right, (
         f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a time line for each worker."
     )
-    assert makespan == last, f"the runs are right, but the last run does not end in hour {makespan:g}."
+    assert makespan == last, f"the runs are right, but the last run does not end at hour {makespan:g}."
     _compare_schedules(schedule)
 
 
@@ -344,4 +344,4 @@ def _compare_schedules(schedule: Callable[[Mapping[str, float], int, int, float]
         assert list(runs) == right, (
             f"{given}{budget:g} hours, you start {len(runs)} runs; expected {len(right)} runs in the right order."
         )
-        assert makespan == last, f"{given}{budget:g} hours, your last run ends in hour {makespan:g}, not {last:g}."
+        assert makespan == last, f"{given}{budget:g} hours, your last run ends at hour {makespan:g}, not {last:g}."

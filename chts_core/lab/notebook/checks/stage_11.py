@@ -128,7 +128,7 @@ def difference_of_differences(difference_of_differences: Gap) -> None:
     answer = difference_of_differences(mine, rival, (31.0, 0.3), (28.0, 0.4))
     assert answer is not None, "difference_of_differences() returns None; return a difference and a standard error."
     gap, error = (round(float(number), 3) for number in answer)
-    assert gap != -18, "-18 is the difference of the scores 13 and 31; compare the advantages over the rival."
+    assert gap != -18, "-18 is the difference between the scores 13 and 31; compare the advantages over the rival."
     assert gap != 1, "1 is the paper's advantage minus ours; return ours minus the paper's."
     assert gap != 5, "5 is the sum of the two advantages; subtract them."
     assert abs(gap + 1) < 1e-3, f"{gap} is not right; our advantage is 2 on average, and the paper's is 3."
@@ -152,7 +152,7 @@ def by_chance(by_chance: float | None) -> None:
     """Decided by chance: the probability that at least one of 13 comparisons looks decided."""
     assert by_chance is not None, "replace None in the cell above by a number between 0 and 1."
     slips = {
-        "the expected number of such comparisons; this number can exceed 1": 13 * 0.05,
+        "the expected number of comparisons that look decided; this number can exceed 1": 13 * 0.05,
         "the chance that no comparison looks decided; find the chance that at least one comparison does": 0.95**13,
         "the chance for one comparison; there are 13 comparisons": 0.05,
         "the chance that all comparisons look decided; one such comparison is enough": 0.05**13,
@@ -164,7 +164,7 @@ def by_chance(by_chance: float | None) -> None:
     )
 
 
-# Claims. Each of them has a list of advantages, one for each seed, for each task.
+# Claims. A claim has a list for each task, with an advantage for each seed.
 _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
     [[1.0, 1.2, 1.1]],
     [[-1.0, -1.2, -1.1]],

@@ -15,7 +15,7 @@ from chts_core.lab.results.statistics import seeds_needed
 
 Row = Mapping[str, Any]
 _WORDS = ("holds", "does not hold", "level", "undecided", "untested")
-# More rows, in points. Each of them shows a slip that the rows of the table do not show.
+# More rows, in points. Each row reveals a slip that the rows of the table do not reveal.
 _MORE_ROWS: Sequence[Row] = (
     {"claim": "a lead measured with three seeds", "unit": "points", "advantage": 0.36, "interval": 0.3, "seeds": 3},
     {"claim": "a small and certain lead", "unit": "points", "advantage": 0.2, "interval": 0.1, "seeds": 30},
@@ -48,7 +48,7 @@ def read_row(
 
 
 def _wider(seeds: int, looks: int) -> float:
-    """The factor by which the half-width at 95 % grows for a number of looks."""
+    """The factor by which a number of looks widens the half-width of a 95 % interval."""
     return float(stats.t.ppf(1 - 0.05 / looks / 2, seeds - 1) / stats.t.ppf(1 - 0.05 / 2, seeds - 1))
 
 
@@ -107,7 +107,7 @@ def number_of_seeds(number_of_seeds: int | None) -> None:
     refuse(number_of_seeds, slips, 0)
     needed = seeds_needed([0.0, 2.0, 0.0, 2.0], 1.0)
     assert number_of_seeds == needed, (
-        f"{number_of_seeds} is not right; multiply the standard deviation by the factor of each number of seeds."
+        f"{number_of_seeds} is not right; multiply the standard deviation by the factor for each number of seeds."
     )
 
 
@@ -115,7 +115,7 @@ _Link = tuple[int, int]
 
 
 def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """Swap two links: a mask in which two links exchange their inputs, or the old mask if this would lose a link."""
+    """Swap two links: a mask in which two links exchange inputs, or the old mask if the swap would lose a link."""
     diagonal = torch.eye(2, dtype=torch.bool)
     given = diagonal.clone()
     mine = swap(given, (0, 0), (1, 1))
