@@ -177,11 +177,11 @@ class StreamFeed:
         return torch.stack(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The positions of this rank's lanes; the lanes of all ranks together are the whole state."""
+        """The positions of this rank's lanes. `load_state_dict` needs the positions of all lanes."""
         return {"lanes": {str(number): state for number, state in self._states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the whole state. The numbers of ranks and workers may be different.
+        """Continue from the state of all lanes. The numbers of ranks and workers may be different.
 
         Raises:
             ValueError: if the state has a different number of lanes than this feed.
@@ -189,7 +189,7 @@ class StreamFeed:
         if len(state["lanes"]) != self._lanes:
             raise ValueError(
                 f"the saved state has {len(state['lanes'])} lanes, and this feed has {self._lanes}; continue with the "
-                "same number."
+                "same number of lanes."
             )
         self._states = {number: state["lanes"][str(number)] for number in self._own}
         self._reader = None

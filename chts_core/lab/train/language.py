@@ -172,7 +172,7 @@ class _Learner(loop.Learner):
         self.recipe = recipe = recipes.with_rate_of(recipe, method)
         if task.tokenizer.size > recipe.vocabulary:
             raise ValueError(
-                f"the tokenizer has {task.tokenizer.size} tokens and the recipe's vocabulary {recipe.vocabulary}; "
+                f"the tokenizer has {task.tokenizer.size} tokens, but the recipe's vocabulary is {recipe.vocabulary}; "
                 "prepare the task with this recipe, or set vocabulary to the number of tokens."
             )
         self.task, self.device, self.clip, self.look_every = task, device, recipe.clip, recipe.validate_every
@@ -271,7 +271,7 @@ class _Learner(loop.Learner):
 
 
 def _model(recipe: Recipe, seed: int, device: torch.device, parallel: Parallel) -> "tuple[LlamaForCausalLM, nn.Module]":
-    """Return a model with initial weights, and the module to call instead of it, which several ranks share."""
+    """Return a model with initial weights, and the module to call: the model, or its wrapper for several ranks."""
     model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
     if recipe.precision == "bfloat16_weights":
         model.bfloat16()

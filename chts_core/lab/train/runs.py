@@ -22,11 +22,11 @@ _STEPS_TIMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The part of a run's result that all kinds of training runs have.
+    """The part of the result that all kinds of training runs have.
 
     method: the label of the run.
     sparsity: the chosen sparsity; `density` is the share of links at the end.
-    skipped_steps: the number of steps skipped because their loss or gradient was not finite.
+    skipped_steps: the numbers of the steps that were skipped because the loss or a gradient was not finite.
     seconds: the time of training; `total_seconds` includes measuring, testing and saving.
     peak_memory_mb: the peak of the memory of one rank; None if the system does not report it.
     """
