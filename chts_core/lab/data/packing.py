@@ -121,7 +121,7 @@ class StreamFeed:
         context: the number of tokens that a block predicts.
         batch: the number of blocks in a step, over all ranks.
         seed: decides the order within buffers.
-        lanes: the number of lanes; a multiple of ranks times workers that divides `batch`.
+        lanes: the number of lanes, which must divide `batch` and be a multiple of ranks times workers.
         buffer: the number of documents that each lane shuffles together.
         rank, ranks: the number of this process, and the number of all processes.
         workers: the number of processes that read ahead; with 0, a block is read when it is needed.

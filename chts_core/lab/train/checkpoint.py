@@ -64,8 +64,8 @@ def save(path: Path, state: Any) -> None:
 
     Args:
         path: the path of the file; missing folders are created.
-        state: dicts (keys of str or int), lists and tuples, nested in any way, of tensors (dense, of any type and
-            device), ints, floats, strings, bools and None.
+        state: dicts (with keys of type str or int), lists and tuples, nested in any way. They may contain tensors
+            (dense, of any type and device), ints, floats, strings, bools and None.
 
     Raises:
         TypeError: if the state holds anything else; nothing is written.

@@ -66,7 +66,7 @@ class Run(runs.Run):
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first update.
+        """The mask of a layer after an update, counted from 1; with 0, the mask before the first update.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.

@@ -143,7 +143,7 @@ def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) 
     After an update of the topology, the rate rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
 
     Args:
-        step, recipe: the step, from 1, and the recipe, which gives the schedule.
+        step, recipe: the number of the step, from 1, and the recipe with the schedule.
         last_update: the step before the latest update of the topology; None before the first update.
     """
     back = loop.share_after_update(step, last_update, recipe.iterative_warmup)

@@ -317,7 +317,7 @@ def _cores() -> int:
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """The environment variables that divide the cores among workers; if one is already set, all get its number.
+    """The environment variables that divide the cores among workers; if one is already set, the others get its value.
 
     The variables must be set before torch is imported. Without them, every worker uses all cores, and the workers are
     together slower than one worker.
