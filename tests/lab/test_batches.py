@@ -184,7 +184,7 @@ def test_a_pair_over_the_limit_of_a_batch_is_refused() -> None:
     assert len(data.batches(encoded, 8)) == 2
     for generator in (None, seeded()):
         with pytest.raises(
-            ValueError, match=r"pair 2 takes 8 tokens with its END; .*batch_tokens, 7\. Set .* to 8 or more"
+            ValueError, match=r"pair 2 takes 8 tokens, including END; .*batch_tokens, 7\. Set .* to 8 or more"
         ):
             data.batches(encoded, 7, generator)
 

@@ -107,7 +107,7 @@ def test_images_that_are_all_alike_are_not_standardised() -> None:
     # Red varies, green and blue do not.
     pixels = torch.tensor([[0.0, 1.0, 5.0], [2.0, 1.0, 5.0]])
     split = Split(pixels, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="training images of mine have the same value everywhere, in all or in one"):
+    with pytest.raises(ValueError, match="training images of mine have the same value everywhere in at least one"):
         ImageData("mine", split, split, split, (3, 1, 1), 2).standardised()
 
 

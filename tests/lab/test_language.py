@@ -342,7 +342,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(task: Task) -> None:
 
 
 def test_a_tokenizer_of_another_size_is_refused(task: Task) -> None:
-    with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens and the recipe's vocabulary 258"):
+    with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens, but the recipe's vocabulary is 258"):
         language.train(task, "fc", 0.0, replace(RECIPE, vocabulary=258))
 
 

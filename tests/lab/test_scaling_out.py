@@ -313,7 +313,7 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path, capsys: pytest.Capt
     ("arguments", "message"),
     [
         (["huge"], "recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci"),
-        (["tiny", "-s", "step", "1"], "a recipe has no setting 'step'"),
+        (["tiny", "-s", "step", "1"], "the recipe has no setting 'step'"),
         (["tiny", "--dataset", "wikipedia"], "dataset is 'wikipedia'"),
         (["tiny", "--method", "best"], "method is 'best'"),
         (["tiny", "--sparsity", "1"], "sparsity is 1.0"),

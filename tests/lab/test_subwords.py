@@ -291,7 +291,7 @@ def test_without_a_cache_it_goes_on_with_a_warning(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.write_text("not a folder")
     with pytest.warns(
-        RuntimeWarning, match=r"could not be kept in .*; the next run will make it again\. Set \$CHTS_CACHE"
+        RuntimeWarning, match=r"could not be saved in .*; the next run will make it again\. Set \$CHTS_CACHE"
     ) as warned:
         trained = data.load_vocabulary(DATA, 80, folder)
     assert len(warned) == 1

@@ -30,8 +30,8 @@ def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
             "recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci, number_words_short, number_words, "
             "multi30k_small, multi30k, iwslt, wmt, tiny_ci, tiny_short, tiny, small",
         ),
-        ("tiny", {"step": "5"}, r"a recipe has no setting 'step'; expected one of size, vocabulary"),
-        ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, as 200 is"),
+        ("tiny", {"step": "5"}, r"the recipe has no setting 'step'; expected one of size, vocabulary"),
+        ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, such as 200"),
         ("tiny", {"steps": "[5"}, r"steps is '\[5'; expected int"),
         ("tiny", {"steps": "true"}, r"steps is 'true'; expected int"),
         ("tiny", {"clip": "true"}, r"clip is 'true'; expected float"),
@@ -48,8 +48,8 @@ def test_a_change_that_cannot_be_is_refused(name: str, changes: dict[str, str], 
     [
         ("mlp", {"epochs": 0}, "epochs is 0; expected at least 1"),
         ("mlp", {"execution": "fast"}, "execution is 'fast'; expected one of"),
-        ("mlp", {"steps": 5}, r"a recipe has no setting 'steps'; expected one of hidden, epochs"),
-        ("mlp", {"learning_rate": "fast"}, r"learning_rate is 'fast'; expected float, as 0.05 is"),
+        ("mlp", {"steps": 5}, r"the recipe has no setting 'steps'; expected one of hidden, epochs"),
+        ("mlp", {"learning_rate": "fast"}, r"learning_rate is 'fast'; expected float, such as 0.05"),
     ],
 )
 def test_settings_of_classifiers_are_checked_too(name: str, settings: dict[str, Any], message: str) -> None:
@@ -168,7 +168,7 @@ def test_a_fully_connected_run_is_recorded_without_sparsity(recipe: str) -> None
         ("tiny", {"dataset": "digits"}, "dataset is 'digits'; expected one of python_reference"),
         ("tiny", {"method": "best"}, "method is 'best'"),
         ("tiny", {"sparsity": 1.5}, "sparsity"),
-        ("tiny", {"step": 3}, "a recipe has no setting 'step'"),
+        ("tiny", {"step": 3}, "the recipe has no setting 'step'"),
         ("mlp", {"dataset": "books"}, "dataset is 'books'; expected one of digits, fashion_mnist"),
         ("mlp", {"method": "best"}, "method is 'best'"),
         ("iwslt", {"dataset": "books"}, "dataset is 'books'; expected one of number_words, multi30k"),

@@ -272,8 +272,8 @@ def test_a_count_below_one_is_refused(name: str, value: int) -> None:
     [
         ({"size": "huge"}, "size is 'huge'; expected one of 'tiny', 'small', 'multi30k', 'iwslt', 'wmt'"),
         ({"precision": "float64"}, "precision is 'float64'; expected 'float32', 'bfloat16' or 'float16'"),
-        ({"max_length": 1024}, "batch_tokens is 1024 and max_length 1024; expected batch_tokens above max_length"),
-        ({"batch_tokens": 10, "max_length": 20}, "batch_tokens is 10 and max_length 20"),
+        ({"max_length": 1024}, "batch_tokens is 1024 and max_length is 1024; expected batch_tokens above max_length"),
+        ({"batch_tokens": 10, "max_length": 20}, "batch_tokens is 10 and max_length is 20"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused(given: dict[str, Any], message: str) -> None:

@@ -1,9 +1,9 @@
-"""Data sets, found on this machine or fetched, and always split into train, validation and test.
+"""Data sets, found on this machine or fetched, and always split in the same way.
 
-The loaders look in `data_dir`, then in `$CHTS_DATA`, then in the system's folders, then on the Hugging Face hub through
-the `datasets` package. For images, call `load_images`. For translations, call `load_translation`, then
-`load_vocabulary`, `encode_pairs` and `batches`. For text, call `load_text` and `load_tokenizer`, then use either `pack`
-and a `MemoryFeed`, or a `StreamFeed`.
+The splits are train, validation and test. Text has no test split. The loaders look in `data_dir`, then in `$CHTS_DATA`,
+then in the system's folders, then on the Hugging Face hub through the `datasets` package. For images, call
+`load_images`. For translations, call `load_translation`, then `load_vocabulary`, `encode_pairs` and `batches`. For
+text, call `load_text` and `load_tokenizer`, then use either `pack` and a `MemoryFeed`, or a `StreamFeed`.
 """
 
 from chts_core.lab.data.batches import Batch, EncodedPairs, batches, collate, encode_pairs

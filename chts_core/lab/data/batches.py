@@ -29,7 +29,7 @@ class _Ragged:
         return self.starts.diff()
 
     def pad(self, rows: Tensor, before: int = 0) -> Tensor:
-        """Rows as int64 (n, before + longest + 1): PAD, `before` times, then the row, END, and PAD to the end."""
+        """Rows as int64 (n, before + longest + 1): `before` times PAD, then the row, END, and PAD to the end."""
         lengths = self.lengths[rows]
         columns = torch.arange(int(lengths.max()))
         there = columns < lengths[:, None]
@@ -55,7 +55,7 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens in the longer side of each pair, with END, int64 (n,): the space of the pair in a batch."""
+        """Number of tokens in the longer side of each pair, with END, int64 (n,): the space it takes in a batch."""
         return torch.maximum(self.source.lengths, self.target.lengths) + 1
 
 
@@ -147,7 +147,7 @@ def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator
     by_length = lengths[order].tolist()
     if by_length and by_length[-1] > batch_tokens:
         raise ValueError(
-            f"pair {int(order[-1]) + 1:,} takes {by_length[-1]} tokens with its END; expected at most batch_tokens, "
+            f"pair {int(order[-1]) + 1:,} takes {by_length[-1]} tokens, including END; expected at most batch_tokens, "
             f"{batch_tokens}. Set batch_tokens to {by_length[-1]} or more, or encode with a smaller max_length."
         )
     sizes, start = [], 0

@@ -1,5 +1,5 @@
-"""A folder for results that take long to compute from a corpus. The key of a result depends on everything that the
-result depends on.
+"""A folder for results that take a long time to compute from a corpus. The key of a result depends on everything that
+the result depends on.
 """
 
 import os
@@ -36,14 +36,14 @@ def cached(
     except ValueError as error:
         warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=3)
     except OSError:
-        pass  # it does not exist, or it cannot be read; in that case, writing fails below too, with a warning
+        pass  # no such file, or it cannot be read; if it cannot be read, writing fails below too, with a warning
     thing = make()
     try:
         _write(path, write(thing))
     except OSError as error:
         warnings.warn(
-            f"{name} could not be kept in {path.parent} ({error}); the next run will make it again. Set $CHTS_CACHE to "
-            "a folder that you can write to.",
+            f"{name} could not be saved in {path.parent} ({error}); the next run will make it again. Set $CHTS_CACHE "
+            "to a folder that you can write to.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -107,13 +107,13 @@ class ImageData:
         """The same task with mean 0 and standard deviation 1 over the training images, for each colour separately.
 
         Raises:
-            ValueError: if all training images have the same value everywhere.
+            ValueError: if a colour has the same value everywhere in all training images.
         """
         colours = self.image_shape[0] if len(self.image_shape) == 3 else 1
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Mean of each colour over values (n, colours, pixels), in float64 so that the chunks do not change it."""
+            """Mean of each colour over values (n, colours, pixels); in float64, it does not depend on the chunks."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -123,8 +123,8 @@ class ImageData:
         deviation = mean_of(lambda images: (images - mean[:, None]).square_()).sqrt()
         if not bool(deviation.all()):
             raise ValueError(
-                f"the training images of {self.name} have the same value everywhere, in all or in one of the colours, "
-                "and cannot be standardised; check the files, or train with standardise=False."
+                f"the training images of {self.name} have the same value everywhere in at least one colour, so they "
+                "cannot be standardised; check the files, or train with standardise=False."
             )
 
         scaling = [of_colours.float().repeat_interleave(pixels) for of_colours in (mean, deviation)]
@@ -236,8 +236,8 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
     wrong = part.labels[(part.labels < 0) | (part.labels >= classes)]
     if len(wrong):
         raise ValueError(
-            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. The data "
-            "set is a different one, or it is damaged: fetch it again."
+            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. It is a "
+            "different data set, or it is damaged: fetch it again."
         )
 
 
@@ -339,7 +339,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         sha256="0fec06c6c1b29063f0b63a37971ab5673947b32e9a0668fd22938a7150dfc109",
         remedy=(
             "on Debian or Ubuntu, run `sudo apt-get install dataset-fashion-mnist`; elsewhere, run `pip install "
-            "datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
+            "datasets`, so that chts can fetch it from the Hugging Face hub; or put its four .gz files into "
             "$CHTS_DATA/fashion-mnist."
         ),
     ),
@@ -351,8 +351,8 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         files=_MNIST_FILES,
         hub=Hub("ylecun/mnist", column="image"),
         remedy=(
-            "run `pip install datasets`, which fetches it from the Hugging Face hub; or put its four .gz files into "
-            "$CHTS_DATA/mnist."
+            "run `pip install datasets`, so that chts can fetch it from the Hugging Face hub; or put its four .gz "
+            "files into $CHTS_DATA/mnist."
         ),
     ),
     # The split that fits the paper's numbers: it has 47 classes, and a dense network gets 87 % right.
@@ -380,7 +380,7 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
         files=(*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
         hub=Hub("uoft-cs/cifar10", column="img"),
         remedy=(
-            "run `pip install datasets`, which fetches it from the Hugging Face hub; or unpack "
+            "run `pip install datasets`, so that chts can fetch it from the Hugging Face hub; or unpack "
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz into $CHTS_DATA."
         ),
     ),

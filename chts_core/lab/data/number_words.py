@@ -63,7 +63,7 @@ def date_pair(day: date) -> Pair:
 
 @cache
 def number_words() -> dict[str, tuple[Pair, ...]]:
-    """The pairs of "train", "validation" and "test". They are the same at every call; no sentence appears twice."""
+    """The pairs of "train", "validation" and "test". Every call returns the same pairs; no sentence appears twice."""
     generator = np.random.default_rng(_SEED)
     total = sum(_SIZES.values())
     numbers = _different(_some_numbers(generator), total - total // 2)

@@ -121,7 +121,7 @@ class StreamFeed:
         context: the number of tokens that a block predicts.
         batch: the number of blocks in a step, over all ranks.
         seed: decides the order within buffers.
-        lanes: the number of lanes; a multiple of ranks times workers that divides `batch`.
+        lanes: the number of lanes, which must divide `batch` and be a multiple of ranks times workers.
         buffer: the number of documents that each lane shuffles together.
         rank, ranks: the number of this process, and the number of all processes.
         workers: the number of processes that read ahead; with 0, a block is read when it is needed.
@@ -177,11 +177,11 @@ class StreamFeed:
         return torch.stack(rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """The positions of this rank's lanes; the lanes of all ranks together are the whole state."""
+        """The positions of this rank's lanes. `load_state_dict` needs the positions of all lanes."""
         return {"lanes": {str(number): state for number, state in self._states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the whole state. The numbers of ranks and workers may be different.
+        """Continue from the state of all lanes. The numbers of ranks and workers may be different.
 
         Raises:
             ValueError: if the state has a different number of lanes than this feed.
@@ -189,7 +189,7 @@ class StreamFeed:
         if len(state["lanes"]) != self._lanes:
             raise ValueError(
                 f"the saved state has {len(state['lanes'])} lanes, and this feed has {self._lanes}; continue with the "
-                "same number."
+                "same number of lanes."
             )
         self._states = {number: state["lanes"][str(number)] for number in self._own}
         self._reader = None

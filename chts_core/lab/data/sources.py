@@ -28,8 +28,8 @@ class Hub:
     column: the column with the images, or with both sides of a translation; "" if each side has its own column.
     config: the name of a data set in the repository.
     folder: the folder of the repository that has the files, if there is no config.
-    revision: a branch of the repository. Some data sets were published as a program, which chts never runs. The hub
-        converts such a data set into files, and chts reads these from the branch `refs/convert/parquet`.
+    revision: a branch of the repository. Some data sets were published as programs, which chts never runs. The hub
+        converts such a data set into files, and chts reads these files from the branch `refs/convert/parquet`.
     """
 
     name: str
@@ -104,7 +104,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
-    """Open a file, and unpack it if its name ends in .gz. Reading raises one of GZIP_ERRORS if that fails."""
+    """Open a file, and unpack it if its name ends in .gz. If unpacking fails, reading raises one of GZIP_ERRORS."""
     return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 

@@ -97,8 +97,8 @@ class Vocabulary:
             ) from error
         if not whole:
             raise ValueError(
-                "the vocabulary is damaged or of a different version: its digest does not match its subwords; make it "
-                "again with load_vocabulary."
+                "the vocabulary is damaged or from a different version, because its digest does not match its "
+                "subwords; make it again with load_vocabulary."
             )
         if corpus is not None and corpus != vocabulary.corpus:
             raise ValueError(

@@ -228,7 +228,7 @@ def _streamed(name: str, title: str, size: str, hub: Hub) -> Source[TextData]:
         size,
         partial(_load_stream, name),
         hub=hub,
-        remedy="run `pip install datasets`, which streams it from the Hugging Face hub.",
+        remedy="run `pip install datasets`, so that chts can stream it from the Hugging Face hub.",
     )
 
 

@@ -95,7 +95,7 @@ def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | 
         cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if there are fewer tokens than bytes, or if the tokenizer called `name` has too many tokens.
+        ValueError: if `size` is below 257 (see `train_tokenizer`), or if the tokenizer `name` has too many tokens.
         DataNotFoundError: if the tokenizer is not on this machine and cannot be fetched from the hub.
     """
     if not name:
@@ -120,7 +120,7 @@ def train_tokenizer(data: TextData, size: int) -> TextTokenizer:
     """Train a tokenizer on the training split of a corpus; the same documents give the same tokenizer.
 
     Raises:
-        ValueError: if there are fewer tokens than bytes.
+        ValueError: if `size` is below 257, one token for each of the 256 bytes and one for the end of a document.
     """
     if size < _BYTES + 1:
         raise ValueError(

@@ -113,15 +113,15 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
                     for line, rest in ((english, one), (german, other))
                 ]
                 raise ValueError(
-                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected equally many, since "
-                    "line n of one translates line n of the other. One file was cut short, or the two files are from "
-                    "different versions: fetch both again."
+                    f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}; expected equally many, "
+                    "because line n of one file translates line n of the other file. One file was cut short, or the "
+                    "two files are from different versions: fetch both again."
                 )
             for path, line in ((source, english), (target, german)):
                 if not line:
                     raise ValueError(
                         f"{path} has no text in line {number:,}; expected a sentence in every line. Delete this line "
-                        f"from {source.name} and {target.name}, or fetch both again."
+                        f"from {source.name} and {target.name}, or fetch both files again."
                     )
             yield english, german
     if not number:
@@ -203,7 +203,8 @@ def _stream_rows(source: Source[TranslationData], hub: Hub) -> Iterator[Any]:
             count += 1
     except Exception as error:  # the message must show any error of the connection or the hub
         raise DataNotFoundError(
-            f"{source.title} broke off after {count:,} training pairs from {hub}: {type(error).__name__}: {error}\n"
+            f"the stream of {source.title} broke off after {count:,} training pairs from {hub}: "
+            f"{type(error).__name__}: {error}\n"
             f"Nothing that was trained or stored is lost. Try again, or get the data in another "
             f"way: {source.remedy}"
         ) from error
@@ -245,8 +246,8 @@ def _source(
         hub=hub,
         sha256=sha256,
         remedy=(
-            f"run `pip install datasets`, which fetches it from the Hugging Face hub; or put {', '.join(files)}, plain "
-            f"or as .gz, into $CHTS_DATA/{name}."
+            f"run `pip install datasets`, so that chts can fetch it from the Hugging Face hub; or put "
+            f"{', '.join(files)}, plain or as .gz, into $CHTS_DATA/{name}."
         ),
     )
 

@@ -1,6 +1,6 @@
-"""The state of a run as one safetensors file, which is written completely or not at all. A changed file is refused.
+"""The state of a run as one safetensors file, which is written completely or not at all. `load` refuses a changed file.
 
-The previous checkpoint stays next to it as `NAME.previous.safetensors`, in case a disk loses data after it has
+The previous checkpoint stays next to the new one as `NAME.previous.safetensors`, in case a disk loses data after it has
 confirmed that the data is written.
 
 The format comes from https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a pickle,
@@ -63,9 +63,9 @@ def save(path: Path, state: Any) -> None:
     If writing succeeds, the earlier file is moved to `previous_of(path)`.
 
     Args:
-        path: the path of the file; missing folders are made.
-        state: dicts (keys of str or int), lists and tuples, nested in any way, of tensors (dense, of any type and
-            device), ints, floats, strings, bools and None.
+        path: the path of the file; missing folders are created.
+        state: dicts (with keys of type str or int), lists and tuples, nested in any way. They may contain tensors
+            (dense, of any type and device), ints, floats, strings, bools and None.
 
     Raises:
         TypeError: if the state holds anything else; nothing is written.
@@ -180,8 +180,8 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return the value as JSON, and put its tensors into `tensors` by place. Types must be exact, because a
-    subclass could not be restored."""
+    """Return the value as JSON, and put its tensors into `tensors`, each under its place in the state. Types must be
+    exact, because a subclass could not be restored."""
     kind = type(value)
     if isinstance(value, Tensor):
         return _pack_tensor(value, place, tensors)

@@ -1,4 +1,4 @@
-"""Train image classifiers, one run or a race of several methods."""
+"""Train image classifiers, in one run or in a race of several methods."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -42,10 +42,10 @@ class Run(runs.Run):
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
     validation_accuracy: the accuracy on the validation images after each epoch; empty if all images were trained on.
-    test_by_epoch: the accuracy on the test images after each epoch. It shows what choosing an epoch by the test images
-        would change; chts never chooses an epoch in this way.
-    snapshots: for each update, the masks after it as bits, by the names of the weights; empty if the run was trained
-        without snapshots.
+    test_by_epoch: the accuracy on the test images after each epoch. These values show what would change if you chose an
+        epoch by the test images; chts never chooses an epoch in this way.
+    snapshots: the masks after each update, as bits, by the names of the weights; empty if the run was trained without
+        snapshots.
     """
 
     train_loss: list[float]
@@ -66,7 +66,7 @@ class Run(runs.Run):
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update; updates count from 1, and 0 gives the mask before the first update.
+        """The mask of a layer after an update, counted from 1; with 0, the mask before the first update.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.

@@ -143,7 +143,7 @@ def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) 
     After an update of the topology, the rate rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
 
     Args:
-        step, recipe: the step, from 1, and the recipe, which gives the schedule.
+        step, recipe: the number of the step, from 1, and the recipe with the schedule.
         last_update: the step before the latest update of the topology; None before the first update.
     """
     back = loop.share_after_update(step, last_update, recipe.iterative_warmup)
@@ -172,7 +172,7 @@ class _Learner(loop.Learner):
         self.recipe = recipe = recipes.with_rate_of(recipe, method)
         if task.tokenizer.size > recipe.vocabulary:
             raise ValueError(
-                f"the tokenizer has {task.tokenizer.size} tokens and the recipe's vocabulary {recipe.vocabulary}; "
+                f"the tokenizer has {task.tokenizer.size} tokens, but the recipe's vocabulary is {recipe.vocabulary}; "
                 "prepare the task with this recipe, or set vocabulary to the number of tokens."
             )
         self.task, self.device, self.clip, self.look_every = task, device, recipe.clip, recipe.validate_every
@@ -271,7 +271,7 @@ class _Learner(loop.Learner):
 
 
 def _model(recipe: Recipe, seed: int, device: torch.device, parallel: Parallel) -> "tuple[LlamaForCausalLM, nn.Module]":
-    """Return a model with initial weights, and the module to call instead of it, which several ranks share."""
+    """Return a model with initial weights, and the module to call: the model, or its wrapper for several ranks."""
     model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
     if recipe.precision == "bfloat16_weights":
         model.bfloat16()

@@ -1,6 +1,6 @@
 """The training loop of classifiers, translators and language models, with measurements and checkpoints.
 
-A `Learner` has the parts that differ between them: the model, the batches, the loss and the measurements.
+A `Learner` has the parts that differ between these kinds: the model, the batches, the loss and the measurements.
 """
 
 import math
@@ -37,7 +37,7 @@ class Learner(Protocol):
 
     kind: the kind of run in words, such as "a translator's training".
     model: the model to train.
-    replica: the module to call instead of the model: the model for several processes, or the compiled model.
+    replica: the module to call, which is the model itself, its wrapper for several processes, or the compiled model.
     device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
     settings: the settings of the run, which can continue only from a checkpoint with the same settings.
@@ -88,7 +88,7 @@ class Learner(Protocol):
         """Continue from a checkpoint. The loop has already loaded its own part of the state."""
 
     def evolve(self, *, skipped: bool) -> None:
-        """Make the sparsifier's step."""
+        """Let the sparsifier do its step."""
         self.sparsifier.step(skipped=skipped)
 
     def keep_loss(self, loss: Tensor, *, skipped: bool) -> None:
@@ -134,7 +134,7 @@ class Training(Generic[LearnerT]):
         return time.perf_counter() - self.began
 
     def learn(self) -> float:
-        """Make one step of the optimizer; return the loss of its batch on this rank."""
+        """Do one step of the optimizer; return the loss of its batch on this rank."""
         started = time.perf_counter()
         learner, optimizer = self.learner, self.learner.optimizer
         rate = learner.rate()
@@ -161,7 +161,7 @@ class Training(Generic[LearnerT]):
         return float(total)
 
     def _size(self, loss: Tensor) -> float:
-        """Return a value that is finite in a sound step: the norm of the gradient, which is the same on all ranks.
+        """Return a value that is finite in a normal step: the norm of the gradient, which is the same on all ranks.
 
         If the loss is scaled, the value is the loss, because gradients may overflow until the scale is small enough.
         """
@@ -251,8 +251,8 @@ def train(
     """Train one run to its end.
 
     An interrupted run continues from its last checkpoint. On the same kind of device, with the same number of ranks and
-    threads, its result is the same, bit for bit, as the result of an undisturbed run. Otherwise, it differs only by
-    rounding.
+    threads, its result is the same, bit for bit, as the result of an undisturbed run. Otherwise, the two results differ
+    only by rounding.
 
     Args:
         begin: creates the learner.
@@ -323,14 +323,14 @@ def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """Root of the sum of all squared gradients; infinite or NaN if a gradient is so, or if the sum is too large."""
+    """Root of the sum of all squared gradients; infinite or NaN if a gradient is, or if the sum is too large."""
     return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]).item()
 
 
 class Skips:
     """Skips optimizer steps if a loss or gradient is not finite, so that one bad batch does not end a run.
 
-    steps: the number of steps that were skipped so far.
+    steps: the numbers of the steps that were skipped so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -347,7 +347,7 @@ class Skips:
             compute_loss: computes the loss of the batch again; see :func:`chts_core.tools.numerics.find_nonfinite`.
 
         Raises:
-            RuntimeError: if the last few steps were skipped too, because then a single batch is not the cause.
+            RuntimeError: if this is the fifth skipped step in a row, because then a single batch is not the cause.
         """
         if math.isfinite(value):
             self._in_a_row = 0
@@ -375,8 +375,8 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
     """
     if isinstance(get_method(method).topology, Correlated):
         raise ValueError(
-            f"method {method!r} starts from the correlations of its inputs (CSTI), and a model of {inputs} has no such "
-            "inputs; choose a method with another topology, such as 'chts', or train on images."
+            f"method {method!r} starts from the correlations of its inputs (CSTI), but a model of {inputs} has no "
+            "inputs with correlations; choose a method with another topology, such as 'chts', or train on images."
         )
 
 

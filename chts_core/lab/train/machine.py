@@ -58,7 +58,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 def processes_of_torchrun(name: str) -> Iterator[torch.device]:
     """Return the device of this process. If torchrun has started several processes, the process joins them.
 
-    Each process uses the GPU that has the number of the process on its machine.
+    On each machine, process number n uses GPU number n.
 
     Args:
         name: "auto", "cpu" or "cuda".

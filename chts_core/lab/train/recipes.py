@@ -43,7 +43,7 @@ def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """How to train an MLP: SGD with a learning rate that falls linearly to a hundredth, as in the paper.
+    """How to train an MLP: SGD with a learning rate that falls linearly to 1 % of its initial value, as in the paper.
 
     The topology is updated once per epoch. `execution` is the way to store and multiply sparse layers.
 
@@ -52,8 +52,8 @@ class ImageRecipe:
     first_weights: "by_links" is He's initialisation for the mean number of links per neuron. "published" is the
         published code's initialisation: normal with variance 2 / (density · outputs) for methods that predict links,
         and 2 / inputs for the others. The last layer and the biases keep PyTorch's defaults.
-    epochs_of_decay: the learning rate falls once after each epoch in this first share of the epochs; with None, it
-        falls at every step.
+    epochs_of_decay: the share of the epochs, from the start, in which the learning rate falls once after each epoch;
+        with None, it falls at every step.
     all_images: whether to train on all training images, as the published code does. In this case, there are no
         validation images and no validation accuracy.
     """
@@ -149,7 +149,7 @@ class TranslationRecipe:
         check_iterative_warmup(self.iterative_warmup)
         if self.batch_tokens <= self.max_length:
             raise ValueError(
-                f"batch_tokens is {self.batch_tokens} and max_length {self.max_length}; "
+                f"batch_tokens is {self.batch_tokens} and max_length is {self.max_length}; "
                 "expected batch_tokens above max_length, so that a batch holds the longest sentence and its end mark."
             )
         if self.precision not in ("float32", "bfloat16", "float16"):
@@ -255,9 +255,9 @@ class LanguageRecipe:
     validation_tokens: number of validation tokens, which are always the same; the corpus may have fewer.
     precision: "float32", or "bfloat16" (products in bfloat16, weights in float32), or "bfloat16_weights" (everything in
         bfloat16, as in the published code, which loses small changes by rounding).
-    deviation: standard deviation of the first weights; see :func:`chts_core.lab.models.initialise_llama`.
+    deviation: standard deviation of the initial weights; see :func:`chts_core.lab.models.initialise_llama`.
     per_head: whether each head of queries, keys and values has its own number of links.
-    compile: whether `torch.compile` makes the model faster, after a minute or more.
+    compile: whether to call `torch.compile`, which takes a minute or more and then makes the model faster.
     lanes: number of parallel streams for a corpus that is too large for memory; this number, not the number of ranks,
         decides the order of the text.
     """

@@ -22,11 +22,11 @@ _STEPS_TIMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The part of a run's result that all kinds of training runs have.
+    """The part of the result that all kinds of training runs have.
 
     method: the label of the run.
     sparsity: the chosen sparsity; `density` is the share of links at the end.
-    skipped_steps: the number of steps skipped because their loss or gradient was not finite.
+    skipped_steps: the numbers of the steps that were skipped because the loss or a gradient was not finite.
     seconds: the time of training; `total_seconds` includes measuring, testing and saving.
     peak_memory_mb: the peak of the memory of one rank; None if the system does not report it.
     """
@@ -120,7 +120,7 @@ class Trainer(Generic[DataT, RunT]):
     """How to train and record one kind of model.
 
     task: the name in records, such as "images".
-    unit: the unit of a progress bar, "step" or "epoch"; a recipe has `steps` or `epochs`.
+    unit: the unit of a progress bar, "step" or "epoch"; the recipe has their number, `steps` or `epochs`.
     plan: refuses a task, method, sparsity and recipe that do not fit together.
     begin: creates the learner from the arguments of `plan`, a seed and a device.
     train: trains with the arguments of `plan`, and with seed, device, label, save_to and progress.
@@ -149,7 +149,7 @@ class Trainer(Generic[DataT, RunT]):
 
         Args:
             task, sparsity, recipe, device: as in `train`.
-            methods: names of methods, or a mapping from the name to show to a method.
+            methods: names of methods, or a mapping whose keys are the names to show and whose values are the methods.
             seeds: each method runs once with each seed.
             folder: the folder for a checkpoint of each run, and for `runs.jsonl` with the records of finished runs; an
                 interrupted race continues from them.

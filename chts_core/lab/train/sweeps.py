@@ -139,7 +139,7 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
         if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
             raise ValueError(f"grid has {name}: {values!r}; expected a list of values, each once.")
         if name in fixed:
-            raise ValueError(f"{name} is both in parameters and in grid; give it in one of them.")
+            raise ValueError(f"{name} is both in parameters and in grid; give it in only one of them.")
     number = math.prod(map(len, grid.values()))
     if number > _MOST_CELLS:
         raise ValueError(
@@ -208,7 +208,7 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method name in an older record means, or in a notebook's record may mean, a different method now."""
+    """Whether the method of an older record has another name now. For a notebook, which names no method, assume so."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 
@@ -317,7 +317,7 @@ def _cores() -> int:
 
 
 def _threads(workers: int) -> dict[str, str]:
-    """The environment variables that divide the cores among workers; if one is already set, all get its number.
+    """The environment variables that divide the cores among workers; if one is already set, the others get its value.
 
     The variables must be set before torch is imported. Without them, every worker uses all cores, and the workers are
     together slower than one worker.

@@ -52,7 +52,7 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
     for setting, value in changes.items():
         if setting not in hints:
             names = (field.name for field in fields(recipe))
-            raise ValueError(f"a recipe has no setting {setting!r}; expected one of {', '.join(names)}.")
+            raise ValueError(f"the recipe has no setting {setting!r}; expected one of {', '.join(names)}.")
         known = getattr(recipe, setting)
         if hints[setting] == float | None and value in (None, "null"):
             settled[setting] = None
@@ -65,7 +65,7 @@ def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
         if kind is float:
             parsed = _as_float(parsed)
         if type(parsed) is not kind:
-            raise ValueError(f"{setting} is {value!r}; expected {kind.__name__}, as {known!r} is.")
+            raise ValueError(f"{setting} is {value!r}; expected {kind.__name__}, such as {known!r}.")
         settled[setting] = parsed
     return replace(recipe, **settled)
 

@@ -249,7 +249,7 @@ def train(
 
     The loop is explained in :func:`chts_core.lab.train.loop.train`. The seed decides the initial weights, the order of
     the batches, dropout and the topology; the same seed gives every method the same weights and batches. If the
-    checkpoint is of a finished run, the function only tests the network again.
+    checkpoint is from a finished run, the function only tests the network again.
 
     Args:
         task: the result of `prepare`.
@@ -388,7 +388,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str,
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """:func:`chts_core.lab.results.statistics.score_differences` of rows of `as_record`."""
+    """Call :func:`chts_core.lab.results.statistics.score_differences` with recorded runs, a score and a rival."""
     return statistics.score_differences(rows, partial(_score, score), rival)
 
 
