@@ -778,8 +778,7 @@ figures.show(
 # The measured times do not follow the powers of $N$ exactly. The core changes its algorithm at a density of 0.05 for
 # the node-based scores, and at 0.15 for the path-based score. For small layers, the overhead of the function call takes
 # most of the time. If other programs run at the same time, some measured times are too long. On other machines and on
-# GPUs, the times differ. Two results also hold on these devices: the order of the three methods, and the fact that
-# density slows the path-based score most.
+# GPUs, the times differ.
 #
 # ## Exercise: at which degree does the path-based score cost more?
 #

@@ -456,8 +456,8 @@ figures.show(
 # 0.015 / 0.965 = 1.6 % of the regrown links return to a place from which a link was just removed.
 #
 # The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
-# compare rules here, so we do not use the test images. `interval` is the half-width of the 95 % confidence interval
-# over seeds.
+# compare rules here. Whoever chooses a rule by the test images can no longer use these images to measure its accuracy.
+# `interval` is the half-width of the 95 % confidence interval over seeds.
 
 # %%
 compared = []

@@ -82,7 +82,7 @@ def throughput(_: Path, device: str, reduced: bool) -> Iterator[Row]:
 
 
 def bfloat16(folder: Path, device: str, reduced: bool) -> Iterator[Row]:
-    """RigL at 70 % with weights in float32, and all in bfloat16: the same seed, first weights and text."""
+    """RigL at 70 % with weights in float32, and all in bfloat16: the same seed, initial weights and text."""
     from chts_core.lab.data import TEXT_SETS, locate
     from chts_core.lab.train import tasks
 

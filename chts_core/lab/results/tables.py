@@ -182,7 +182,7 @@ def ablations() -> str:
 
 
 def number_words() -> str:
-    """Results of a small translator for several removal scores and for two first weights of regrown links."""
+    """Results of a small translator for several removal scores and for two initial weights of regrown links."""
     rows = [*runs("number_words"), *(row for row in runs("translation") if row["dataset"] == "number_words")]
     lines = []
     for variant in dict.fromkeys(("chts", *(row["method"] for row in runs("number_words")))):
