@@ -3,8 +3,8 @@
 A block is a row of the mask (all inputs of one neuron), or a given number of consecutive inputs of a neuron. If the
 links of a layer cannot be divided equally among the blocks, some blocks have one link more than the others.
 
-    block=None, any sparsity: constant fan-in (SRigL; RigL with balanced output groups).
-    block=4, sparsity 0.5: 2:4 masks. An N:M mask has block=M and sparsity 1 - N/M.
+- With block=None and any sparsity, the fan-in is constant (SRigL; RigL with balanced output groups).
+- With block=4 and sparsity 0.5, the masks are 2:4. An N:M mask has block=M and sparsity 1 - N/M.
 """
 
 import math
@@ -28,8 +28,8 @@ def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> No
         if block is not None and (block < 1 or inputs % block):
             raise ValueError(
                 f"layer {name!r} has {inputs} inputs, which cannot be divided into blocks of {block}; choose a block "
-                "that divides the inputs of all sparse layers, None for whole rows, or leave this layer dense with "
-                "`exclude`."
+                "that divides the inputs of all sparse layers, choose None for whole rows, or leave this layer dense "
+                "with `exclude`."
             )
 
 

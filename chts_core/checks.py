@@ -87,7 +87,7 @@ def check_repr(value: object, name: str) -> None:
     if " at 0x" in repr(value):
         raise ValueError(
             f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. "
-            'Write the part with " at 0x" as a frozen dataclass; a function becomes its __call__.'
+            'Write the object with " at 0x" as a frozen dataclass. Write a function as the __call__ of one.'
         )
 
 

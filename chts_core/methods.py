@@ -269,12 +269,12 @@ def get_method(method: str | Method) -> Method:
             )
     if regrowth.score == "magnitude" and not regrowth.history:
         raise ValueError(
-            f"the method regrows links by the weights they had, but does not keep these weights: {regrowth}; set "
-            "history=True."
+            f"the method has {regrowth}, which regrows links by the weights that they had, but does not keep these "
+            "weights; set history=True."
         )
     zeta, early_stop = method.turnover.zeta, method.turnover.early_stop
     if isinstance(zeta, str) and zeta != "excess":
-        raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule of it, or 'excess'.")
+        raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule, or 'excess'.")
     if removal.returning and (removal, regrowth, zeta) != (RETURNING, RETURNS, 0):
         raise ValueError(
             f"removal.returning is True with {removal}, {regrowth} and zeta {zeta}; expected {RETURNING}, {RETURNS} "
@@ -283,8 +283,8 @@ def get_method(method: str | Method) -> Method:
     blocks = [choice.block for choice in (removal, regrowth) if isinstance(choice, BalancedRemoval | BalancedRegrowth)]
     if len(blocks) == 1 or len(set(blocks)) == 2:
         raise ValueError(
-            f"the method has {removal} and {regrowth}; expected BalancedRemoval and BalancedRegrowth of the same "
-            "block: regrowth cannot balance blocks that the removal leaves too full."
+            f"the method has {removal} and {regrowth}; expected BalancedRemoval and BalancedRegrowth with the "
+            "same block, because regrowth cannot balance blocks that the removal leaves too full."
         )
     if method.turnover.together and early_stop is None:
         raise ValueError("together is True but early_stop is None; give the overlap at which the layers stop.")

@@ -155,8 +155,8 @@ def _keys(scores: Tensor, temperature: float, soft: bool, generator: torch.Gener
 def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generator) -> Tensor:
     """Draw exactly `num` missing links, each equally likely.
 
-    The plain reference is :func:`draw` with a score of 1 for every missing link. Both give the same links. This
-    function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows only with the
+    The plain reference is :func:`draw` with a score of 1 for every missing link. Both functions give the same links.
+    This function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows only with the
     number of links.
 
     Args:

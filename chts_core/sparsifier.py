@@ -86,7 +86,7 @@ class Sparsifier:
         execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
             dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
         distribution: how the layers share the links. It is "uniform", "erdos_renyi" or "erdos_renyi_kernel", or a
-            dictionary of final sparsities by glob patterns on the names of layers or modules, {"encoder.*": 0.8}, or
+            dictionary from glob patterns for names of layers or modules to final sparsities, {"encoder.*": 0.8}, or
             your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__. Layers that no
             pattern fits have `sparsity`.
         correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
@@ -200,7 +200,7 @@ class Sparsifier:
 
     @property
     def postponed(self) -> list[int]:
-        """The steps at which the update was postponed."""
+        """The steps at which an update was postponed."""
         return self.progress.postponed
 
     @property
@@ -359,11 +359,11 @@ class Sparsifier:
                 turnover and temperature follow this run's schedule, but no layer gains links: the sparsity stays the
                 same until the schedule exceeds it. If layers may gain links, the run must have the same `total_steps`,
                 and the next update follows the schedule. To keep the old schedule, build the Sparsifier with the old
-                `total_steps` and continue to call `step()`: the topology does not change after its last update.
+                `total_steps` and continue to call `step()`: the topology does not change after the last update.
 
         Raises:
-            TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update to
-                reach the final sparsity. Nothing is changed then.
+            TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update
+                that could reach the final sparsity. Nothing is changed then.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)

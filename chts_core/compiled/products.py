@@ -110,7 +110,7 @@ def multiply_at_links(  # pragma: no cover (compiled)
 
 @compiled_twice
 def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
-    """y = xᵀ, both contiguous. torch would use only one thread for this."""
+    """y = xᵀ, both contiguous. torch would transpose x with only one thread."""
     rows, columns = x.shape
     strips = (columns + _STRIP - 1) // _STRIP
     for share in prange(threads):
@@ -134,7 +134,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
 
 @compiled
 def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Zero the integers of a 2-D array where a mask has no link. A NaN also becomes zero: the bits of 0.0 are zeros."""
+    """Zero the integers of a 2-D array where a mask has no link. They can be the bits of floats, NaN included."""
     for i in range(array.shape[0]):
         for j in range(array.shape[1]):
             array[i, j] = array[i, j] if mask[i, j] else 0

@@ -100,14 +100,14 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links`, int64, with independent draws of missing links, p ∝ node-based score, and -1 where a draw fails.
+    """Fill `links`, int64, with independent draws of missing links, p ∝ node-based score, or with -1 if a draw fails.
 
-    See :mod:`chts_core.compiled.walk_sampling` for the method. A link is its position in the flattened mask.
+    See :mod:`chts_core.compiled.walk_sampling` for the method. A link is given by its position in the flattened mask.
 
     Args:
         exists: a bit for each element of the flattened mask; `start` and `neighbours` come from :func:`adjacency`.
         shape: (outputs, inputs) of the mask.
-        wedges: running sum, from 0, of the number of ordered pairs of different nodes that each node joins.
+        wedges: running sum, from 0, of the number of ordered pairs of different neighbours that each node has.
         pairs: number of ordered pairs of different nodes of the same side.
         inside: True for CH2, False for CH3.
     """

@@ -40,8 +40,8 @@ class SparsifierCallback(TrainerCallback):
     links that were ever active (`itop`).
 
     With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model contains dense weights with zeros, because
-    `save_pretrained` writes it. A checkpoint of another model contains only the links of a layer and their values. To
-    be able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is
+    `save_pretrained` writes these. A checkpoint of another model contains only the links of a layer and their values.
+    To be able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is
     loaded, the optimizer has no state for the layers that store only their links. Before you save a state dict for
     others, call :func:`chts_core.engine.linear.to_dense`.
 
@@ -150,7 +150,7 @@ class SparsifierCallback(TrainerCallback):
         callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """Find the Sparsifier's file in the checkpoint of the resumed training. The Trainer does not give its path."""
+        """Find the Sparsifier's file in the checkpoint to resume from. The Trainer does not give the path."""
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:

@@ -70,7 +70,7 @@ class Plan:
         equally often. Convolutions use their weights more often than linear layers, and experts less often.
     memory: the bytes for each use, on the device of the model, without activations and without past weights of links
         that percolation removes.
-    coverage: which share of the model is in its sparse layers; the text shows this if other layers stay dense.
+    coverage: which share of the model is in its sparse layers; the text also names layers that stay dense.
     advice: which layers percolation leaves out, and what you may want to change.
     """
 
@@ -201,8 +201,8 @@ def plan(
     """Compute what a run with these settings would do, without running it. Use `print` to show the result.
 
     The function takes the settings of :class:`chts_core.Sparsifier` and refuses the same invalid settings, as far as
-    this is possible without an optimizer and without drawing the initial network. The model may be on the meta device,
-    without memory.
+    this is possible without an optimizer and without drawing the initial network. The model may be on the meta
+    device, where it needs no memory.
 
     Args:
         execution: as in the Sparsifier; with "auto", the plan counts the memory of "csr".
