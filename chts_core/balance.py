@@ -22,7 +22,7 @@ from chts_core.topology import link_count
 
 
 def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> None:
-    """Raise a ValueError unless the inputs of each layer (or inputs × kernel positions) can be divided into blocks."""
+    """Raise a ValueError unless the block size divides the inputs of each layer (or inputs × kernel positions)."""
     for name, shape in shapes.items():
         inputs = math.prod(shape[1:])
         if block is not None and (block < 1 or inputs % block):
@@ -59,7 +59,7 @@ class Balanced:
         return mask_of(choose_in_blocks(torch.ones_like(blocks), blocks, nums, generator=generator), shape)
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise an error unless the inputs of all layers can be divided into blocks."""
+        """Raise an error unless the block size divides the inputs of each layer."""
         check_blocks(shapes, self.block)
 
     def check_mask(self, mask: Tensor, source: str) -> None:
@@ -123,7 +123,7 @@ class BalancedRegrowth(Regrowth):
     block: int | None = None
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise an error unless the inputs of all layers can be divided into blocks."""
+        """Raise an error unless the block size divides the inputs of each layer."""
         check_blocks(shapes, self.block)
 
     def __call__(

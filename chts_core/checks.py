@@ -100,7 +100,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def is_called_by(function: str) -> bool:
-    """Whether the function that asks was called by a function of this name, directly or through other functions."""
+    """Whether the caller was itself called by a function of this name, directly or through other functions."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != function:
         frame = frame.f_back

@@ -396,7 +396,7 @@ class Cycling:
 
 @dataclass(frozen=True)
 class DenseEnd:
-    """Follows another schedule until the last update, and then has all links.
+    """Follows another schedule until the last update, which regrows all missing links.
 
     The turnover's `stop` says when the last update comes. The sparsity given for the run is the final sparsity of the
     other schedule.
@@ -411,7 +411,7 @@ class DenseEnd:
 
 @dataclass(frozen=True)
 class Staged:
-    """Keeps more links than the target in two stages, and the target from the last update on (MEST's soft bound).
+    """Keeps more links than the target, in two stages, until the last update (MEST's soft bound).
 
     excess: how much the density exceeds the target in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.

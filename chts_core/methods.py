@@ -96,7 +96,7 @@ class Method:
 
     @property
     def is_dense(self) -> bool:
-        """Whether a network always keeps all its links, as FC does."""
+        """Whether a network always keeps all its links, as in FC."""
         return isinstance(self.sparsity, Dense)
 
 
@@ -185,7 +185,8 @@ _LLAMA_CODE = replace(
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# Versions of the methods: by task, where the paper has several, and by source, where its two codes differ from it.
+# Versions of the methods: for a task, if the paper's methods differ between tasks, and for a published code, if it
+# differs from the paper.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
     "set/paper_llama": replace(_SET, turnover=_TENTH),

@@ -99,7 +99,7 @@ def small_world(
     of the larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
     remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
     degrees. A link may return to its old place. The one-sided model forbids this. Here, such a ban would bias β = 1 in
-    dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
+    dense layers, and would make it impossible in full layers. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
     input side is longer, β = 0 gives the transpose of that network for (in_features, out_features). With at least as

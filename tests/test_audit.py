@@ -146,7 +146,7 @@ def test_a_budget_that_is_wrong_by_one_link(
     for steps in (0, STEPS):
         run = Run("chtss", distribution=distribution)
         run.train(steps)
-        found = {(f.check, f.layer): re.search(r"which is (\S+)\.", f.message) for f in audit(run.sparsifier)}
+        found = {(f.check, f.layer): re.search(r"difference (\S+)\)\.", f.message) for f in audit(run.sparsifier)}
         expected = {("links", name): by for name, by in ((NAME, first), ("2.weight", second)) if by}
         assert {key: match and int(match[1]) for key, match in found.items()} == expected
 

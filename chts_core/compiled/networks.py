@@ -29,8 +29,8 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
 
     Returns:
         The index of each row's window; rows whose degrees have the same integer square root share a window. The two
-        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, the bound below which
-        a random integer means an arrival by this time, int64 (windows, 2, columns).
+        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, a bound, int64
+        (windows, 2, columns): the column arrives by this time if its random integer is below the bound.
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)

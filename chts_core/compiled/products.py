@@ -1,7 +1,7 @@
 """The compiled inner loops of sparse layers. Activations have a row per feature and a column per sample.
 
-A single thread computes each output, always in the same order, so the results are the same, bit for bit, for any number
-of threads. For the number of threads, see :func:`chts_core.compiled.jit.compiled_twice`.
+Each output is computed by one thread, always in the same order, so the results are the same, bit for bit, for any
+number of threads. For the number of threads, see :func:`chts_core.compiled.jit.compiled_twice`.
 """
 
 from typing import Any

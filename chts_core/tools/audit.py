@@ -182,7 +182,7 @@ def _density(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "density",
                 name,
                 f"density {found / size:.2%} after step {sparsifier.steps}; expected {final[name] / size:.2%}, and no "
-                f"update comes after step {last}. The decay ends after the last update: end it at that update or "
+                f"update comes after step {last}. The decay ends after the last update. End it at that update or "
                 "earlier.",
             )
 

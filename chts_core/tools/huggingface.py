@@ -33,8 +33,8 @@ class SparsifierCallback(TrainerCallback):
     Training may begin again on the same model: in a second call of `train()`, and after each try of
     `auto_find_batch_size`. Then a new schedule starts from the current links. Links are not drawn or rescaled again.
 
-    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the density
-    is above the requested density, because the best or last step came before the end of the schedule.
+    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the best or
+    last step came before the end of the schedule, so that the density is above the requested density.
 
     Each row of the Trainer's `log_history` contains the `density`, the share of active neurons (`anp`) and the share of
     links that were ever active (`itop`).
