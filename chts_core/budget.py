@@ -104,7 +104,7 @@ class Budget:
         if not isinstance(removal, BalancedRemoval):
             return
         balanced = isinstance(topology, Balanced) and topology.block == removal.block
-        # The network of a continued run may have fewer links, but it started with the scheduled ones.
+        # The network of a continued run may have fewer links, but it started with the scheduled number.
         if not balanced and self.method.sparsity.at(0, self.timeline, self.sparsity) > 0:
             raise ValueError(
                 f"the method starts from {topology} but has {removal}; expected the same number of links in each block "

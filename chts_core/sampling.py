@@ -57,8 +57,8 @@ def draw(
 ) -> Tensor:
     """Draw exactly `num` of the candidate links, without replacement.
 
-    A soft draw is equivalent to successive draws with p ∝ score^temperature. It is done in one pass, as a Gumbel top-k
-    race, and with logarithms, so that score^temperature cannot underflow. Candidates with score 0 come after all
+    A soft draw is equivalent to successive draws with p ∝ score^temperature. It is made in one pass, as a Gumbel top-k
+    race, and uses logarithms, so that score^temperature cannot underflow. Candidates with score 0 come after all
     others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num`
     highest scores and breaks ties at random.
 

@@ -88,17 +88,17 @@ class Sparsifier:
         distribution: how the layers share the links. It is "uniform", "erdos_renyi" or "erdos_renyi_kernel", or a
             dictionary from glob patterns for names of layers or modules to final sparsities, {"encoder.*": 0.8}, or
             your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__. Layers that no
-            pattern fits have `sparsity`.
-        correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
-            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. The matrix is tiled over layers of
-            another size.
+            pattern fits have the final sparsity `sparsity`.
+        correlation: |r| of the features of the training inputs, (features, features), from
+            :meth:`chts_core.topology.Correlation.matrix`, for a method that starts from correlations (CSTI). The matrix
+            is tiled over layers of another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
             weights of each layer. "dense": with all weights; the density decays to the final density, for most methods
             with :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
             weight of this name, or (out_features, in_features) for a part of a weight.
-        process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
-            wrapper, or else the default group.
+        process_group: the group of the processes that train the model together. Default: the group of the model's DDP
+            or FSDP wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer have already loaded their saved
             states. Without `resume_from`, attaching zeroes the weights outside the initial masks; load all three states
             afterwards.

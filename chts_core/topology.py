@@ -57,7 +57,7 @@ def receptive_field(
     published code rounds in/out to an integer, which leaves part of a longer input side without links.)
 
     With at least as many links as inputs, every input has a link at r = 0. With at least as many links as outputs,
-    every output has a link at any r. Neither is guaranteed for degrees given as a tensor.
+    every output has a link at any r. Neither guarantee holds for degrees given as a tensor.
 
     Args:
         r: randomness in [0, 1].
@@ -136,17 +136,17 @@ def scale_free(
     1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
        nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is
        already there, with probability ∝ its degree. Two nodes can be linked twice.
-    2. For every link within a side, one end is chosen at random. It moves to a node of the other side, drawn with
+    2. For every link within a side, one end is chosen at random. This end moves to a node of the other side, drawn with
        probability ∝ its degree in step 1. A new node keeps its own end of its first link.
     3. Double links become one. To restore the number of links, absent links are drawn without replacement, with
        probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0 come last.
 
     Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales all degrees of a side by the same
     factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
-    2.76). Degrees cannot exceed the size of the other side. This cuts off the tails, almost completely in dense layers.
-    With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and Brandes
-    2005, "Efficient generation of large random networks", draw by degree from a list of link ends. Here pointer jumping
-    resolves that list, so the growth is vectorised.)
+    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails, almost completely in dense
+    layers. With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and
+    Brandes 2005, "Efficient generation of large random networks", draw by degree from a list of link ends. Here pointer
+    jumping resolves that list, so the growth is vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)

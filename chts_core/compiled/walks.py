@@ -120,7 +120,7 @@ def propose_links(  # pragma: no cover (compiled)
         any_wedge = choice < num_wedges
         choice -= 0 if any_wedge else num_wedges
 
-        # An ordered pair of different nodes of a side.
+        # Draw an ordered pair of different nodes of a side.
         if among_all and not any_wedge:
             of_outputs = choice < rows * (rows - 1)
             first = 0 if of_outputs else rows
@@ -140,7 +140,7 @@ def propose_links(  # pragma: no cover (compiled)
             if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
                 continue
 
-        # A neighbour of z that is not a neighbour of u, uniformly.
+        # Draw a neighbour of z that is not a neighbour of u, uniformly.
         first, degree = start[z], start[z + 1] - start[z]
         v, tries = np.int64(neighbours[first + random_below(state, degree)]), 1
         while tries < _TRIES and linked(exists, shape, u, v):
