@@ -3,8 +3,8 @@
 A block is a row of the mask (all inputs of one neuron), or a given number of consecutive inputs of a neuron. If the
 links of a layer cannot be divided equally among the blocks, some blocks have one link more than the others.
 
-    block=None, any sparsity: constant fan-in (SRigL; RigL with balanced output groups).
-    block=4, sparsity 0.5: 2:4 masks. An N:M mask has block=M and sparsity 1 - N/M.
+- With block=None and any sparsity, the fan-in is constant (SRigL; RigL with balanced output groups).
+- With block=4 and sparsity 0.5, the masks are 2:4. An N:M mask has block=M and sparsity 1 - N/M.
 """
 
 import math
@@ -22,14 +22,14 @@ from chts_core.topology import link_count
 
 
 def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> None:
-    """Raise a ValueError unless the inputs of each layer (or inputs × kernel positions) can be divided into blocks."""
+    """Raise a ValueError unless the block size divides the inputs of each layer (or inputs × kernel positions)."""
     for name, shape in shapes.items():
         inputs = math.prod(shape[1:])
         if block is not None and (block < 1 or inputs % block):
             raise ValueError(
                 f"layer {name!r} has {inputs} inputs, which cannot be divided into blocks of {block}; choose a block "
-                "that divides the inputs of all sparse layers, None for whole rows, or leave this layer dense with "
-                "`exclude`."
+                "that divides the inputs of all sparse layers, choose None for whole rows, or leave this layer dense "
+                "with `exclude`."
             )
 
 
@@ -59,7 +59,7 @@ class Balanced:
         return mask_of(choose_in_blocks(torch.ones_like(blocks), blocks, nums, generator=generator), shape)
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise an error unless the inputs of all layers can be divided into blocks."""
+        """Raise an error unless the block size divides the inputs of each layer."""
         check_blocks(shapes, self.block)
 
     def check_mask(self, mask: Tensor, source: str) -> None:
@@ -123,7 +123,7 @@ class BalancedRegrowth(Regrowth):
     block: int | None = None
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise an error unless the inputs of all layers can be divided into blocks."""
+        """Raise an error unless the block size divides the inputs of each layer."""
         check_blocks(shapes, self.block)
 
     def __call__(

@@ -24,17 +24,17 @@ class Budget:
         sparsity: the final sparsity, in [0, 1).
         timeline: the updates of the run.
         shapes: (out_features, in_features), or (out_channels, in_channels, *kernel), by layer name.
-        distribution: how the layers share the links. It is a name in `DISTRIBUTIONS`, final sparsities by patterns of
-            layer names (:func:`chts_core.distributions.sparsities_by_layer`), or your own
+        distribution: how the layers share the links. It is a name in `DISTRIBUTIONS`, a mapping from patterns
+            of layer names to final sparsities (:func:`chts_core.distributions.sparsities_by_layer`), or your own
             :class:`chts_core.distributions.Distribution`. With patterns, each layer follows the schedule of the method
             to its own final sparsity. Your own distribution is called with the sparsity at each step.
-        least: lower bounds of the sparsity at each step, by the final sparsity of a layer. If this run continues
-            another run, the links that the other run has lost do not come back.
+        least: for each final sparsity of a layer, the lower bound of its sparsity at every step. If this run continues
+            another run, the bounds keep the links that the other run has lost from coming back.
 
     Raises:
-        ValueError, TypeError: for a run in which a layer would gain links or have no link, that would never change its
-            topology, or that would not reach its sparsity; for a schedule that leaves its range at an update, or does
-            not give a number; for a wrong distribution.
+        ValueError, TypeError: if a layer would gain links or have no link, if the run would never change its topology
+            or would not reach its sparsity, if a schedule gives a value out of its range or no number at an update, or
+            if the distribution is wrong.
     """
 
     method: Method
@@ -58,7 +58,7 @@ class Budget:
         elif self.distribution not in DISTRIBUTIONS:
             raise ValueError(
                 f"distribution is {self.distribution!r}; expected one of {', '.join(map(repr, DISTRIBUTIONS))}, "
-                "sparsities by patterns of layer names, or a function of the shapes and the sparsity."
+                "a mapping from patterns of layer names to sparsities, or a function of the shapes and the sparsity."
             )
         if not hasattr(self.method.sparsity, "at"):
             raise TypeError(
@@ -104,7 +104,7 @@ class Budget:
         if not isinstance(removal, BalancedRemoval):
             return
         balanced = isinstance(topology, Balanced) and topology.block == removal.block
-        # The network of a continued run may have fewer links, but it started with the scheduled ones.
+        # The network of a continued run may have fewer links, but it started with the scheduled number.
         if not balanced and self.method.sparsity.at(0, self.timeline, self.sparsity) > 0:
             raise ValueError(
                 f"the method starts from {topology} but has {removal}; expected the same number of links in each block "
@@ -179,7 +179,7 @@ class Budget:
         return max(sparsity, self.least.get(final, 0.0))
 
     def least_at(self, step: int) -> dict[float, float]:
-        """The scheduled sparsity at a step by final sparsity, as lower bounds (`least`) of a run that continues."""
+        """The scheduled sparsity at a step, for each final sparsity; `least` of a run that continues this run."""
         return {final: self.at(step, final) for final in {self.sparsity, *self._finals.values()}}
 
     @property

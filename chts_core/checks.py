@@ -87,7 +87,7 @@ def check_repr(value: object, name: str) -> None:
     if " at 0x" in repr(value):
         raise ValueError(
             f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. "
-            'Write the part with " at 0x" as a frozen dataclass; a function becomes its __call__.'
+            'Write the object with " at 0x" as a frozen dataclass. Write a function as the __call__ of one.'
         )
 
 
@@ -100,7 +100,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def is_called_by(function: str) -> bool:
-    """Whether the function that asks was called by a function of this name, directly or through other functions."""
+    """Whether the caller was itself called by a function of this name, directly or through other functions."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != function:
         frame = frame.f_back

@@ -2,8 +2,8 @@
 
 Each choice is a frozen dataclass that combines a function of the core with its settings. Write your own choices in the
 same way, because a saved run identifies its method by the repr. A topology, removal or regrowth that does not work with
-all layers may have a method `check_shapes(shapes)`, which raises an error. A topology may also have a method
-`check_mask(mask, source)`, which checks masks that the topology did not make.
+all layers may have a method `check_shapes(shapes)`, which raises an error if a shape is unsuitable. A topology may also
+have a method `check_mask(mask, source)`, which checks masks that the topology did not make.
 """
 
 from bisect import bisect_right
@@ -156,13 +156,13 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes links with low scores: it draws them if there is a `temperature`, and takes the lowest scores otherwise.
+    """Draws links with low scores and removes them. Without a `temperature`, removes the links with the lowest scores.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).
     percolate: whether to also remove the links that become incomplete.
-    prune: the score for pruning as the density decays; the links with the lowest scores are always pruned. None: the
-        same as `score`.
+    prune: the score for pruning as the density decays. Pruning takes the links with the lowest scores and never draws.
+        None: the same as `score`.
     returning: whether removed links compete with the existing links by the last weight that they had, and return if
         this weight is larger. True is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
@@ -195,7 +195,7 @@ class Removal:
         Args:
             links: the links of a layer.
             target: number of links after the update. If the layer has fewer links now, it gains links.
-            exchanged: number of links to remove, at most `target` and the number of links.
+            exchanged: number of links to remove, at most `target` and at most the number of links.
             temperature: the temperature at this step; None for the hard rule.
             past: the last weights of the missing links, of shape (missing links,), if `returning` is true.
         """
@@ -396,7 +396,7 @@ class Cycling:
 
 @dataclass(frozen=True)
 class DenseEnd:
-    """Follows another schedule until the last update, and then has all links.
+    """Follows another schedule until the last update, which regrows all missing links.
 
     The turnover's `stop` says when the last update comes. The sparsity given for the run is the final sparsity of the
     other schedule.
@@ -411,7 +411,7 @@ class DenseEnd:
 
 @dataclass(frozen=True)
 class Staged:
-    """Keeps more links than the target in two stages, and the target from the last update on (MEST's soft bound).
+    """Keeps more links than the target, in two stages, until the last update (MEST's soft bound).
 
     excess: how much the density exceeds the target in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.
@@ -436,7 +436,7 @@ class Turnover:
     zeta: the share. With "excess", an update keeps only the final number of links and exchanges all others.
     early_stop: the overlap of removed and regrown links above which a layer stops changing, once it has its final
         density.
-    together: whether a layer stops early only when every layer has been above `early_stop`.
+    together: whether a layer stops early only when the overlap of every layer has been above `early_stop`.
     skip_optimizer: whether the optimizer skips its step before an update.
     """
 

@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     estimate = notebooks.expected(path, parameters)
-    print(f"expected to take {estimate}" if estimate else "expected time unknown: this is not a stage", flush=True)
+    print(f"expected to take {estimate}" if estimate else "expected time unknown: not a stage's notebook", flush=True)
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:
@@ -169,12 +169,10 @@ def _add_train(commands: Commands) -> None:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="change a setting of the recipe: -s steps 500",
+        help="change a setting of the recipe, for example with -s steps 500",
     )
     command.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    command.add_argument(
-        "--parallel", choices=("ddp", "fsdp"), default="ddp", help="how processes share a language model"
-    )
+    command.add_argument("--parallel", choices=("ddp", "fsdp"), default="ddp", help="how processes share the training")
     command.add_argument("--data-dir", help="where to look for data first")
     command.add_argument(
         "--save-every",
@@ -242,7 +240,7 @@ def _add_sweep(commands: Commands) -> None:
     command = commands.add_parser(
         "sweep",
         help="run a grid of methods, sparsities and seeds in parallel; exit with 1 if a cell failed",
-        description="The file has notebook: 06 or train: tiny, parameters (a mapping) and grid (lists of values).",
+        description='The file has "notebook: 06" or "train: tiny", "parameters" (a mapping) and "grid" (value lists).',
     )
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     help_of_out = "where to write the results; an interrupted sweep continues there"
@@ -290,7 +288,7 @@ def _add_lab(commands: Commands) -> None:
     command = commands.add_parser(
         "lab",
         help="open the notebooks in JupyterLab, as copies to work in",
-        description="JupyterLab answers only on this machine, and asks for the token that it prints.",
+        description="JupyterLab is available only on this machine, and asks for the token that it prints.",
     )
     command.add_argument(
         "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"
@@ -327,8 +325,8 @@ def _exercises(options: argparse.Namespace) -> int:
 def _add_drill(commands: Commands) -> None:
     command = commands.add_parser(
         "drill",
-        help="kill training runs, remove their disk, change their clock, give them wrong files; exit with 1 if a run "
-        "fails",
+        help="kill training runs, remove their disk, change their clock and give them wrong files; exit with 1 if a "
+        "run fails",
         description="A hundred kills take about an hour on two cores.",
     )
     command.add_argument("--kills", type=int, default=100, metavar="N", help="total number of kills (default: 100)")
@@ -399,7 +397,7 @@ def _conformance(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Commands) -> None:
-    command = commands.add_parser("bench", help="measure times against named rivals; exit with 1 if a benchmark failed")
+    command = commands.add_parser("bench", help="compare times with named rivals; exit with 1 if a benchmark failed")
     command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
     command.add_argument("--list", action="store_true", help="list the benchmarks and run none")

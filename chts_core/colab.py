@@ -24,7 +24,7 @@ def _version(name: str) -> str | None:
 
 
 def needed(distribution: str, extras: Iterable[str] = ()) -> Iterator[Requirement]:
-    """The requirements of an installed distribution and its extras on this machine.
+    """The packages that an installed distribution and its extras require on this machine.
 
     Raises:
         importlib.metadata.PackageNotFoundError: if the distribution is not installed.

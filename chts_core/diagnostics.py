@@ -120,7 +120,8 @@ def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Ge
 
     Args:
         sources: number of neurons, at least 1, that the generator draws. The paths from these neurons to all others are
-            measured. Default: every neuron, which is exact. The time grows with sources × links.
+            measured. By default, every neuron is a source, and the result is exact. The time grows with sources ×
+            links.
     """
     from scipy.sparse import csgraph
 
@@ -182,7 +183,7 @@ class SmallWorldness:
 def small_worldness(
     mask: Tensor, *, nulls: int = 5, sources: int | None = None, generator: torch.Generator
 ) -> SmallWorldness:
-    """Small-worldness: how far a layer is clustered like a lattice, with paths nearly as short as in a random network.
+    """Small-worldness: whether a layer is clustered like a lattice, but has paths nearly as short as a random network.
 
     σ = (C / C_ER) / (L / L_ER) with C from :func:`clustering` and L from :func:`path_length`. σ is near 1 for an
     Erdős–Rényi network, and clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".)
@@ -190,8 +191,9 @@ def small_worldness(
     is NaN if no null network has a 4-cycle, which can happen with small layers and few links.
 
     The null networks have the layer's size and number of links but not its degrees, although σ also depends on the
-    degrees. Neurons without links raise σ: the other neurons are then denser than in the null networks. To measure only
-    the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal, σ is lower.
+    degrees. Neurons without links raise σ, because the rest of the layer is then denser than the null networks. To
+    measure only the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal,
+    σ is lower.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.
@@ -223,7 +225,7 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     dense layer, 1 - 1/k for k equal blocks without links between them. Q is NaN without links.
 
     A random network also has some modularity, and a sparser random network has more. So compare with an Erdős–Rényi
-    network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008): the value is a lower
+    network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008), so the value is a lower
     bound of the maximum. The generator decides the order in which Louvain visits the neurons.
     """
     import networkx as nx
@@ -243,10 +245,10 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 def active_neurons_published(masks: Sequence[Tensor]) -> float:
     """Share of active neurons as the first published code counts them in a perceptron (with its option `--record_anp`).
 
-    An input of any layer counts if it has a link in this layer, and an output of the last sparse layer if it has a link
-    there. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after
-    incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` contains
-    the masks of consecutive layers, from first to last.
+    An input of any layer counts if it has a link in this layer. An output of the last sparse layer counts if it has a
+    link in that layer. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both
+    sides after incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless
+    `masks` contains the masks of consecutive layers, from first to last.
     """
     if not masks:
         raise ValueError("masks is empty; expected the masks of the sparse layers, from first to last.")

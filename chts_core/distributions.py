@@ -15,7 +15,7 @@ from chts_core.checks import check_sparsity
 from chts_core.topology import link_count
 
 Distribution = Callable[[Mapping[str, tuple[int, ...]], float], dict[str, int]]
-# Either a name in `DISTRIBUTIONS`, final sparsities by patterns of layer names, or a user's own distribution.
+# A name in `DISTRIBUTIONS`, a mapping from patterns of layer names to final sparsities, or a user's own distribution.
 Shares = str | Mapping[str, float] | Distribution
 
 
@@ -41,8 +41,9 @@ def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -
     Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer, with one ε for the
     network. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
 
-    The links add up to exactly round((1 - sparsity) · weights of the network). They are rounded with the method of
-    Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain a link as the sparsity rises.
+    The links add up to exactly round((1 - sparsity) · weights of the network). The number of each layer is rounded with
+    the method of Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain a link as the
+    sparsity rises.
     Every layer has a link, unless there are fewer links than layers. Then the layers with the largest sums of
     dimensions have one link each.
     """

@@ -73,9 +73,9 @@ def ch2_l3p(mask: Tensor) -> Tensor:
 
     The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
     sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The scores
-    are the same, bit for bit, for any number of threads (torch.get_num_threads()). Otherwise, matrix products score
-    batches of outputs, which costs O(links · out_features · in_features). The first walk in a process imports Numba.
-    Before the first walk on a machine, the code is compiled, which takes a few seconds.
+    are the same, bit for bit, for any number of threads (torch.get_num_threads()). In all other cases, matrix products
+    score batches of outputs, which costs O(links · out_features · in_features). The first walk in a process imports
+    Numba. Before the first walk on a machine, the code is compiled, which takes a few seconds.
     """
     return _path_based(mask, inside=True)
 
@@ -208,7 +208,7 @@ def sample_links(
 
     Soft draws from a node-based score use random walks instead of computing the score
     (:mod:`chts_core.compiled.walk_sampling`). A walk takes well under a microsecond on a CPU, for any size of the
-    layer. Walks may not find enough links, because few links have a positive score or nearly all links are wanted. Then
+    layer. If few links have a positive score, or if nearly all links are wanted, walks may not find enough links. Then
     the other links are drawn from the scores.
 
     Args:
@@ -226,7 +226,8 @@ def sample_links(
     missing = mask.numel() - count(mask)
     if not 0 <= num_links <= missing:
         raise ValueError(
-            f"{num_links} links were asked for but {missing} are missing; ask for a number between 0 and {missing}."
+            f"num_links is {num_links}, but the mask has {missing} missing links; ask for a number between 0 and "
+            f"{missing}."
         )
     links = predicted_links(
         positions(mask), (mask.shape[0], mask.shape[1]), num_links, predictor, soft=soft, generator=generator

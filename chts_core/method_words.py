@@ -79,7 +79,7 @@ def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: ch
 
 
 def _built(node: ast.expr) -> Any:
-    """The value of an expression: a number, a word, None, True, False, a tuple, or a choice with such settings."""
+    """The value of an expression: a number, a word, None, True, False, a tuple, or a choice with such values."""
     match node:
         case ast.Constant():
             return node.value

@@ -96,7 +96,7 @@ class Method:
 
     @property
     def is_dense(self) -> bool:
-        """Whether a network always keeps all its links, as FC does."""
+        """Whether a network always keeps all its links, as in FC."""
         return isinstance(self.sparsity, Dense)
 
 
@@ -185,7 +185,8 @@ _LLAMA_CODE = replace(
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# Versions of the methods: by task, where the paper has several, and by source, where its two codes differ from it.
+# Versions of the methods: for a task, if the paper's methods differ between tasks, and for a published code, if it
+# differs from the paper.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
     "set/paper_llama": replace(_SET, turnover=_TENTH),
@@ -269,12 +270,12 @@ def get_method(method: str | Method) -> Method:
             )
     if regrowth.score == "magnitude" and not regrowth.history:
         raise ValueError(
-            f"the method regrows links by the weights they had, but does not keep these weights: {regrowth}; set "
-            "history=True."
+            f"the method has {regrowth}, which regrows links by the weights that they had, but does not keep these "
+            "weights; set history=True."
         )
     zeta, early_stop = method.turnover.zeta, method.turnover.early_stop
     if isinstance(zeta, str) and zeta != "excess":
-        raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule of it, or 'excess'.")
+        raise ValueError(f"zeta is {zeta!r}; expected a share of the links, a schedule, or 'excess'.")
     if removal.returning and (removal, regrowth, zeta) != (RETURNING, RETURNS, 0):
         raise ValueError(
             f"removal.returning is True with {removal}, {regrowth} and zeta {zeta}; expected {RETURNING}, {RETURNS} "
@@ -283,8 +284,8 @@ def get_method(method: str | Method) -> Method:
     blocks = [choice.block for choice in (removal, regrowth) if isinstance(choice, BalancedRemoval | BalancedRegrowth)]
     if len(blocks) == 1 or len(set(blocks)) == 2:
         raise ValueError(
-            f"the method has {removal} and {regrowth}; expected BalancedRemoval and BalancedRegrowth of the same "
-            "block: regrowth cannot balance blocks that the removal leaves too full."
+            f"the method has {removal} and {regrowth}; expected BalancedRemoval and BalancedRegrowth with the "
+            "same block, because regrowth cannot balance blocks that the removal leaves too full."
         )
     if method.turnover.together and early_stop is None:
         raise ValueError("together is True but early_stop is None; give the overlap at which the layers stop.")

@@ -1,8 +1,8 @@
 """Percolation: after a removal, also remove the links that it has cut off.
 
 A hidden neuron without incoming or without outgoing links carries no signal: it is *inactive*. Its other links lead
-nowhere: they are *incomplete* and are removed too. This can make more neurons inactive, backward and forward through
-the network (paper, Figure 2 c-d).
+nowhere: they are *incomplete* and are removed too. Their removal can make more neurons inactive, backward and forward
+through the network (paper, Figure 2 c-d).
 """
 
 import math
@@ -43,7 +43,7 @@ class LayerGraph:
 
     chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The
         neurons of a convolution are its channels. A linear layer may read the channels flattened, with all positions of
-        a channel together. Two chains may end in the same layer, such as (`gate`, `down`) and (`up`, `down`), if the
+        a channel together. Two chains, such as (`gate`, `down`) and (`up`, `down`), may end in the same layer if the
         outputs of `gate` and `up` are multiplied.
     pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons of a pair must be active.
     attentions: the attention blocks. In each head, keys and queries form pairs, and values and output form chains.
@@ -171,7 +171,7 @@ def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
 
 
 def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list[tuple[_Side, _Side]]:
-    """The places where two layers meet, in the graph's order. Raises a ValueError if the graph does not fit."""
+    """The places where two layers meet, in the graph's order. Raises the error of :func:`check_graph`."""
     for name in sorted(graph.layers()):
         if name not in shapes:
             raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(shapes)}.")
@@ -204,13 +204,13 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two layers. A neuron is needed if one of them needs it. Chains cannot express this."""
+    """Refuse a layer that feeds two layers. Chains cannot express that its neuron is needed if either one needs it."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:
         if feeding.count(name) > 1:
             raise ValueError(
-                f"the graph names layer {name!r} twice, so that it feeds two layers; expected a layer that feeds at "
+                f"the graph names layer {name!r} twice, so that it feeds two layers; expected each layer to feed at "
                 "most one. Leave it out of the chains."
             )
 
@@ -243,7 +243,7 @@ def _attention_junctions(shapes: Mapping[str, tuple[int, ...]], attention: Atten
         if attention.rotary and head_dim % 2:
             raise ValueError(
                 f"an attention block with rotary positions has {head_dim} neurons per head; expected an even number, "
-                "because it rotates them in pairs."
+                "because they are rotated in pairs."
             )
         return head_dim // 2 if attention.rotary else head_dim
 

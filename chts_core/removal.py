@@ -40,7 +40,7 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
     (Paper, link removal; ε = 1e-5 as in the second published code, for LLaMA.) RI protects the last links of a weakly
     connected neuron, so more neurons stay active than with :func:`magnitude`. `weight` is (out_features, in_features),
-    zero where there is no link. The scores have the shape of `weight`, and its dtype or float32 if that is wider.
+    zero where there is no link. The scores have the shape and dtype of `weight`, but are at least float32.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:  # sums over a row of bf16 values would lose the small values
@@ -117,7 +117,7 @@ class LinkScore(Protocol):
 
 
 def scores_of(links: WeightedLinks, score: str | LinkScore) -> Tensor:
-    """Scores of the links, (links,), by a name in `SCORES` or a user's own score.
+    """Compute the scores of the links, (links,), with a score from `SCORES`, given by its name, or a user's own score.
 
     Raises a TypeError or ValueError unless a user's score returns one number for each link.
     """

@@ -57,8 +57,8 @@ def draw(
 ) -> Tensor:
     """Draw exactly `num` of the candidate links, without replacement.
 
-    A soft draw is equivalent to successive draws with p ∝ score^temperature. It is done in one pass, as a Gumbel top-k
-    race, and with logarithms, so that score^temperature cannot underflow. Candidates with score 0 come after all
+    A soft draw is equivalent to successive draws with p ∝ score^temperature. It is made in one pass, as a Gumbel top-k
+    race, and uses logarithms, so that score^temperature cannot underflow. Candidates with score 0 come after all
     others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num`
     highest scores and breaks ties at random.
 
@@ -155,8 +155,8 @@ def _keys(scores: Tensor, temperature: float, soft: bool, generator: torch.Gener
 def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generator) -> Tensor:
     """Draw exactly `num` missing links, each equally likely.
 
-    The plain reference is :func:`draw` with a score of 1 for every missing link. Both give the same links. This
-    function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows only with the
+    The plain reference is :func:`draw` with a score of 1 for every missing link. Both functions give the same links.
+    This function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows only with the
     number of links.
 
     Args:

@@ -184,7 +184,7 @@ class Timeline:
         return self.updates[earlier - 1] if earlier else 0
 
     def window(self, start: float, end: float) -> tuple[int, int]:
-        """First and last step of a decay given as fractions of the run, each moved back to an update.
+        """First and last step of a decay, given as fractions of the run. Each step is moved back to an update.
 
         Raises a ValueError if the decay continues after the last update, or contains no update.
         """
@@ -199,12 +199,10 @@ class Timeline:
         steps = self.update_before(self._step_at(start)), self.update_before(self._step_at(end))
         if steps[0] == steps[1]:
             given = isinstance(self.update_every, Sequence)
-            updates = (
-                f"because updates come at {self.update_every}" if given else f"with one every {self.update_every} steps"
-            )
+            when = f"at {self.update_every}" if given else f"every {self.update_every} steps"
             raise ValueError(
                 f"the density decay from step {round(start * self.total_steps)} to {round(end * self.total_steps)} "
-                f"contains no update, {updates}; update more often or train longer."
+                f"contains no update, because updates come {when}; update more often or train longer."
             )
         return steps
 

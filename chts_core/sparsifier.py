@@ -86,19 +86,19 @@ class Sparsifier:
         execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
             dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
         distribution: how the layers share the links. It is "uniform", "erdos_renyi" or "erdos_renyi_kernel", or a
-            dictionary of final sparsities by glob patterns on the names of layers or modules, {"encoder.*": 0.8}, or
+            dictionary from glob patterns for names of layers or modules to final sparsities, {"encoder.*": 0.8}, or
             your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__. Layers that no
-            pattern fits have `sparsity`.
-        correlation: for a method that starts from correlations (CSTI): |r| of the features of the training inputs,
-            (features, features), from :meth:`chts_core.topology.Correlation.matrix`. The matrix is tiled over layers of
-            another size.
+            pattern fits have the final sparsity `sparsity`.
+        correlation: |r| of the features of the training inputs, (features, features), from
+            :meth:`chts_core.topology.Correlation.matrix`, for a method that starts from correlations (CSTI). The matrix
+            is tiled over layers of another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
             weights of each layer. "dense": with all weights; the density decays to the final density, for most methods
             with :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
             weight of this name, or (out_features, in_features) for a part of a weight.
-        process_group: the group of the processes that train the model together. Default: the group of its DDP or FSDP
-            wrapper, or else the default group.
+        process_group: the group of the processes that train the model together. Default: the group of the model's DDP
+            or FSDP wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer have already loaded their saved
             states. Without `resume_from`, attaching zeroes the weights outside the initial masks; load all three states
             afterwards.
@@ -200,7 +200,7 @@ class Sparsifier:
 
     @property
     def postponed(self) -> list[int]:
-        """The steps at which the update was postponed."""
+        """The steps at which an update was postponed."""
         return self.progress.postponed
 
     @property
@@ -359,11 +359,11 @@ class Sparsifier:
                 turnover and temperature follow this run's schedule, but no layer gains links: the sparsity stays the
                 same until the schedule exceeds it. If layers may gain links, the run must have the same `total_steps`,
                 and the next update follows the schedule. To keep the old schedule, build the Sparsifier with the old
-                `total_steps` and continue to call `step()`: the topology does not change after its last update.
+                `total_steps` and continue to call `step()`: the topology does not change after the last update.
 
         Raises:
-            TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update to
-                reach the final sparsity. Nothing is changed then.
+            TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update
+                that could reach the final sparsity. Nothing is changed then.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)

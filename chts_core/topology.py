@@ -57,14 +57,14 @@ def receptive_field(
     published code rounds in/out to an integer, which leaves part of a longer input side without links.)
 
     With at least as many links as inputs, every input has a link at r = 0. With at least as many links as outputs,
-    every output has a link at any r. Neither is guaranteed for degrees given as a tensor.
+    every output has a link at any r. Neither guarantee holds for degrees given as a tensor.
 
     Args:
         r: randomness in [0, 1].
         degree: "fixed": all outputs have the same degree (within 1). "uniform": degrees spread evenly over a range that
-            is symmetric about their mean. The range is as wide as it can be if each receptive field is at least as wide
-            as the step between centres. A 1-D integer tensor: the degree of each output. No degree exceeds the number
-            of inputs, and the degrees add up to the number of links.
+            is symmetric about their mean. The range is as wide as possible while each receptive field is at least as
+            wide as the step between centres. A 1-D integer tensor: the degree of each output. No degree exceeds the
+            number of inputs, and the degrees add up to the number of links.
     """
     check_generator(generator)
     if not 0 <= r <= 1:
@@ -93,13 +93,13 @@ def small_world(
 ) -> Tensor:
     """Bipartite small world (BSW): the nearest links of a ring, of which a share `beta` in [0, 1] is rewired at random.
 
-    This is the Watts-Strogatz model for two sides. Each node of the larger side (the outputs if both are equal) starts
-    with links to its K nearest nodes of the other side. K is links / nodes, rounded so that degrees differ by at most
-    1. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node of the
-    larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
+    This is the Watts-Strogatz model for two sides. Each node of the larger side (the outputs if the sides are equal)
+    starts with links to its K nearest nodes of the other side. K is links / nodes, rounded so that degrees differ by at
+    most one. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node
+    of the larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
     remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
-    degrees. A link may return to its old place. The one-sided model forbids this. Here, such a ban would bias β = 1
-    in dense layers, and make it impossible in full layers. (Paper, bipartite small world model.)
+    degrees. A link may return to its old place. The one-sided model forbids this. Here, such a ban would bias β = 1 in
+    dense layers, and would make it impossible in full layers. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
     input side is longer, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
@@ -136,17 +136,17 @@ def scale_free(
     1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
        nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is
        already there, with probability ∝ its degree. Two nodes can be linked twice.
-    2. For every link within a side, one end is chosen at random. It moves to a node of the other side, drawn with
+    2. For every link within a side, one end is chosen at random. This end moves to a node of the other side, drawn with
        probability ∝ its degree in step 1. A new node keeps its own end of its first link.
     3. Double links become one. To restore the number of links, absent links are drawn without replacement, with
        probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0 come last.
 
     Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales all degrees of a side by the same
     factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
-    2.76). Degrees cannot exceed the size of the other side. This cuts off the tails, almost completely in dense layers.
-    With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and Brandes
-    2005, "Efficient generation of large random networks", draw by degree from a list of link ends. Here pointer jumping
-    resolves that list, so the growth is vectorised.)
+    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails, almost completely in dense
+    layers. With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and
+    Brandes 2005, "Efficient generation of large random networks", draw by degree from a list of link ends. Here pointer
+    jumping resolves that list, so the growth is vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
@@ -344,10 +344,10 @@ def correlated(
 
     `correlation` is |r| of the input features, a square matrix of finite numbers >= 0, from :meth:`Correlation.matrix`.
     Node i of either side stands for feature i mod (number of features): the matrix is tiled to cover the layer (2×2 for
-    twice the width) and cropped where the layer ends. The links with the highest |r| exist. Ties, for example between
-    copies in different tiles, are broken at random. Links with r = 0 come last. (Paper, baselines; Zhang et al.,
-    "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for ultra-sparse
-    advantage in deep learning", ICLR 2024.)
+    twice the width) and cropped where the layer ends. The network has the links with the highest |r|. Ties, for
+    example between copies in different tiles, are broken at random. Links with r = 0 come last. (Paper, baselines;
+    Zhang et al., "Epitopological learning and Cannistraci-Hebb network shape intelligence brain-inspired theory for
+    ultra-sparse advantage in deep learning", ICLR 2024.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)

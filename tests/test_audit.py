@@ -123,7 +123,9 @@ def test_number_of_links(steps: int) -> None:
     run.mask.view(-1)[(~run.mask).flatten().nonzero()[:3]] = True
     (finding,) = audit(run.sparsifier)
     assert (finding.check, finding.layer) == ("links", NAME)
-    assert finding.message.startswith(f"{links + 3} links after step {steps}; expected exactly {links}, which is +3.")
+    assert finding.message.startswith(
+        f"{links + 3} links after step {steps}; expected exactly {links} (difference +3)."
+    )
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
@@ -144,7 +146,7 @@ def test_a_budget_that_is_wrong_by_one_link(
     for steps in (0, STEPS):
         run = Run("chtss", distribution=distribution)
         run.train(steps)
-        found = {(f.check, f.layer): re.search(r"which is (\S+)\.", f.message) for f in audit(run.sparsifier)}
+        found = {(f.check, f.layer): re.search(r"difference (\S+)\)\.", f.message) for f in audit(run.sparsifier)}
         expected = {("links", name): by for name, by in ((NAME, first), ("2.weight", second)) if by}
         assert {key: match and int(match[1]) for key, match in found.items()} == expected
 
@@ -156,7 +158,7 @@ def test_no_link_and_no_path() -> None:
     run.model.get_parameter("2.weight").data.zero_()
     found = {finding.layer: finding.message for finding in audit(run.sparsifier) if finding.check == "collapse"}
     assert found.keys() == {"0.weight", "2.weight"}
-    assert found["2.weight"].startswith(f"no link is left of {second.numel()} possible ones after step 0")
+    assert found["2.weight"].startswith(f"none of the {second.numel()} possible links is left after step 0")
     assert found["0.weight"].startswith(f"none of its {int(first.sum())} links lies on a path")
 
 

@@ -153,7 +153,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "keep a negative number": (lambda: keep(num=-1), r"-1 links were asked for .* between 0 and"),
     "regrow too many": (
         lambda: chts.link_prediction.sample_links(MASK, 5, generator=generator()),
-        r"5 links were asked for but 4 are missing",
+        r"num_links is 5, but the mask has 4 missing links",
     ),
     "temperature negative": (lambda: keep(temperature=-1.0), r"temperature is -1\.0; expected T >= 0"),
     "temperature nan": (lambda: keep(temperature=math.nan), r"temperature is nan; expected T >= 0"),
@@ -179,7 +179,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "graph names an unknown layer": (lambda: percolate(("a", "z")), r"names layer 'z', which has no mask.* a, b, c"),
     "graph lets a layer feed two": (
         lambda: percolate(("a", "c"), ("a", "c")),
-        r"names layer 'a' twice, so that it feeds two layers; expected a layer that feeds at most one",
+        r"names layer 'a' twice, so that it feeds two layers; expected each layer to feed at most one",
     ),
     "graph chains what does not fit": (lambda: percolate(("a", "b")), r"'a' has 2 outputs but 'b'.* has 4 inputs"),
     "overlap misshapen": (
@@ -349,7 +349,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Excep
     "no update in the decay": (
         {"method": "chtss", "update_every": 400},
         ValueError,
-        r"decay from step 0 to 375 contains no update, with one every 400",
+        r"decay from step 0 to 375 contains no update, because updates come every 400",
     ),
     "decay outlives the turnover": (
         {"method": method("chtss", sparsity=methods.Sigmoid(end=0.9))},

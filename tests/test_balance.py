@@ -204,7 +204,7 @@ def test_words_give_the_same_method() -> None:
     ],
 )
 def test_a_removal_that_regrowth_cannot_balance_is_refused(wrong: Method) -> None:
-    with pytest.raises(ValueError, match="expected BalancedRemoval and BalancedRegrowth of the same block"):
+    with pytest.raises(ValueError, match="expected BalancedRemoval and BalancedRegrowth with the same block"):
         get_method(wrong)
 
 

@@ -407,7 +407,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = SCHEDULES | {
     ),
     "window without an update": (
         {"method": replace(METHODS["gmp"], sparsity=Cubic(end=0.05))},
-        "decay from step 0 to 50 contains no update, with one every 100 steps",
+        "decay from step 0 to 50 contains no update, because updates come every 100 steps",
     ),
     "window backwards": (
         {"method": replace(METHODS["gmp"], sparsity=Cubic(start=0.6, end=0.5))},

@@ -30,9 +30,9 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     one thread, only one caller runs at a time.
 
     With one thread, the compiled function runs an ordinary loop. Numba's own parallel loops start within microseconds,
-    but starting their threads changes torch's number of threads, wakes threads that spin on a busy machine, and makes a
-    fork unsafe. The ordinary loop also runs in a forked process, and in a process in which Numba finds no threading
-    layer. Both loops give the same results, bit for bit.
+    but starting their threads changes torch's number of threads and makes a fork unsafe. On a busy machine, these
+    threads also take cores from other work while they wait. The ordinary loop also runs in a forked process, and in a
+    process in which Numba finds no threading layer. Both loops give the same results, bit for bit.
 
     Sums may be reordered, so that they can use whole vector registers.
     """

@@ -29,8 +29,8 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
 
     Returns:
         The index of each row's window; rows whose degrees have the same integer square root share a window. The two
-        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, the bound below which
-        a random integer means an arrival by this time, int64 (windows, 2, columns).
+        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, a bound, int64
+        (windows, 2, columns): the column arrives by this time if its random integer is below the bound.
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)
@@ -79,9 +79,10 @@ def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma:
 def _set_links(  # pragma: no cover (compiled)
     row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
 ) -> None:
-    """Link a row to its columns with verdict 2, and to those `needed` of the `num` contenders that arrive first.
+    """Link a row to its columns with verdict 2, and to the first `needed` of the `num` contenders to arrive.
 
-    Columns are counted from `start` on, around the ring. `last` is the time at which the last contender arrives.
+    Columns are counted from `start` on, around the ring. `last` is the time at which the last of these contenders
+    arrives.
     """
     columns = len(row)
     for column in range(start, columns):
@@ -116,8 +117,9 @@ def race(  # pragma: no cover (compiled)
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
     is exponentially distributed. Only a few columns need the logarithms. For w = windows[i], the last of the row's
     links probably arrives while ln t is between times[w, 0] and times[w, 1]. A column with a random integer below
-    in_by[w, 0] arrives by times[w, 0]. A column with at least in_by[w, 1] does not arrive before times[w, 1].
-    Exact times are computed for the columns in between, or for all columns if the last arrival is outside this window.
+    in_by[w, 0] arrives by times[w, 0]. A column with a random integer of at least in_by[w, 1] does not arrive before
+    times[w, 1]. Exact times are computed for the columns in between, or for all columns if the last arrival is outside
+    this window.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)

@@ -1,7 +1,7 @@
 """The compiled inner loops of sparse layers. Activations have a row per feature and a column per sample.
 
-A single thread computes each output, always in the same order, so the results are the same, bit for bit, for any number
-of threads. For the number of threads, see :func:`chts_core.compiled.jit.compiled_twice`.
+Each output is computed by one thread, always in the same order, so the results are the same, bit for bit, for any
+number of threads. For the number of threads, see :func:`chts_core.compiled.jit.compiled_twice`.
 """
 
 from typing import Any
@@ -110,7 +110,7 @@ def multiply_at_links(  # pragma: no cover (compiled)
 
 @compiled_twice
 def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
-    """y = xᵀ, both contiguous. torch would use only one thread for this."""
+    """y = xᵀ, both contiguous. torch would transpose x with only one thread."""
     rows, columns = x.shape
     strips = (columns + _STRIP - 1) // _STRIP
     for share in prange(threads):
@@ -134,7 +134,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
 
 @compiled
 def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Zero the integers of a 2-D array where a mask has no link. A NaN also becomes zero: the bits of 0.0 are zeros."""
+    """Zero the integers of a 2-D array where a mask has no link. They can be the bits of floats, NaN included."""
     for i in range(array.shape[0]):
         for j in range(array.shape[1]):
             array[i, j] = array[i, j] if mask[i, j] else 0

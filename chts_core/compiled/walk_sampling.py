@@ -59,9 +59,9 @@ def _num_pairs(shape: tuple[int, int]) -> int:
 
 
 def _running_wedges(start: Tensor) -> Tensor:
-    """Running sum, from 0, of the number of ordered pairs of different nodes that each node joins.
+    """Running sum, from 0, of the number of ordered pairs of different neighbours that each node has.
 
-    The links of each node begin at `start`.
+    The links of node n begin at start[n].
     """
     degrees = start.diff()
     return F.pad((degrees * (degrees - 1)).cumsum(0), (1, 0))
@@ -119,8 +119,8 @@ def walk_batched(
     """Like :func:`walk_compiled`, but with all walks of a round at the same time, on any device.
 
     A matrix product first counts how many neighbours each pair of nodes shares, so no walk needs a second try. A walk
-    ends at any of the d_z neighbours of z. If u lacks this neighbour, the walk counts with p ∝ d_z / (d_z - P_zu). The
-    device does not have to wait during a round.
+    ends at any of the d_z neighbours of z. If u lacks this neighbour, the walk counts with p ∝ d_z / (d_z - P_zu).
+    During a round, the device does not wait for the CPU.
     """
     device, (rows, columns), mask = links.device, shape, mask_of(links, shape)
     by_output, by_input = mask.nonzero()[:, 1] + rows, mask.T.nonzero()[:, 1]

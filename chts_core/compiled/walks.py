@@ -100,14 +100,14 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links`, int64, with independent draws of missing links, p ∝ node-based score, and -1 where a draw fails.
+    """Fill `links`, int64, with independent draws of missing links, p ∝ node-based score, or with -1 if a draw fails.
 
-    See :mod:`chts_core.compiled.walk_sampling` for the method. A link is its position in the flattened mask.
+    See :mod:`chts_core.compiled.walk_sampling` for the method. A link is given by its position in the flattened mask.
 
     Args:
         exists: a bit for each element of the flattened mask; `start` and `neighbours` come from :func:`adjacency`.
         shape: (outputs, inputs) of the mask.
-        wedges: running sum, from 0, of the number of ordered pairs of different nodes that each node joins.
+        wedges: running sum, from 0, of the number of ordered pairs of different neighbours that each node has.
         pairs: number of ordered pairs of different nodes of the same side.
         inside: True for CH2, False for CH3.
     """
@@ -120,7 +120,7 @@ def propose_links(  # pragma: no cover (compiled)
         any_wedge = choice < num_wedges
         choice -= 0 if any_wedge else num_wedges
 
-        # An ordered pair of different nodes of a side.
+        # Draw an ordered pair of different nodes of a side.
         if among_all and not any_wedge:
             of_outputs = choice < rows * (rows - 1)
             first = 0 if of_outputs else rows
@@ -140,7 +140,7 @@ def propose_links(  # pragma: no cover (compiled)
             if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
                 continue
 
-        # A neighbour of z that is not a neighbour of u, uniformly.
+        # Draw a neighbour of z that is not a neighbour of u, uniformly.
         first, degree = start[z], start[z + 1] - start[z]
         v, tries = np.int64(neighbours[first + random_below(state, degree)]), 1
         while tries < _TRIES and linked(exists, shape, u, v):

@@ -1,6 +1,6 @@
 """Check a sparse training run: look at a Sparsifier between steps and say what is wrong, with numbers.
 
-    findings = audit(sparsifier)          # at rest, any time between steps
+    findings = audit(sparsifier)          # at any time between two steps
 
     auditor = Auditor(sparsifier)  # or during the run: it also checks the links that an update has just regrown
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
@@ -31,7 +31,7 @@ from chts_core.sparsifier import Sparsifier
 class Finding:
     """Something that is wrong with a run.
 
-    check: which check found it, a name in `CHECKS` or `REGROWN`.
+    check: which check found it: a name in `CHECKS`, or `REGROWN`.
     layer: the name of the weight, or of its part if heads or packed projections are checked separately.
     message: what was found and expected, in numbers, and what to do.
     """
@@ -56,7 +56,7 @@ class Auditor:
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); auditor.check(); optimizer.zero_grad()
 
-    It remembers the links before a step, to know which links an update has regrown.
+    The Auditor remembers the links before a step, so that it knows which links an update has regrown.
 
     Attributes:
         findings: all findings so far, but only the first one for each check and layer.
@@ -116,8 +116,8 @@ def _absent_weights(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "absent weights",
                 name,
                 f"{count} of {int((~weight.mask).sum())} absent links have a weight, up to {largest:.2g}, after step "
-                f"{sparsifier.steps}; expected 0 in all. The model computes with links it does not have: zero the "
-                "weight outside the mask after every optimizer step.",
+                f"{sparsifier.steps}; expected 0 in all. The model computes with links that it should not have. Zero "
+                "the weight outside the mask after every optimizer step.",
             )
 
 
@@ -145,8 +145,9 @@ def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
             yield Finding(
                 "links",
                 name,
-                f"{found} links after step {sparsifier.steps}; expected exactly {wanted}, which is {found - wanted:+}. "
-                "Select this number by rank; a threshold selects all links that tie with it.",
+                f"{found} links after step {sparsifier.steps}; expected exactly {wanted} (difference "
+                f"{found - wanted:+}). Select this number of links by rank. A threshold also selects all links with an "
+                "equal score.",
             )
 
 
@@ -155,7 +156,7 @@ def _collapse(sparsifier: Sparsifier) -> Iterator[Finding]:
     for name, mask in percolate(masks, sparsifier.network.graph).items():
         links = int(masks[name].count_nonzero())
         if links == 0:
-            problem = f"no link is left of {mask.numel()} possible ones"
+            problem = f"none of the {mask.numel()} possible links is left"
         elif not mask.any():
             problem = f"none of its {links} links lies on a path from the inputs to the outputs, so no neuron is active"
         else:
@@ -181,7 +182,7 @@ def _density(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "density",
                 name,
                 f"density {found / size:.2%} after step {sparsifier.steps}; expected {final[name] / size:.2%}, and no "
-                f"update comes after step {last}. The decay ends after the last update: end it at that update or "
+                f"update comes after step {last}. The decay ends after the last update. End it at that update or "
                 "earlier.",
             )
 
@@ -250,8 +251,8 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
                 REGROWN,
                 name,
                 f"{stale} of {row['regrown']} links regrown at step {row['step']} do not start from zero: they have "
-                f"{past} from before. Set old values to zero for every link that an update removes or regrows, even if "
-                "the link comes back at once.",
+                f"{past} from before the update. Set old values to zero for every link that an update removes or "
+                "regrows, even if the link comes back at once.",
             )
 
 
@@ -298,7 +299,7 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
 
 
 def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
-    """The links of each layer: ε · sum, at least 1 and at most all, where ε makes them add up to `total`."""
+    """The number of links of each layer: ε · sum, at least 1 and at most its size. The numbers add up to `total`."""
 
     def links(epsilon: int) -> list[int]:  # in units of 2^-45, which separate the ε at which two layers gain a link
         rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)

@@ -41,7 +41,7 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
         int8: whether to store each weight of two dimensions or more as 8-bit integers, with one scale for each row
             along the last dimension, or for each filter of a convolution. The scale is the largest |W| of the row or
             filter, divided by 127. A weight changes by at most half its scale, apart from the rounding of the result
-            to the dtype of the weight, which counts in half precision. Zeros stay zeros.
+            to the dtype of the weight, which matters in half precision. Zeros stay zeros.
 
     Raises:
         TypeError, ValueError: for tensors that the file cannot hold. Nothing is written then.
@@ -51,7 +51,7 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
     filters = {f"{name}.weight" for name, module in dense.named_modules() if is_convolution(module)}
     parts: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}  # shapes of the tensors that are stored in a flat form
-    dtypes: dict[str, str] = {}  # dtypes of the 8-bit weights that are not the dtype of their scale
+    dtypes: dict[str, str] = {}  # original dtypes of 8-bit weights, if their scale has another dtype
     shared: dict[str, str] = {}  # from another name of a tensor to its first name
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in dense.state_dict().items():
@@ -116,7 +116,7 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def _links(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if zeros are shorter."""
+    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if zeros take less."""
     links = int(tensor.count_nonzero())
     bits, positions = math.ceil(tensor.numel() / 8), 4 * links
     if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):
@@ -127,7 +127,7 @@ def _links(tensor: Tensor) -> Tensor | None:
 
 
 def _rounded(name: str, weight: Tensor, by_filter: bool) -> tuple[Tensor, Tensor]:
-    """A weight as 8-bit integers, and the scale to multiply them by. Both have the same number of dimensions.
+    """A weight as 8-bit integers, and the scale to multiply them by, which has the same number of dimensions.
 
     The scale is at least float32, because half precision would round it too coarsely.
     """

@@ -33,15 +33,15 @@ class SparsifierCallback(TrainerCallback):
     Training may begin again on the same model: in a second call of `train()`, and after each try of
     `auto_find_batch_size`. Then a new schedule starts from the current links. Links are not drawn or rescaled again.
 
-    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the density
-    is above the requested density, because the best or last step came before the end of the schedule.
+    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the best or
+    last step came before the end of the schedule, so that the density is above the requested density.
 
     Each row of the Trainer's `log_history` contains the `density`, the share of active neurons (`anp`) and the share of
     links that were ever active (`itop`).
 
     With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model contains dense weights with zeros, because
-    `save_pretrained` writes it. A checkpoint of another model contains only the links of a layer and their values. To
-    be able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is
+    `save_pretrained` writes these. A checkpoint of another model contains only the links of a layer and their values.
+    To be able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is
     loaded, the optimizer has no state for the layers that store only their links. Before you save a state dict for
     others, call :func:`chts_core.engine.linear.to_dense`.
 
@@ -150,7 +150,7 @@ class SparsifierCallback(TrainerCallback):
         callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """Find the Sparsifier's file in the checkpoint of the resumed training. The Trainer does not give its path."""
+        """Find the Sparsifier's file in the checkpoint to resume from. The Trainer does not give the path."""
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:

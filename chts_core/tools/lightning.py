@@ -25,7 +25,7 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     the current links.
 
     `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if the
-    density is above the requested density, because the best or last step came before the end of the schedule.
+    best or last step came before the end of the schedule, so that the density is above the requested density.
 
     At the end of each epoch, the callback logs `density`, the share of active neurons `anp` and the share of links that
     were ever active `itop`.

@@ -27,7 +27,7 @@ class LinkWarmup:
 
     Args:
         sparsifier: already attached to the model.
-        steps: the number of steps after which a new link takes full steps; with 0 and 1, it takes full steps at once.
+        steps: the number of steps after which a new link takes full steps; with 0 or 1, it takes full steps at once.
 
     Raises:
         ValueError: if `steps` is below 0 or above the fewest steps between two updates, or if `fully_shard` has sharded

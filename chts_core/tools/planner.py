@@ -64,13 +64,13 @@ class Plan:
     budget: links by layer and step.
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
-    exchanged: links that all updates together remove and regrow, without pruned or percolated links. It is an upper
-        bound for a method that stops early, and a lower bound if removed links return by their weight.
+    exchanged: links that all updates together remove and regrow, without pruned or percolated links. The numbers are
+        upper bounds for a method that stops early, and lower bounds if removed links return by their weight.
     flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
         equally often. Convolutions use their weights more often than linear layers, and experts less often.
     memory: the bytes for each use, on the device of the model, without activations and without past weights of links
         that percolation removes.
-    coverage: which share of the model is in its sparse layers; the text shows this if other layers stay dense.
+    coverage: which share of the model is in its sparse layers; the text also names layers that stay dense.
     advice: which layers percolation leaves out, and what you may want to change.
     """
 
@@ -201,8 +201,8 @@ def plan(
     """Compute what a run with these settings would do, without running it. Use `print` to show the result.
 
     The function takes the settings of :class:`chts_core.Sparsifier` and refuses the same invalid settings, as far as
-    this is possible without an optimizer and without drawing the initial network. The model may be on the meta device,
-    without memory.
+    this is possible without an optimizer and without drawing the initial network. The model may be on the meta
+    device, where it needs no memory.
 
     Args:
         execution: as in the Sparsifier; with "auto", the plan counts the memory of "csr".
