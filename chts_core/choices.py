@@ -156,7 +156,7 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Draws links with low scores and removes them. Without a `temperature`, removes the links with the lowest scores.
+    """Removes links with low scores. With a `temperature`, it draws them; without one, it takes the lowest scores.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).

@@ -38,31 +38,21 @@ class Sparsifier:
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
 
-    By default the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
+    By default, the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
     zeroed as soon as they are computed, so clipping sees the sparse gradient. After every step, the weight, gradient
     and optimizer state of absent links are zero. A regrown link starts from zero, or from its last weight if the
     method remembers it. With `execution="csr"`, new layers replace the linear layers; they store and multiply only the
-    existing links (:class:`chts_core.engine.linear.SparseLinear`). The run is the same as with dense tensors up to
-    rounding, needs a fraction of the memory, and is faster if there are few links. Gradients of several backward
-    passes per step accumulate, and methods that use gradients use their sum. `torch.compile` may wrap the model before
-    or after the Sparsifier is attached, because all changes happen in place.
+    existing links (:class:`chts_core.engine.linear.SparseLinear`). The run stays the same, up to rounding.
+
+    Only steps of the optimizer count: `step()` without an optimizer step, as in gradient accumulation, changes nothing.
+    An interrupted update leaves the links as they were. If a gradient is infinite or NaN, the update waits for the next
+    step, with a warning. A layer with a frozen weight (`requires_grad_(False)`) keeps its links until it is trained
+    again. A newer Sparsifier of the same model takes over. The guide `docs/guides/followed.md` lists what else a
+    Sparsifier follows and what it refuses, for example `torch.compile`, copies and loaded weights.
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
-    has the same settings. The processes divide the layers of an update among themselves and send each other the masks.
-    Methods that use the gradient use the mean over all processes. Each update compares the masks, and the run stops if
-    they differ. `DistributedDataParallel` may wrap the model before or after the Sparsifier is attached, but it does
-    not work with layers that store only their links.
-
-    If a gradient is infinite or NaN, the update waits for the next step, with a warning. If the weight of a link is
-    infinite or NaN, `step()` raises an error. An interrupted update leaves the links as they were. A layer with a
-    frozen weight (`requires_grad_(False)`) keeps its links until it is trained again. `step()` also raises an error if
-    weights were loaded without their masks, if parameters were replaced, or if another optimizer made a step. Only
-    steps of the optimizer count: `step()` without an optimizer step, as in gradient accumulation, changes nothing.
-
-    A model has one Sparsifier at a time: a newer one takes over, and `step()` of the older one raises an error. The
-    optimizer keeps the Sparsifier alive. A copy of only the model (`copy.deepcopy`, `torch.save`) has no Sparsifier. To
-    keep the Sparsifier, copy or save the model, the optimizer and the Sparsifier together.
-    :class:`chts_core.tools.averaging.AveragedModel` averages the weights over steps.
+    has the same settings. The processes divide the layers of an update among themselves and compare the masks. Methods
+    that use gradients use the mean over all processes. `DistributedDataParallel` needs `execution="masked"`.
 
     Args:
         model: any module. Its linear layers, attention projections, convolutions, recurrent layers, bilinear layers
@@ -79,16 +69,14 @@ class Sparsifier:
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
             the routers of experts, and depthwise convolutions. Your value replaces this default. Embeddings are never
             sparse.
-        graph: which layers feed each other, for percolation. Default: traced from the model
-            (:mod:`chts_core.engine.tracing`). Layers that could not be traced are not percolated, and a warning names
-            them.
+        graph: which layers feed each other, for percolation. By default, the Sparsifier traces the model. Layers that
+            could not be traced are not percolated, and a warning names them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
         execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
             dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
-        distribution: how the layers share the links. It is "uniform", "erdos_renyi" or "erdos_renyi_kernel", or a
-            dictionary from glob patterns for names of layers or modules to final sparsities, {"encoder.*": 0.8}, or
-            your own :class:`chts_core.distributions.Distribution`, a frozen dataclass with __call__. Layers that no
-            pattern fits have the final sparsity `sparsity`.
+        distribution: how the layers share the links: "uniform", "erdos_renyi", "erdos_renyi_kernel", a dictionary from
+            glob patterns for layers or modules to final sparsities, {"encoder.*": 0.8}, or your own
+            :class:`chts_core.distributions.Distribution`. Layers that no pattern fits have the sparsity `sparsity`.
         correlation: |r| of the features of the training inputs, (features, features), from
             :meth:`chts_core.topology.Correlation.matrix`, for a method that starts from correlations (CSTI). The matrix
             is tiled over layers of another size.
@@ -106,8 +94,7 @@ class Sparsifier:
             `load_state_dict`.
 
     Attributes:
-        network: the sparse layers, read only (:class:`chts_core.engine.network.SparseNetwork`).
-        progress: the state of the run, read only (:class:`chts_core.engine.progress.Progress`).
+        network, progress: the sparse layers and the state of the run, read only.
 
     Raises:
         ValueError, TypeError: for settings that cannot work. Nothing is changed then.
@@ -323,10 +310,10 @@ class Sparsifier:
             self._gradients.forget()
             for name in self.network.sparse:
                 self.network.weights[name].clear_absent(guard.keeps_zeros)
-            if due and overflowing:
+            if overflowing:
                 progress.postponed.append(self.steps)
             guard.settle()
-        if due and overflowing:
+        if overflowing:
             warn(
                 f"a gradient at step {self.steps} is infinite or NaN ({few(overflowing)}); the update of the topology "
                 "waits for the next step.",
@@ -356,10 +343,8 @@ class Sparsifier:
         Args:
             state: the state of a run with the same settings.
             reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
-                turnover and temperature follow this run's schedule, but no layer gains links: the sparsity stays the
-                same until the schedule exceeds it. If layers may gain links, the run must have the same `total_steps`,
-                and the next update follows the schedule. To keep the old schedule, build the Sparsifier with the old
-                `total_steps` and continue to call `step()`: the topology does not change after the last update.
+                turnover and temperature follow this run's schedule. The sparsity never falls, unless layers may gain
+                links; then the run must have the same `total_steps`.
 
         Raises:
             TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update
@@ -378,7 +363,7 @@ class Sparsifier:
         self.progress = loaded
         for name, weight in self.network.weights.items():
             weight.load_mask(unpack_bits(masks[name], weight.shape).to(weight.parameter.device))
-        self._set_crossovers()
+        self.network.set_crossovers(self.progress.crossovers)
         self._gradients.forget()
         self._guard.record_links()
         self._guard.settle()
@@ -396,14 +381,9 @@ class Sparsifier:
             "update_every": self.timeline.update_every,
         }
 
-    def _set_crossovers(self) -> None:
-        """Let layers that store only their links use the kernels of the saved run."""
-        for name, layer in self.network.stored().items():
-            layer.crossover = self.progress.crossovers.get(name, layer.crossover)
-
     def _connect(self) -> None:
         """Watch the gradients and the optimizer from now on."""
-        self._set_crossovers()
+        self.network.set_crossovers(self.progress.crossovers)
         self._gradients.listen(self.network.sparse, self)
         self._guard.listen(fresh=self.steps == 0)
         self.optimizer.register_step_post_hook(self._after_optimizer)  # which also keeps this object alive

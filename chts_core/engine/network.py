@@ -251,6 +251,11 @@ class SparseNetwork:
         """The layers that store only their links, by the name of their weight."""
         return {name: weight.layer for name, weight in self.weights.items() if isinstance(weight, LinkWeight)}
 
+    def set_crossovers(self, crossovers: Mapping[str, float | None]) -> None:
+        """Let layers that store only their links use the kernels of a saved run, given its crossover densities."""
+        for name, layer in self.stored().items():
+            layer.crossover = crossovers.get(name, layer.crossover)
+
     def clear(self, optimizer: torch.optim.Optimizer, execution: str) -> None:
         """Zero everything outside the masks.
 
