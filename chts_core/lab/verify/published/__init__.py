@@ -1,4 +1,4 @@
-"""Compare a method with the published command of its name, by numbers recorded from that command.
+"""Compare a method with the published command of the same name, by numbers recorded from that command.
 
 The files in this folder have the results of the authors' two code bases for fixed weights, networks and seeds.
 `tests/published/README.md` of the repository says how each file was made. The files have only numbers and no code.
@@ -126,7 +126,7 @@ def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
 def _removal(method: Method, command: Command) -> Outcome:
     """The removal uses the recorded scores. If it is soft, links stay with the recorded probabilities."""
     if method.removal.returning or command.regrowth is None:
-        return None, "links that return are among the counts"
+        return None, "the check 'counts' covers the links that return"
     pruning = method.removal.prune or method.removal.score
     for score, recording in ((method.removal.score, command.removal), (pruning, command.prune or command.removal)):
         if _scores_of(score, recording) > 1e-5:
@@ -176,7 +176,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
 
 
 def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
-    """Probability of each recorded set of links under successive draws without replacement with p ∝ the odds."""
+    """Probability of each recorded set of links under successive draws without replacement, by these odds."""
     flat = odds.flatten().tolist()
 
     def chance(links: Sequence[int]) -> float:
@@ -194,7 +194,7 @@ def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
-    """Whether a chi-square test accepts draws with these odds for the recorded sets; rare sets form one group."""
+    """Whether a chi-square test accepts that the recorded sets have these odds; rare sets form one group."""
     total = sum(counts.values())
     expected = chances(odds, counts)
     if not math.isclose(
@@ -228,7 +228,11 @@ def _regrowth(method: Method, command: Command) -> Outcome:
     if command.sampled is None:
         return not method.regrowth.soft, "scores; the command itself does not run"
     if method.regrowth.soft != command.sampled:
-        return False, "the highest scores are taken" if command.sampled else "links are drawn, not the highest scores"
+        return False, (
+            "the links have the highest scores, but the command draws them"
+            if command.sampled
+            else "the links are drawn, but the command takes the highest scores"
+        )
     if command.sampled:
         counts = recorded("draws")[f"regrowth {command.regrowth.split()[1]}"]
         survivors = torch.tensor(recorded("draws")["eleven"]) > 0.5
@@ -243,12 +247,13 @@ def _regrowth(method: Method, command: Command) -> Outcome:
 
 
 def _weights(method: Method, command: Command) -> Outcome:
-    """Regrown links start from the code's weights without `--history_weights`; no published command uses this option.
+    """Regrown links start from the same weights as in the code without `--history_weights`. No published command uses
+    this option.
 
     For links that one update removes and regrows, see `tests/test_published.py`.
     """
     if command.regrowth is None:
-        return None, "links that return are among the counts"
+        return None, "the check 'counts' covers the links that return"
     past = PastWeights(torch.float32, torch.device("cpu"))
     came = 0
     for update in recorded("history")["zeros"]:
@@ -259,7 +264,7 @@ def _weights(method: Method, command: Command) -> Outcome:
         if not method.regrowth.history:
             ours = torch.zeros_like(ours)
         if not torch.equal(ours, torch.tensor(update["weights after"])[come]):
-            return False, "links come back with their last weight; in the recording, from zero"
+            return False, "links come back with their last weight; in the recording, they start from zero"
         came += len(ours)
     return True, f"{came} links from zero"
 

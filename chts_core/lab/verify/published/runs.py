@@ -55,8 +55,8 @@ def _run_of(method: Method) -> Sparsifier:
 
 
 def stops_together(method: Method) -> Outcome:
-    """The method removes by scores as many links as the MLP script for CHT, which rounds down. A layer that has reached
-    the overlap continues until all layers have reached it.
+    """The removal by scores takes as many links as in the MLP script for CHT, which rounds down. A layer that has
+    reached the overlap of the early stop continues until all layers have reached it.
     """
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
@@ -78,8 +78,8 @@ def stops_together(method: Method) -> Outcome:
 
 
 def excess(method: Method) -> Outcome:
-    """The method regrows as many links above the target as the MLP script with `--EM_S`. Because of percolation, the
-    script's numbers of links change over time."""
+    """The method regrows as many links as it has above the final number, like the MLP script with `--EM_S`. Because of
+    percolation, the script's numbers of links change over time."""
     content, budget = _of_mlp(method)
     run = content["chts"]
     for step, layer, before, _, removed, _, after in run["updates"]:
