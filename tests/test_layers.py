@@ -342,7 +342,7 @@ def test_frozen_layers_stay_dense() -> None:
     model[0].requires_grad_(False)
     assert list(sparse_layers(model)) == ["2.weight"]
     model[2].weight.requires_grad_(False)
-    with pytest.raises(ValueError, match="none is left to sparsify; expected at least two that train"):
+    with pytest.raises(ValueError, match="none is left to sparsify; expected at least two layers that are trained"):
         sparse_layers(model)
 
 

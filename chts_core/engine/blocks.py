@@ -183,8 +183,8 @@ def _roles(
 ) -> tuple[tuple[str, str, str, str | None], int] | None:
     """Names of the layers of queries, keys, values and outputs in an attention block, and the number of its heads.
 
-    The attention block must leave everything except the projections to Hugging Face's interface. Then neither another
-    parameter nor the module's own code mixes neurons. The result is None for any other module.
+    The attention block must leave everything except the projections to Hugging Face's interface. Then no other
+    parameter and no code of the module itself mixes neurons. The result is None for any other module.
     """
     if is_altered_within(module):
         return None

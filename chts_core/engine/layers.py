@@ -146,7 +146,8 @@ def _nothing_left(model: nn.Module, layers: int) -> ValueError:
     quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
     return ValueError(
         f"{type(model).__name__} has {layers} layers that could be sparse, but none is left to sparsify; expected at "
-        "least two that train. The last one is the output layer and stays dense unless you pass exclude=()."
+        "least two layers that are trained. The last layer is the output layer and stays dense unless you pass "
+        "exclude=()."
         + (f" {', '.join(quantised)} are quantised; sparsify the model before you quantise it." if quantised else "")
     )
 

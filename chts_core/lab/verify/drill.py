@@ -214,7 +214,7 @@ def _killed(
 
 
 def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """Kill a run; continue it with a limit on the file size that is too low for its checkpoint, and then without it."""
+    """Kill a run; continue it with a file size limit too low for its checkpoint, and then without the limit."""
     saved = _begin(scenario, folder)
     largest = max(map(len, saved.values()))
     ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)

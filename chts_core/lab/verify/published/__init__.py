@@ -66,7 +66,8 @@ def _of_transformer(method: Method) -> Outcome:
     for step, layer, before, planned, removed, regrown, after in content["updates"]:
         links = budget.links(step)[str(layer)]
         if planned != math.floor(budget.zeta(step) * before) or (removed and not before == after == links - 1):
-            return False, f"at step {step}, layer {layer} has {links} links and ζ {budget.zeta(step)}; recorded {after}"
+            zeta = budget.zeta(step)
+            return False, f"at step {step}, layer {layer} has {links} links and ζ {zeta}; the recording has {after}"
         assert planned <= removed == regrown or (removed, planned, regrown) == (0, 0, 1)
     steps = {step for step in budget.updates() if budget.zeta(step) > 0}
     if steps != {step for step, *_ in content["updates"]}:
@@ -82,13 +83,14 @@ def _of_llama(method: Method, name: str) -> Outcome:
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
     first = [budget.links(0)[str(layer)] for layer in range(len(content["shapes"]))]
     if first != content["initial"]:
-        return False, f"first links {first}; recorded {content['initial']}"
+        return False, f"the run starts with {first} links; the recording has {content['initial']}"
     for step, layer, _, pruned, kept, after, *_ in content["updates"]:
         links, exchanged = budget.links(step)[str(layer)], budget.exchanged(step)[str(layer)]
         if not (0 <= pruned - after <= 1 and 0 <= links - after <= 2):
-            return False, f"layer {layer} has {links} links after step {step}; recorded {after}"
+            return False, f"layer {layer} has {links} links after step {step}; the recording has {after}"
         if pruned - kept != math.floor(budget.zeta(step) * pruned) or not 0 <= exchanged - (pruned - kept) <= 1:
-            return False, f"{exchanged} links of layer {layer} are removed at step {step}; recorded {pruned - kept}"
+            wanted = pruned - kept
+            return False, f"{exchanged} links of layer {layer} are removed at step {step}; the recording has {wanted}"
     wrong = wrong_skips(method, budget, content["optimizer skips"])
     return wrong is None, wrong or f"{len(content['updates'])} updates"
 
@@ -146,7 +148,7 @@ def _removal(method: Method, command: Command) -> Outcome:
         asked += [(temperature, temperature, odds) for temperature, odds in content[command.odds]]
     for ours, theirs, odds in asked:
         if ours is None or not math.isclose(ours, theirs, rel_tol=1e-12):
-            return False, f"temperature {ours}; recorded {theirs}"
+            return False, f"the temperature is {ours}; the recording has {theirs}"
         if odds is not None:
             links = removal.scores_of(links_of(weight), method.removal.score).double()
             expected = torch.tensor(odds, dtype=torch.float64)[weight != 0]
@@ -219,7 +221,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
             return None, "not recorded"
         return method.regrowth.score == "random" and method.regrowth.soft, f"by {method.regrowth.score}"
     if method.regrowth.score not in link_prediction.PREDICTORS:
-        return False, f"by {method.regrowth.score}; recorded {command.regrowth}"
+        return False, f"by {method.regrowth.score}; the recording has {command.regrowth}"
     predictor = link_prediction.PREDICTORS[method.regrowth.score]
     content = recorded("scores")
     for rows, theirs in zip(content["masks"], content[command.regrowth], strict=True):
@@ -285,7 +287,7 @@ def _first_network(method: Method, command: Command) -> Outcome:
     all links with the same score as this link.
     """
     if isinstance(method.topology, Correlated) != command.csti:
-        return False, f"starts from {method.topology}"
+        return False, f"the method starts from {method.topology}"
     if not command.csti:
         return None, "at random; not recorded"
     networks = recorded("csti")["networks"]
@@ -296,7 +298,7 @@ def _first_network(method: Method, command: Command) -> Outcome:
         generator = torch.Generator().manual_seed(0)
         ours = topology.correlated(outputs, inputs, wanted / theirs.numel(), matrix, generator=generator)
         if int(ours.sum()) != wanted or (ours & ~theirs).any():
-            return False, "starts from other links"
+            return False, "the run starts from other links"
     return True, f"{len(networks)} networks"
 
 

@@ -28,7 +28,7 @@ def same_counts(method: Method, name: str) -> Outcome:
     theirs = [(step, gone, come, after) for step, _, _, _, gone, come, after in run["updates"]]
     if ours != theirs:
         first = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (len(ours), len(theirs)))
-        return False, f"step, removed, regrown, links are {first[0]}; recorded {first[1]}"
+        return False, f"step, removed, regrown, links are {first[0]}; the recording has {first[1]}"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(theirs)} updates"
 
@@ -63,9 +63,12 @@ def stops_together(method: Method) -> Outcome:
     for step, layer, before, planned, removed, regrown, after in run["updates"]:
         links, exchanged = budget.links(step)[str(layer)], budget.exchanged(step)[str(layer)]
         if not before == after == links:
-            return False, f"layer {layer} has {links} links at step {step}; recorded {after}"
+            return False, f"layer {layer} has {links} links at step {step}; the recording has {after}"
         if not (planned == math.floor(budget.zeta(step) * links) and 0 <= exchanged - planned <= 1):
-            return False, f"{exchanged} links of layer {layer} are exchanged at step {step}; recorded {planned}"
+            return (
+                False,
+                f"{exchanged} links of layer {layer} are exchanged at step {step}; the recording has {planned}",
+            )
         assert planned <= removed == regrown  # percolation removes more
     stopped = content["cht, random regrowth, stops at 0"]
     signalled = [layer for step, layer, now, _ in stopped["stop signals"] if step == 2 and now]
@@ -86,7 +89,7 @@ def excess(method: Method) -> Outcome:
         ours, theirs = budget.exchanged(step)[str(layer)], after - before + removed
         above = budget.links(step)[str(layer)] - budget.links(budget.timeline.total_steps)[str(layer)]
         if not ours == above == theirs:
-            return False, f"{ours} links of layer {layer} are regrown at step {step}; recorded {theirs}"
+            return False, f"{ours} links of layer {layer} are regrown at step {step}; the recording has {theirs}"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
