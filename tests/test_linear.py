@@ -362,7 +362,7 @@ DAMAGE = {
     "counts that fall": ({"crow_indices": [0, 5, 4]}, "negative number of links"),
     "an input beyond": ({"col_indices": [0, 3, 1, 4]}, "inputs outside 0 to 3"),
     "a negative input": ({"col_indices": [-1, 3, 1, 3]}, "inputs outside 0 to 3"),
-    "a link twice": ({"col_indices": [3, 3, 1, 3]}, "not in ascending order"),
+    "a link twice": ({"col_indices": [3, 3, 1, 3]}, "not in strictly ascending order"),
 }
 
 

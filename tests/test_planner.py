@@ -500,15 +500,15 @@ def many() -> nn.Module:
 PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "the rest is a chain": (
         lambda: Untraceable(chain()),
-        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. Their links evolve",
+        r"^Percolation leaves out fc1\.weight, fc2\.weight, which could not be traced\. The links of these layers",
     ),
     "the rest is one layer": (
         lambda: Untraceable(nn.Linear(4, 4), nn.ReLU()),
-        r"leaves out fc1\.weight, fc2\.weight, .* So it removes no link, because no two layers",
+        r"leaves out fc1\.weight, fc2\.weight, .* It removes no link, because no two layers",
     ),
     "nothing": (
         Untraceable,
-        r"leaves out fc1\.weight, fc2\.weight, .* So it removes no link, .* pass graph=LayerGraph\(chains=",
+        r"leaves out fc1\.weight, fc2\.weight, .* It removes no link, .* pass graph=LayerGraph\(chains=",
     ),
     "many of a kind": (
         many,

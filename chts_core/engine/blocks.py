@@ -98,8 +98,8 @@ _ROLES = (
 )
 _HEADS = ("num_heads", "num_attention_heads", "n_heads")
 _HEAD_DIMS = ("head_dim", "attention_head_size", "key_value_proj_dim")
-# Functions that compute the products of queries, keys and values, functions with which a forward may compute these
-# products itself, and other functions that would mix neurons.
+# Functions that compute the products of queries, keys and values, functions with which a `forward` method may compute
+# these products itself, and other functions that would mix neurons.
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _PRODUCTS = {_INTERFACE, "scaled_dot_product_attention"}
 _OWN_PRODUCTS = {"einsum", "matmul", "softmax"}
@@ -183,8 +183,8 @@ def _roles(
 ) -> tuple[tuple[str, str, str, str | None], int] | None:
     """Names of the layers of queries, keys, values and outputs in an attention block, and the number of its heads.
 
-    The attention block must leave everything except the projections to Hugging Face's interface. Then neither another
-    parameter nor the module's own code mixes neurons. The result is None for any other module.
+    The attention block must leave everything except the projections to Hugging Face's interface. Then no other
+    parameter and no code of the module itself mixes neurons. The result is None for any other module.
     """
     if is_altered_within(module):
         return None
@@ -209,7 +209,7 @@ def _roles(
 
 
 def _names_in_forward(module: nn.Module) -> set[str]:
-    """The names of the functions and attributes that the forward of a module uses."""
+    """The names of the functions and attributes that the `forward` method of a module uses."""
     forward = getattr(type(module), "forward", None)  # a part compiled by torch.jit has none
     code = getattr(forward and inspect.unwrap(forward), "__code__", None)
     return set(code.co_names) if code else set()
@@ -218,7 +218,7 @@ def _names_in_forward(module: nn.Module) -> set[str]:
 def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: int) -> bool:
     """Whether an attention block has a parameter outside of these parts that may mix neurons."""
     for name, parameter in attention.named_parameters():
-        # T5 and Swin add to the scores of each head a number that depends only on positions. gpt-oss adds one score.
+        # T5 and Swin add a number that depends only on positions to the scores of each head. gpt-oss adds one score.
         of_positions = name.endswith(("relative_attention_bias.weight", "relative_position_bias_table"))
         of_head = parameter.shape[1:] == (heads,) if of_positions else name == "sinks" and parameter.shape == (heads,)
         if name.partition(".")[0] not in parts and not of_head:
@@ -229,10 +229,10 @@ def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: 
 def _attention(
     model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
 ) -> tuple[Attention | None, list[str | None]]:
-    """An attention block with LLaMA's names, and the layers that must keep their links when other layers lose links.
+    """An attention block with LLaMA's names, and the layers whose links percolation must keep.
 
     Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
-    rotated in unknown planes, a neuron without its partner still has an effect.
+    rotated in unknown planes, a neuron has an effect even if the neuron that it is multiplied by is inactive.
     """
     shapes = {name: part.weight.shape for name, part in module.named_children() if isinstance(part, nn.Linear)}
     output = next((name for name in _OUTPUTS if name in shapes), None)
@@ -262,7 +262,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether rotary positions of attention mix neurons j and j + head_dim/2; None if they mix other neurons."""
+    """Whether the rotary positions of an attention block mix neurons j and j + head_dim/2; None if they mix others."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):
@@ -331,7 +331,7 @@ def _gates(block: nn.Module, names: tuple[str, str, str]) -> bool:
 
 
 def _keeps_zeros(block: nn.Module, nodes: list[fx.Node], names: tuple[str, str, str]) -> bool:
-    """Whether one trace of a block shows what :func:`_gates` asks.
+    """Whether one trace of a block shows that the condition of :func:`_gates` holds.
 
     The function computes the product for random outputs of `gate` and `up`, and again with zeros for some neurons.
     """
@@ -376,7 +376,7 @@ def _keeps_zeros(block: nn.Module, nodes: list[fx.Node], names: tuple[str, str, 
 
 
 def _experts_gate(experts: nn.Module) -> bool:
-    """Whether the product of a gate and the factor that it gates is zero if the gate is zero, in these experts."""
+    """Whether, in these experts, the product of a gate and the factor that it gates is zero if the gate is zero."""
     if is_altered_within(experts):
         return False
     try:

@@ -92,9 +92,9 @@ def _tensors(output: object) -> Iterator[Tensor]:
 def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwargs: Any) -> None:
     """Raise an error unless a smaller model gives the expected outputs, up to rounding."""
     why = (
-        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward that only "
-        "one instance has, random numbers in evaluation mode, or weights outside the masks. Remove it, or build the "
-        "Sparsifier with a graph without these layers; graph=LayerGraph() names no layer."
+        "Something other than the layers of the graph changes or reads their neurons: a hook, a forward method "
+        "that only one instance has, random numbers in evaluation mode, or weights outside the masks. Remove it, or "
+        "build the Sparsifier with a graph without these layers; graph=LayerGraph() names no layer."
     )
     try:
         found = _outputs(smaller, *args, **kwargs)
@@ -168,14 +168,14 @@ class _Seen:
 
 
 def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **kwargs: Any) -> _Seen:
-    """Run the example and record the values at all junctions."""
+    """Run the example and record the values between all layers that feed each other."""
     seen = _Seen()
     normed: dict[str, Tensor] = {}
 
     def leaving(name: str) -> Callable[..., Tensor]:
         def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
             seen.outputs[name] = output.detach().reshape(-1, output.shape[-1])
-            # Start a new graph of autograd, to find out which values depend on this output.
+            # Start a new autograd graph, to find out which values depend on this output.
             return output.detach().requires_grad_().clone() if torch.is_grad_enabled() else output
 
         return note
@@ -216,7 +216,8 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
     missing = [after for after in feeders if after not in seen.inputs or len(seen.inputs[after]) == 0]
     if missing:
         raise ValueError(
-            f"the example did not reach {', '.join(sorted(missing))}; pass an input for which the model uses it."
+            f"the example did not reach {', '.join(sorted(missing))}; pass an input for which the model uses every "
+            "layer of the graph."
         )
     return seen
 
@@ -233,8 +234,8 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
         if layer not in constant:
             fixed = torch.stack([outputs_of(before) for before in feeders[layer]])
             nonzero = torch.stack([(seen.outputs[before] != 0).any(dim=0) for before in feeders[layer]])
-            # If factors are multiplied, the product is always 0 if one factor is always 0 and the activation of this
-            # factor keeps the 0. The example shows that it does if the product is 0 although all other factors are not.
+            # A product of factors is always 0 if one factor is always 0 and the activation of this factor keeps the 0.
+            # The example shows that the activation keeps the 0 if the product is 0 although all other factors are not.
             silent = (fixed & ~nonzero).any(dim=0) & (seen.inputs[layer] == 0).all(dim=0)
             shown = nonzero.sum(dim=0) == len(nonzero) - 1
             constant[layer] = fixed.all(dim=0) | (silent & shown)

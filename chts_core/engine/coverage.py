@@ -23,7 +23,7 @@ class Coverage:
 
     sparse: number of elements of the sparse layers.
     total: number of elements of all matrices.
-    dense: for each matrix that is trained but stays dense, by name: its number of elements, and the reason.
+    dense: the number of elements of each matrix that is trained but stays dense, and the reason, by name.
     """
 
     sparse: int
@@ -43,8 +43,8 @@ class Coverage:
         dense = sum(size for size, why in self.dense.values() if why not in _EXPECTED)
         if self.sparse < _LITTLE * (self.sparse + dense):
             warn(
-                f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all. To silence "
-                "this warning, name the layers with include."
+                f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all matrices "
+                "except embeddings. To silence this warning, name the layers with include."
             )
 
     def __str__(self) -> str:

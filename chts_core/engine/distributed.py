@@ -14,7 +14,7 @@ from chts_core.engine.weights import pack_bits, unpack_bits
 
 
 class Ranks:
-    """The processes that train copies of a model, or shards of one. A single process is the only rank.
+    """The processes that train copies of a model, or shards of one. If there is only one process, it is the only rank.
 
     Every method except `owners` is a collective operation: all ranks call it in the same order, with the same names and
     shapes.
@@ -50,10 +50,10 @@ class Ranks:
         """Refuse links that differ between the ranks.
 
         Args:
-            links: positions, int64, by the name of the part.
+            links: the positions of the links, int64, by the name of the layer or head.
 
         Raises:
-            RuntimeError: on all ranks, if links differ. The message names the layers and the ranks.
+            RuntimeError: if the links differ; all ranks raise it. The message names the layers and the ranks.
         """
         if self.size == 1:
             return
@@ -84,7 +84,7 @@ class Ranks:
 
         Args:
             tensors: Boolean or uint8, each of the same shape on all ranks.
-            owners: by name, the rank with the right values.
+            owners: the rank that has the right values, by the name of the tensor.
         """
         if self.size == 1:
             return
@@ -112,7 +112,7 @@ class Ranks:
         return total / self.size
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums of some numbers over the ranks."""
+        """The sum of each of these numbers over the ranks."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self._device)

@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that draws on as many threads as torch has, and stores a seed instead of a mask.
+    """A variant of `nn.Dropout` that uses all of torch's threads, and stores a seed instead of a mask.
 
-    On most processors, torch draws on one thread. This takes a quarter of a training step of a sparse Transformer, and
-    the dropped elements depend on the manufacturer of the processor. With this class, they depend only on the seed
-    (:mod:`chts_core.compiled.dropout`). An element is dropped with a probability within 2^-33 of `p`.
+    On most processors, torch draws random numbers on one thread. The draws take a quarter of the time of a training
+    step of a sparse Transformer, and the dropped elements depend on the manufacturer of the processor. With this class,
+    they depend only on the seed (:mod:`chts_core.compiled.dropout`). The probability that an element is dropped differs
+    from `p` by at most 2^-33.
 
-    On other devices, and if torch traces or transforms the model, it works like `nn.Dropout`.
+    On other devices, and if torch traces or transforms the model, this class works like `nn.Dropout`.
 
     Args:
         p: probability that an element is zeroed in training; the others are divided by 1 - p.
         generator: on the CPU, draws a seed for each call. Default: torch's global generator, as in `nn.Dropout`.
-            `torch.utils.checkpoint` repeats calls and restores only the global generator.
+            `torch.utils.checkpoint` repeats calls and restores only the global generator, so it needs this default.
     """
 
     def __init__(self, p: float = 0.5, *, generator: torch.Generator | None = None) -> None:

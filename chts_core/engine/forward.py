@@ -1,4 +1,4 @@
-"""Record the operations of a model's forward with `torch.fx`, and find the layers that give the model's outputs."""
+"""Record the operations of a model's `forward` with `torch.fx`, and find the layers that give the model's outputs."""
 
 import contextlib
 import inspect
@@ -16,8 +16,9 @@ from torch import fx, nn
 from chts_core.engine.dropout import Dropout
 from chts_core.engine.sharding import is_fully_sharded
 
-# Why a layer counts as an output layer. A trace or the model itself shows it; or the forward cannot be traced, and the
-# layer is registered last: as the last child of the traced module, which is usual, or inside another child.
+# Why a layer counts as an output layer. OF_OUTPUTS: a trace or the model itself shows it. LAST and GUESSED: the
+# `forward` method cannot be traced, and the layer is registered last. LAST is the usual case, in which the layer is the
+# last child of the traced module. With GUESSED, the layer is inside another child.
 OF_OUTPUTS = "gives the model's outputs"
 LAST = "registered last, so taken for the output layer"
 GUESSED = "guessed to give the model's outputs"
@@ -43,7 +44,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
     return False
 
 
-# The dtypes that a forward may treat differently.
+# The dtypes that a `forward` method may treat differently.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -64,13 +65,13 @@ class _Proxy(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Records the operations of a forward, including operations on buffers, without running them.
+    """Records the operations of a `forward` method, including operations on buffers, without running them.
 
     Args:
         is_closed: decides for each module whether to record only its call, without the operations inside it.
-        dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the forward asks for a
+        dtype: the dtype that all tensors claim to have. `asked_for_dtype` becomes true when the method asks for a
             dtype.
-        length: the length that all tensors claim to have. Without a length, a forward that asks for the length of a
+        length: the length that all tensors claim to have. Without a length, a method that asks for the length of a
             tensor cannot be traced.
     """
 
@@ -86,12 +87,12 @@ class Tracer(fx.Tracer):
         self._is_closed = is_closed
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """See :class:`torch.fx.Tracer`. Refuses to record an operation after the trace."""
+        """See :class:`torch.fx.Tracer`. This method refuses to record an operation after the trace."""
         if self.finished:
             raise RuntimeError(
-                "the forward uses a value that it has kept from an earlier trace by chts; expected a tensor. Keep such "
-                "values in attributes of the module, or in lists, dicts or sets there: chts restores these. Or delete "
-                "the value after chts.plan and after you build the Sparsifier."
+                "the forward method uses a value that it has kept from an earlier trace by chts; expected a tensor. "
+                "Keep such values in attributes of the module, or in lists, dicts or sets there: chts restores these. "
+                "Or delete the value after chts.plan and after you build the Sparsifier."
             )
         return super().create_node(*args, **kwargs)
 
@@ -102,7 +103,7 @@ class Tracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         """The keywords of a proxy that is passed on with `**`.
 
-        A forward's `**` keywords are reported as one keyword, with a name that no argument can have.
+        The `**` keywords of a `forward` method are reported as one keyword, with a name that no argument can have.
         """
         if obj.node.op == "placeholder" and str(obj.node.target).startswith("**"):
             return [str(obj.node.target)]
@@ -111,7 +112,7 @@ class Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """See :class:`torch.fx.Tracer`.
 
-        The method also works if a wrapper passes on the arguments of the forward, as in Hugging Face's checkpointing.
+        This method also works if a wrapper passes on the arguments of `forward`, as in Hugging Face's checkpointing.
         """
         taken = list(inspect.signature(root_fn).parameters.values())[1:]
         kinds = {argument.kind for argument in taken}
@@ -136,10 +137,10 @@ class Tracer(fx.Tracer):
 
 
 def has_forward_of_class(module: nn.Module) -> bool:
-    """Whether an instance runs the forward of its class.
+    """Whether an instance runs the `forward` method of its class.
 
-    The forward may have a wrapper, for example the wrapper that accelerate adds for mixed precision. The forward of a
-    `torch.jit.ScriptModule` is compiled, so its class has none.
+    The method may have a wrapper, for example the wrapper that accelerate adds for mixed precision. The method of a
+    `torch.jit.ScriptModule` is compiled, so its class has no `forward` method.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return False
@@ -149,7 +150,7 @@ def has_forward_of_class(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo side effects of a forward: random draws, prints, warnings, counted calls, and results kept as attributes.
+    """Undo side effects of `forward`: random draws, prints, warnings, counted calls, and results kept as attributes.
 
     Results may also be kept in lists, dicts, sets and deques in the attributes.
     """
@@ -241,11 +242,12 @@ def traces(
 ) -> Iterator[list[fx.Node]]:
     """The traces of a module in training and in evaluation mode. A trace is empty if it fails.
 
-    If its forward asks for the dtype, there is a trace for each dtype. During each iteration, the module is in the mode
-    of the trace.
+    If the `forward` method of the module asks for a dtype, there is a trace for each dtype. During each iteration, the
+    module is in the mode of the trace.
 
     Args:
-        without_labels: as in :func:`trace`. If the forward fails without its first argument, it gets this argument.
+        without_labels: as in :func:`trace`. If the trace fails without the first argument, it is repeated with this
+            argument.
     """
     for training in (True, False):
         for dtype in _DTYPES:
@@ -261,12 +263,12 @@ def traces(
 def output_layers(model: nn.Module) -> dict[str, str]:
     """The linear layers and convolutions that give a model's outputs: no matrix comes after them.
 
-    A model may have several output layers, such as one for each task. If the forward cannot be traced, the output layer
-    is the layer that `get_output_embeddings` returns (a method of models in `transformers`). Without this method, it is
-    the last layer that is registered.
+    A model may have several output layers, such as one for each task. If the `forward` method cannot be traced, the
+    output layer is the layer that `get_output_embeddings` returns (a method of models in `transformers`). If the model
+    has no `get_output_embeddings`, the output layer is the last layer that is registered.
 
     Returns:
-        The reason why each of them counts as an output layer, by module name: `OF_OUTPUTS`, `LAST` or `GUESSED`.
+        The reason why each layer counts as an output layer, by module name: `OF_OUTPUTS`, `LAST` or `GUESSED`.
     """
     with leaving_nothing_behind(model):
         return dict(_ends(model, ""))

@@ -32,7 +32,7 @@ class Gradients:
         guard: knows whether another Sparsifier now controls the weights.
 
     Attributes:
-        dense: by weight, the gradient of all links, float32, summed over the backward passes of the step. The
+        dense: the gradient of all links of each weight, in float32, summed over the backward passes of the step. The
             dictionary has an entry only if an update that needs the gradient is due.
     """
 
@@ -42,8 +42,8 @@ class Gradients:
         self._collects = collects
         self._guard = guard
         self._owner: weakref.ref[Scheduled] | None = None
-        # By weight: the number of a backward pass and its gradient so far; and the version of `grad` to which the
-        # gradient in `dense` belongs.
+        # `_arriving` has, for each weight, the number of a backward pass and its gradient so far. `_versions` has the
+        # version of `grad` to which the gradient in `dense` belongs.
         self._arriving: dict[str, tuple[int, Tensor]] = {}
         self._versions: dict[str, int] = {}
 
@@ -99,7 +99,7 @@ class Gradients:
     def _clear(self, name: str, parameter: Tensor) -> None:
         """Overwrite the gradient of absent links with zeros, so that a NaN there becomes zero too.
 
-        If an update needs it, the gradient of all links is kept first. It is summed over the backward passes of the
+        If an update needs the gradient of all links, a copy is kept first. It is summed over the backward passes of the
         step, as `grad` itself sums the gradient of the existing links.
         """
         held = self._weights[name]
@@ -117,8 +117,8 @@ class Gradients:
     def _arrive(self, name: str, layer: SparseLinear, gradient: Callable[[], Tensor]) -> None:
         """Sum up the gradient of all links of a layer that stores only its existing links.
 
-        The sum of one backward pass is added only when the gradient of the existing links has arrived in `grad`. A
-        gradient that `torch.autograd.grad` computes never arrives there.
+        The sum of one backward pass is added to `dense` only when the gradient of the existing links has arrived in
+        `grad`. A gradient that `torch.autograd.grad` computes never arrives there.
         """
         if not self._guard.rules(layer.values) or not self._wanted():
             return

@@ -50,7 +50,8 @@ def find_layers(
     if guessed:
         notes = [
             f"{', '.join(guessed)} stays dense, because it is registered last and is guessed to give the model's "
-            "outputs. The forward could not be traced. Name the layers that give the outputs with exclude.",
+            "outputs. The forward method could not be traced. Use exclude to name the layers that give the "
+            "outputs.",
             *notes,
         ]
     return Found(chosen, split_heads(layers, graph) if per_head else layers, graph, notes)
@@ -60,8 +61,8 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
     """The layer graph of a model, and warnings for a user who has given no graph.
 
     Percolation uses only the layers that could be traced. The other layers evolve too, but their incomplete links stay.
-    If no two layers are known to feed each other, nothing percolates, and a note says so. This is not an error, because
-    the rest of the method works.
+    If no two layers are known to feed each other, percolation removes no link, and a note says so. This is not an
+    error, because the rest of the method works.
     """
     graph, unknown = layer_graph(model, layers)
     if not unknown or not method.removal.percolate:
@@ -72,9 +73,9 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
             kinds.setdefault(kind_of(name), []).append(name)
     outside = ", ".join(map(label_of, kinds.values()))
     joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
-    effect = "Their links evolve, but incomplete links stay."
+    effect = "The links of these layers evolve, but incomplete links stay."
     if not joined and len(layers) > 1:
-        effect = "So it removes no link, because no two layers of this model are known to feed each other."
+        effect = "It removes no link, because no two layers of this model are known to feed each other."
     return graph, [
         f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layers feed each "
         "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "

@@ -27,7 +27,7 @@ _RULED_BY: MutableMapping[Tensor, "weakref.ref[Guard]"] = WeakIdKeyDictionary()
 _NOTEWORTHY_LOSS = 0.01
 _UNCOUNTED = (
     "sparsifier.step() was called without a step of the optimizer since the last call. The call does not count. Call "
-    "it once after each step of the optimizer, or with skipped=True if that step was skipped."
+    "step() once after each step of the optimizer, or with skipped=True if that step was skipped."
 )
 
 
@@ -143,9 +143,9 @@ class Guard:
         if share > _NOTEWORTHY_LOSS:
             self.complain(
                 "lost",
-                f"{share:.0%} of a step of {type(self._optimizer).__name__}, by its squared norm, moved weights "
-                "without a link and is lost, because the optimizer does not treat every element separately. AdamW and "
-                "SGD lose nothing.",
+                f"{share:.0%} of a step of {type(self._optimizer).__name__}, measured by its squared norm, changed "
+                "weights of absent links and is lost, because the optimizer does not treat every element separately. "
+                "AdamW and SGD lose nothing.",
             )
 
     def check_attached(self, update_due: bool) -> None:
@@ -174,7 +174,7 @@ class Guard:
             raise RuntimeError(
                 f"another optimizer, {self._watch.other}, has changed the model's weights, but the Sparsifier's "
                 "optimizer has made no step, so removed links would keep their momentum. Build a new Sparsifier with "
-                "the optimizer that trains, and resume_from=sparsifier.state_dict() to keep the links."
+                "the optimizer that trains the model, and pass resume_from=sparsifier.state_dict() to keep the links."
             )
         for name in self._network.sparse if update_due else ():
             check_moments(self._optimizer, name, self._network.weights[name].parameter)
@@ -191,9 +191,9 @@ class Guard:
         if strangers:
             raise RuntimeError(
                 f"the model has weights outside the masks, in {few(strangers)}: you loaded or wrote weights that do "
-                "not fit these masks. Load the state that sparsifier.state_dict() returned at the same moment, with "
-                "sparsifier.load_state_dict(); or load pretrained weights before attaching; or, to keep the masks, "
-                "multiply each weight by its mask in sparsifier.masks before you load it."
+                "not fit these masks. If you saved sparsifier.state_dict() together with the weights, load it with "
+                "sparsifier.load_state_dict(). Load pretrained weights before you build the Sparsifier. To keep the "
+                "masks, multiply each weight by its mask in sparsifier.masks before you load it."
             )
 
     def check_weights(self, step: int) -> None:
@@ -243,9 +243,10 @@ class Guard:
         return {**self.__dict__, "_lost": None}
 
     def _has_strangers(self, name: str) -> bool:
-        """Whether a dense weight has a nonzero element outside its mask, or loading changed links or left out weights.
+        """Whether a dense weight is nonzero outside its mask, or a load has changed links or left out weights.
 
-        A layer that stores only its links takes the links of a state dict, or its own links of a dense weight.
+        A layer that stores only its links gets new links from a state dict with links. From a dense weight, it takes
+        only the weights of its own links.
         """
         weight = self._network.weights[name]
         if isinstance(weight, LinkWeight):
@@ -317,8 +318,8 @@ def check_conversion(execution: str, model: nn.Module, weights: Iterable[str]) -
         raise ValueError(
             f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
             "nn.Linear layers inside the model and outside nn.MultiheadAttention, without a subclass, "
-            "parametrisation, pruning, state-dict hook or forward of their own. Choose execution='auto', which leaves "
-            "these weights masked, or exclude them."
+            "parametrisation, pruning, state-dict hook or forward method of their own. Choose execution='auto', which "
+            "leaves these weights masked, or exclude them."
         )
 
 

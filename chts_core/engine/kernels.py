@@ -24,8 +24,8 @@ class Links(NamedTuple):
 
     crow_indices: output i has the links from crow_indices[i] up to, but not including, crow_indices[i + 1].
     col_indices: the input of each link.
-    ccol_indices, row_indices: the same with outputs and inputs exchanged, for the links in the order by inputs.
-    order: for each link in the order by inputs, its index in the order by outputs.
+    ccol_indices, row_indices: the same with outputs and inputs exchanged, so the links are sorted by input.
+    order: for each link of `row_indices`, its index in `col_indices`.
     """
 
     crow_indices: Tensor
@@ -40,7 +40,7 @@ class Links(NamedTuple):
         return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
 
     def outputs(self) -> Tensor:
-        """The output of each link, in the order by outputs, int64."""
+        """The output of each link, int64 in ascending order."""
         return torch.repeat_interleave(self.crow_indices.diff().long())
 
     def positions(self) -> Tensor:
@@ -55,7 +55,7 @@ def compress(mask: Tensor) -> Links:
 
 
 def compress_pairs(outputs: Tensor, inputs: Tensor, shape: tuple[int, int]) -> Links:
-    """The links given by pairs of outputs and inputs, int64, ordered by outputs; see :func:`compress`."""
+    """The links with these outputs and inputs (int64, sorted by output); see :func:`compress`."""
     order = inputs.argsort(stable=True)
     crow, ccol = (
         F.pad(torch.bincount(nodes, minlength=size).cumsum(0), (1, 0))
@@ -77,7 +77,7 @@ def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
         return f"lead to inputs outside 0 to {in_features - 1}"
     outputs = torch.repeat_interleave(crow.long().diff())
     if bool(((outputs * in_features + columns).diff() <= 0).any()):
-        return "are not in ascending order without repeats"
+        return "are not in strictly ascending order"
     return ""
 
 
@@ -188,7 +188,7 @@ def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ..
 def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
     """An uninitialised matrix, valid until the next call with this name in this thread.
 
-    Allocating some megabytes takes as long as a product, because the system provides memory page by page. Each thread
+    Allocating a few megabytes takes as long as a product, because the system provides memory page by page. Each thread
     keeps its largest matrix for each name and dtype, up to a limit.
     """
     if rows * columns > _LARGEST_KEPT:

@@ -250,7 +250,7 @@ def _experts(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network for each matrix of each expert, from weights (experts, out, in) or (experts, in, out).
 
     A weight that packs the matrices `gate` and `up` gives two networks for each expert. A parameter with one row or one
-    column for each expert is a bias or a scale, and gives none.
+    column for each expert is a bias or a scale, and gives no network.
     """
     for name, weight in module._parameters.items():
         if weight is None or weight.dim() != 3 or 1 in weight.shape[1:] or _is_bias(name):

@@ -35,7 +35,7 @@ NOT_INCLUDED = "not in include"
 class Chosen:
     """The layers that become sparse, and the matrices that do not.
 
-    layers: by name, in the model's order.
+    layers: the sparse layers by name, in the model's order.
     frozen: weights of layers that would be sparse if they were not frozen, by the name of the layer.
     dense: the reason why each other trained matrix stays dense, by the name of the parameter.
     """
@@ -69,19 +69,19 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     """The layers to sparsify, and why the others stay dense.
 
     All kinds of layers in :mod:`chts_core.engine.kinds` become sparse if they are trained. Embeddings are never sparse.
-    The layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of experts
+    The layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of experts,
     and depthwise convolutions stay dense, unless `exclude` says otherwise.
 
     Args:
         model: any module.
         include: which layers to take; by default all. A pattern that fits no layer may fit other matrices
             (:func:`chts_core.engine.kinds.other_matrices`).
-        exclude: which of them to leave out; by default the layers named above.
+        exclude: which of these layers to leave out; by default the layers named above.
 
     Raises:
         ValueError: if no layer is left, a pattern fits no layer, a pattern of `include` fits only layers that stay
-            dense by default, or a weight is shared, has the memory of another parameter, or is computed from other
-            parameters.
+            dense by default, or a weight belongs to two modules, shares memory with another parameter, or is computed
+            from other parameters.
         TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers; or if `include` or `exclude`
             has anything but names or one function.
     """
@@ -146,7 +146,8 @@ def _nothing_left(model: nn.Module, layers: int) -> ValueError:
     quantised = [path for path, module in model.named_modules() if _is_quantised(module)]
     return ValueError(
         f"{type(model).__name__} has {layers} layers that could be sparse, but none is left to sparsify; expected at "
-        "least two that train. The last one is the output layer and stays dense unless you pass exclude=()."
+        "least two layers that are trained. The last layer is the output layer and stays dense unless you pass "
+        "exclude=()."
         + (f" {', '.join(quantised)} are quantised; sparsify the model before you quantise it." if quantised else "")
     )
 
@@ -217,7 +218,7 @@ def _select(
 ) -> list[Candidate]:
     """The candidates that a selection names. A pattern names other matrices only if it fits no candidate.
 
-    A pattern that fits only layers in `by_default`, which stay dense for these reasons, is refused.
+    Raise an error if a pattern fits only layers in `by_default`, which gives the reasons why these layers stay dense.
     """
     if callable(selection) and not isinstance(selection, type | nn.Module):
         return [entry for entry in found if selection(entry.path, entry.module)]

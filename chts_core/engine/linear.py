@@ -71,8 +71,8 @@ class SparseLinear(nn.Module):
     Attributes:
         values: the parameter with one value for each link, by rows of the mask.
         bias: the parameter, or None.
-        dense_gradient_hook: if set, called in the backward pass with the layer and a function that computes the
-            gradient with respect to all of W, (out_features, in_features); for methods that regrow by gradient.
+        dense_gradient_hook: a function, or None. The backward pass calls it with the layer and a function that computes
+            the gradient with respect to all of W, (out_features, in_features). Methods that regrow by gradient need it.
     """
 
     values: nn.Parameter
@@ -106,7 +106,7 @@ class SparseLinear(nn.Module):
 
     @classmethod
     def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
-        """Make a linear layer sparse in place. Its weight becomes the values.
+        """Make a linear layer sparse in place. Its weight becomes the parameter `values`.
 
         :func:`chts_core.engine.kinds.convertible` must allow it.
 
@@ -254,7 +254,7 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, built at each call; gradients flow back to `values`. To change the weight, write there."""
+        """The dense weight, built at each call; gradients flow back to `values`. To change it, change `values`."""
         weight = self.values.new_zeros(self.out_features * self.in_features)
         links = self.links
         positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns about len()
@@ -285,8 +285,8 @@ class SparseLinear(nn.Module):
 
         Args:
             mask: the new links.
-            survivors: the old links that keep their values if they stay. A link that is removed and regrown at once
-                starts from zero. Default: all old links.
+            survivors: the old links that keep their values if they stay. A link that is removed and regrown in the same
+                update starts from zero. Default: all old links.
 
         Returns:
             A function that changes other state of each link, such as an optimizer's moments, in the same way. It keeps

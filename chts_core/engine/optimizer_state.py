@@ -1,4 +1,4 @@
-"""The state that an optimizer keeps for each element of a weight, under any name."""
+"""The state that an optimizer keeps for each element of a weight, whatever the optimizer calls it."""
 
 import copy
 from collections import defaultdict
@@ -13,9 +13,9 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 
     Such an optimizer needs more than the vector of the links' weights.
 
-    To find out, a copy of the optimizer makes some steps on small matrices, and on the same numbers as vectors. Muon
-    and Shampoo need matrices. Adafactor and LARS treat matrices differently. LBFGS keeps one state for all parameters
-    together. An optimizer that cannot be copied in this way is not refused.
+    To find out, the function makes some steps with a copy of the optimizer, on small matrices and on vectors with the
+    same numbers. Muon and Shampoo need matrices. Adafactor and LARS treat matrices and vectors differently. LBFGS keeps
+    one state for all parameters together. An optimizer that cannot be copied in this way is not refused.
 
     Raises:
         ValueError: if the optimizer is refused. The message names the optimizer.
@@ -39,7 +39,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
-    """Train two matrices, or the same numbers as vectors, with a copy of an optimizer.
+    """Train two matrices, or vectors with the same numbers, with a copy of an optimizer.
 
     The result is None if the optimizer has one state for both matrices.
     """
@@ -114,7 +114,7 @@ def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Par
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> list[tuple[str, Tensor]]:
-    """The state that an optimizer keeps for each element of a parameter, under any name."""
+    """The state that an optimizer keeps for each element of a parameter, whatever the optimizer calls it."""
     state: Mapping[str, object] = optimizer.state.get(parameter, {})
     return [
         (key, value) for key, value in state.items() if isinstance(value, Tensor) and value.shape == parameter.shape

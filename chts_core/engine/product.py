@@ -27,7 +27,7 @@ class Layer(Protocol):
 
 
 def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer, /) -> Tensor:
-    """x Wᵀ + b for x (samples, in_features) in the dtype of the values, contiguous."""
+    """The contiguous tensor x Wᵀ + b, for x (samples, in_features) in the dtype of the values."""
     with without_autocast(x.device.type):
         if _differentiates(x, values, bias):
             apply: Callable[..., Tensor] = _Product.apply

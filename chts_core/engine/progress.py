@@ -50,7 +50,7 @@ class Progress:
 
     budget: how many links each part has at every step.
     generators: the random generators, by part.
-    ever_active: the links that ever existed, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
+    ever_active: all links that have existed so far, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
     past_weights: by weight, the past weights of all links that were ever removed, if the method needs them.
     steps: the number of steps so far.
     updated_at: the step of the schedule to which the current number of links belongs.

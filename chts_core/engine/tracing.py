@@ -3,12 +3,12 @@
 Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
 layers with only elementwise operations between them form a chain. Convolutions form a chain if only operations on each
-channel are between them, and a linear layer may read these channels flattened. The trace assumes that inputs are
-batches.
+channel are between them, and a linear layer may read these channels after they are flattened. The trace assumes that
+inputs are batches.
 
-Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a forward that only one
-instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, only for one
-dtype, or only if arguments are None that are None by default. The layers on both sides of such code form no chain; pass
+Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a `forward` method that only
+one instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, only for
+one dtype, or only if arguments keep their default None. The layers on both sides of such code form no chain; pass
 `graph` if you know that they feed each other.
 """
 
@@ -118,7 +118,7 @@ class _Feeds:
     ) -> "_Feeds":
         """The result of the trace of a module."""
         modules = dict(module.named_modules())
-        # A forward may also use a weight without its module, as in tied autoencoders.
+        # A `forward` method may also use a weight without its module, as in tied autoencoders.
         times_used = Counter(
             str(node.target).removesuffix(".weight")
             for node in nodes

@@ -17,7 +17,7 @@ Start = Literal["method", "magnitude", "dense"]
 # Share of the squared norm of the weights that may be lost without a warning. GMP and CHTss begin with half of the
 # links, so a limit of half the norm would not find their losses.
 _MUCH = 0.1
-# By how many standard deviations the variation of neuron sizes must exceed the variation expected by chance.
+# By how many standard deviations the variation between neurons must exceed the variation expected by chance.
 _UNLIKELY = 6.0
 
 
@@ -91,7 +91,7 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 
 
 def _is_trained(squares: Tensor) -> bool:
-    """Whether the neurons of a layer differ in size more than by chance, judged by the squares of its weights.
+    """Whether some neurons of a layer have larger squared weights than others, by more than chance.
 
     Initial weights are independent and have the same distribution. So the mean squares of the rows vary like means of
     independent numbers. Training makes some neurons matter more than others.

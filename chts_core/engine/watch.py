@@ -42,8 +42,8 @@ class Watch:
         self._weights = weights
         self._versions: dict[str, int] = {}
         self._changed: set[str] = set()
-        # These are looked up only once, because every step needs them: the parameters, and the places of the modules
-        # and parameters.
+        # The parameters, and the places of the modules and parameters. They are looked up only once, because every step
+        # needs them.
         self._parameters: dict[str, nn.Parameter] = {}
         self._modules: list[tuple[nn.Module, str, nn.Module]] = []
         self._places: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -122,7 +122,7 @@ class Watch:
         return {name: parameter._version for name, parameter in self._parameters.items()}
 
     def _moved(self) -> set[str]:
-        """The weights changed since the last step or `settle`, except sharded weights, which `fully_shard` changes."""
+        """Weights that changed since the last step or `settle`, except sharded weights, which `fully_shard` changes."""
         now = self._now()
         if now == self._versions:
             return set()
@@ -134,9 +134,9 @@ class Watch:
 
 
 class LostSteps:
-    """Measures how much of an optimizer's step moves weights without a link. The masks undo these moves.
+    """Measures how much of an optimizer's step changes weights of absent links. The masks undo these changes.
 
-    The first step shows whether the optimizer moves any such weights. If so, a copy of the weights is kept to measure
+    The first step shows whether the optimizer changes any such weights. If so, a copy of the weights is kept to measure
     the second step.
 
     Args:
@@ -151,7 +151,7 @@ class LostSteps:
         self._hook = optimizer.register_step_pre_hook(self._keep)
 
     def share(self) -> float | None:
-        """The lost share of a step, by the squared norm, or None if it is not known yet.
+        """The lost share of the squared norm of a step, or None if it is not known yet.
 
         Call this method after each step, before the masks are applied, until it returns a number.
         """

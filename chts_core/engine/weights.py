@@ -17,7 +17,7 @@ from chts_core.removal import WeightedLinks
 
 
 class Weight(Protocol):
-    """A weight with links that evolve, and the optimizer's state of these links."""
+    """A weight with links that evolve, and the optimizer's state for these links."""
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -382,7 +382,7 @@ def store_densely(model: nn.Module, optimizer: torch.optim.Optimizer, links: Map
     """Undo :func:`store_links` in all layers of a model, before another Sparsifier is attached.
 
     Args:
-        links: by weight, the mask that the optimizer's state belongs to. Default: the present links of the layer.
+        links: the mask to which the optimizer's state belongs, by weight. Default: the present links of the layer.
     """
     for path, layer in model.named_modules():
         if not isinstance(layer, SparseLinear):
@@ -398,7 +398,7 @@ def store_densely(model: nn.Module, optimizer: torch.optim.Optimizer, links: Map
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:
     """Zero a tensor in place where a mask has no link; a NaN there becomes zero too.
 
-    On a CPU, this is as fast as the memory allows. torch's own fill by a mask takes five to fifty times as long.
+    On a CPU, this is as fast as the memory allows. torch's own masked fill takes five to fifty times as long.
     """
     if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
         from chts_core.compiled.products import zero_absent as zero_integers  # Numba takes about a second to import

@@ -60,8 +60,8 @@ def _exact_links(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _weights(method: Method, spec: Spec, device: str) -> Outcome:
-    """Absent links have zero weight, gradient and moments. New links start from weight zero, or from their last weight
-    if the method remembers it, and with zero gradient and moments. All other weights stay unchanged."""
+    """Absent links have zero weight, gradient and moments. New links start with zero gradient and moments. Their
+    weight starts from zero, or from their last weight if the method remembers it. All other weights stay unchanged."""
     run = Run(method, device=device)
     past: dict[str, dict[tuple[int, int], float]] = {name: {} for name in run.sparsifier.masks}
     returned = 0
@@ -95,7 +95,8 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
 def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
     """An update removes and regrows as many links as the turnover says.
 
-    It exchanges more links if links percolate or pruned links return, and no links after the turnover has stopped.
+    It exchanges more links if percolation removes links or pruned links return, and no links after the turnover has
+    stopped.
     """
     run = Run(method, device=device)
     run.train(1, STEPS)
@@ -143,7 +144,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
         if not passed:
             return passed, f"pruning: {detail}"
     if spec.removes_by_block:
-        return None, "no second formula to compare a soft removal by blocks with"
+        return None, "there is no second formula for a soft removal by blocks"
     scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
     exponent = spec.temperature(EVERY)
     odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
@@ -181,7 +182,7 @@ def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _returning(method: Method, spec: Spec, device: str) -> Outcome:
-    """After every update, the network has the links with the largest weights, also among links that existed earlier."""
+    """After every update, the network has the links with the largest weights among all links that ever existed."""
     run = Run(method, device=device)
     past = {name: torch.zeros(mask.shape, device=device) for name, mask in run.sparsifier.masks.items()}
     returned = 0
@@ -288,7 +289,7 @@ def _scores(method: Method, spec: Spec, device: str) -> Outcome:
         return _own_scores(spec.regrowth)
     if spec.regrowth not in DEFINITIONS:
         known = spec.regrowth in link_prediction.PREDICTORS
-        return None, f"no second formula to compare {spec.regrowth} with" if known else "no link prediction"
+        return None, f"there is no second formula for {spec.regrowth}" if known else "no link prediction"
     worst = 0.0
     for mask in _networks():
         expected = DEFINITIONS[spec.regrowth](mask)
@@ -317,7 +318,7 @@ def _own_scores(score: MissingLinkScore) -> Outcome:
             return False, "a score is negative or not finite"
         if not torch.equal(missing, again[~mask]):
             return False, "two computations of the scores of one network differ"
-    return True, f"finite, at least 0, and the same when computed again for {number} networks"
+    return True, f"for {number} networks, the scores are finite, at least 0, and the same when computed again"
 
 
 def _resume(method: Method, spec: Spec, device: str) -> Outcome:
@@ -351,7 +352,7 @@ def _links_alone(method: Method, spec: Spec, device: str) -> Outcome:
     for run in (masked, alone):
         run.train(1, STEPS)
     if not all(torch.equal(masked.sparsifier.masks[name], mask) for name, mask in alone.sparsifier.masks.items()):
-        return False, "the links differ from those of the masked run"
+        return False, "the links differ from the links of the masked run"
     with torch.no_grad():
         difference = float((masked.model(masked.images) - alone.model(alone.images)).abs().max())
     return difference < 1e-3, f"outputs differ by {difference:.0e}"

@@ -1,9 +1,9 @@
 """Check that every method does what its description says.
 
 `published` compares the presets of the authors' commands with numbers recorded from these commands
-(:mod:`chts_core.lab.verify.published`). This comparison finds a wrong reading of the commands. `conformance` trains
-small models with the nine methods and compares them with a second version of the formulas. This comparison finds an
-error in one of the two versions. A custom method is compared with its own choices.
+(:mod:`chts_core.lab.verify.published`). This comparison finds commands that we have misread. `conformance` trains small
+models with the nine methods and compares them with a second version of the formulas. This comparison finds an error in
+one of the two versions. A custom method is compared with its own choices.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

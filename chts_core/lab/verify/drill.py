@@ -30,7 +30,7 @@ from chts_core.lab.train import checkpoint
 KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 _AT_ANY_MOMENT = 0.2  # share of kills; the others come some time after a run has written a file
-_LONGEST_DELAY = 1.5  # seconds after that
+_LONGEST_DELAY = 1.5  # seconds between this write and the kill
 _PATIENCE = 600  # seconds to wait for a run
 
 # Entries that differ between two equal runs: date, duration and memory.
@@ -83,7 +83,7 @@ class Scenario:
 
     @property
     def refusals(self) -> tuple[int, ...]:
-        """The exit status of a run that cannot write. Torchrun has one status for all errors, and a sweep has 1."""
+        """The possible exit statuses of a run that cannot write: 1 under torchrun, 1 or 2 for a sweep, otherwise 2."""
         if self.processes > 1:
             return (1,)
         return (2,) if self.sweep is None else (1, 2)
@@ -135,7 +135,7 @@ def drill(
     """Kill runs of each scenario, let them end, and compare them with undisturbed runs. Also cause each fault once.
 
     Args:
-        kills: number of kills, over all scenarios.
+        kills: number of kills, in all scenarios together.
         folder: output folder of the runs; the function removes the folder of an earlier drill.
         names: keys of `SCENARIOS`.
         faults: keys of `FAULTS`.
@@ -214,7 +214,7 @@ def _killed(
 
 
 def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """Kill a run; continue it with a limit on file size below its checkpoint's size, and then without the limit."""
+    """Kill a run; continue it with a file size limit too low for its checkpoint, and then without the limit."""
     saved = _begin(scenario, folder)
     largest = max(map(len, saved.values()))
     ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)

@@ -126,7 +126,7 @@ DEFINITIONS: dict[str, Callable[[Tensor], Tensor]] = {"ch2_l3n": _ch2_l3n, "ch3_
 
 
 def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, float]:
-    """Probability of every set of `num` links under successive draws with these odds; zero odds are drawn last."""
+    """Probability of every set of `num` links under successive draws; links with zero odds are drawn last."""
     probabilities: dict[Links, float] = {}
     for order in itertools.permutations(odds, num):
         probability, left = 1.0, dict(odds)

@@ -207,7 +207,7 @@ def run(
     weight_seed: int = 0,
     initial_masks: Mapping[str, Tensor] | None = None,
 ) -> Patient:
-    """Train an MLP with three sparse hidden layers, with SGD and momentum, without or with a fault from the first step.
+    """Train an MLP with three sparse hidden layers by SGD with momentum. A fault, if given, acts from the first step.
 
     Args:
         data: an image task, on the CPU.

@@ -95,7 +95,7 @@ def from_zero(method: Method) -> Method:
 
 
 def with_constant_sparsity(method: Method) -> Method:
-    """A variant of a method without decay. Updates that keep a dense start balanced get a balanced start instead."""
+    """A variant of a method without decay. If its removal keeps blocks balanced, its start has balanced blocks too."""
     if isinstance(method.removal, BalancedRemoval) and not isinstance(method.topology, Balanced):
         method = replace(method, topology=Balanced(method.removal.block))
     return replace(method, sparsity=Constant())

@@ -97,7 +97,7 @@ class _TooMany(Regrowth):
 
 @dataclass(frozen=True)
 class _Place:
-    """A removal score that is the number of a link's output, so the removal takes all links of the first outputs."""
+    """A removal score that is the index of a link's output, so the removal takes all links of the first outputs."""
 
     def __call__(self, links: WeightedLinks) -> Tensor:
         return links.outputs.float()

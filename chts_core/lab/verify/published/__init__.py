@@ -1,4 +1,4 @@
-"""Compare a method with the published command of its name, by numbers recorded from that command.
+"""Compare a method with the published command of the same name, by numbers recorded from that command.
 
 The files in this folder have the results of the authors' two code bases for fixed weights, networks and seeds.
 `tests/published/README.md` of the repository says how each file was made. The files have only numbers and no code.
@@ -66,7 +66,8 @@ def _of_transformer(method: Method) -> Outcome:
     for step, layer, before, planned, removed, regrown, after in content["updates"]:
         links = budget.links(step)[str(layer)]
         if planned != math.floor(budget.zeta(step) * before) or (removed and not before == after == links - 1):
-            return False, f"at step {step}, layer {layer} has {links} links and ζ {budget.zeta(step)}; recorded {after}"
+            zeta = budget.zeta(step)
+            return False, f"at step {step}, layer {layer} has {links} links and ζ {zeta}; the recording has {after}"
         assert planned <= removed == regrown or (removed, planned, regrown) == (0, 0, 1)
     steps = {step for step in budget.updates() if budget.zeta(step) > 0}
     if steps != {step for step, *_ in content["updates"]}:
@@ -82,13 +83,14 @@ def _of_llama(method: Method, name: str) -> Outcome:
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
     first = [budget.links(0)[str(layer)] for layer in range(len(content["shapes"]))]
     if first != content["initial"]:
-        return False, f"first links {first}; recorded {content['initial']}"
+        return False, f"the run starts with {first} links; the recording has {content['initial']}"
     for step, layer, _, pruned, kept, after, *_ in content["updates"]:
         links, exchanged = budget.links(step)[str(layer)], budget.exchanged(step)[str(layer)]
         if not (0 <= pruned - after <= 1 and 0 <= links - after <= 2):
-            return False, f"layer {layer} has {links} links after step {step}; recorded {after}"
+            return False, f"layer {layer} has {links} links after step {step}; the recording has {after}"
         if pruned - kept != math.floor(budget.zeta(step) * pruned) or not 0 <= exchanged - (pruned - kept) <= 1:
-            return False, f"{exchanged} links of layer {layer} are removed at step {step}; recorded {pruned - kept}"
+            wanted = pruned - kept
+            return False, f"{exchanged} links of layer {layer} are removed at step {step}; the recording has {wanted}"
     wrong = wrong_skips(method, budget, content["optimizer skips"])
     return wrong is None, wrong or f"{len(content['updates'])} updates"
 
@@ -126,7 +128,7 @@ def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
 def _removal(method: Method, command: Command) -> Outcome:
     """The removal uses the recorded scores. If it is soft, links stay with the recorded probabilities."""
     if method.removal.returning or command.regrowth is None:
-        return None, "links that return are among the counts"
+        return None, "the check 'counts' covers the links that return"
     pruning = method.removal.prune or method.removal.score
     for score, recording in ((method.removal.score, command.removal), (pruning, command.prune or command.removal)):
         if _scores_of(score, recording) > 1e-5:
@@ -146,7 +148,7 @@ def _removal(method: Method, command: Command) -> Outcome:
         asked += [(temperature, temperature, odds) for temperature, odds in content[command.odds]]
     for ours, theirs, odds in asked:
         if ours is None or not math.isclose(ours, theirs, rel_tol=1e-12):
-            return False, f"temperature {ours}; recorded {theirs}"
+            return False, f"the temperature is {ours}; the recording has {theirs}"
         if odds is not None:
             links = removal.scores_of(links_of(weight), method.removal.score).double()
             expected = torch.tensor(odds, dtype=torch.float64)[weight != 0]
@@ -176,7 +178,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
 
 
 def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
-    """Probability of each recorded set of links under successive draws without replacement with p ∝ the odds."""
+    """Probability of each recorded set of links under successive draws without replacement, by these odds."""
     flat = odds.flatten().tolist()
 
     def chance(links: Sequence[int]) -> float:
@@ -194,7 +196,7 @@ def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
-    """Whether a chi-square test accepts draws with these odds for the recorded sets; rare sets form one group."""
+    """Whether a chi-square test accepts that the recorded sets have these odds; rare sets form one group."""
     total = sum(counts.values())
     expected = chances(odds, counts)
     if not math.isclose(
@@ -219,7 +221,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
             return None, "not recorded"
         return method.regrowth.score == "random" and method.regrowth.soft, f"by {method.regrowth.score}"
     if method.regrowth.score not in link_prediction.PREDICTORS:
-        return False, f"by {method.regrowth.score}; recorded {command.regrowth}"
+        return False, f"by {method.regrowth.score}; the recording has {command.regrowth}"
     predictor = link_prediction.PREDICTORS[method.regrowth.score]
     content = recorded("scores")
     for rows, theirs in zip(content["masks"], content[command.regrowth], strict=True):
@@ -228,7 +230,11 @@ def _regrowth(method: Method, command: Command) -> Outcome:
     if command.sampled is None:
         return not method.regrowth.soft, "scores; the command itself does not run"
     if method.regrowth.soft != command.sampled:
-        return False, "the highest scores are taken" if command.sampled else "links are drawn, not the highest scores"
+        return False, (
+            "the links have the highest scores, but the command draws them"
+            if command.sampled
+            else "the links are drawn, but the command takes the highest scores"
+        )
     if command.sampled:
         counts = recorded("draws")[f"regrowth {command.regrowth.split()[1]}"]
         survivors = torch.tensor(recorded("draws")["eleven"]) > 0.5
@@ -243,12 +249,13 @@ def _regrowth(method: Method, command: Command) -> Outcome:
 
 
 def _weights(method: Method, command: Command) -> Outcome:
-    """Regrown links start from the code's weights without `--history_weights`; no published command uses this option.
+    """Regrown links start from the same weights as in the code without `--history_weights`. No published command uses
+    this option.
 
     For links that one update removes and regrows, see `tests/test_published.py`.
     """
     if command.regrowth is None:
-        return None, "links that return are among the counts"
+        return None, "the check 'counts' covers the links that return"
     past = PastWeights(torch.float32, torch.device("cpu"))
     came = 0
     for update in recorded("history")["zeros"]:
@@ -259,7 +266,7 @@ def _weights(method: Method, command: Command) -> Outcome:
         if not method.regrowth.history:
             ours = torch.zeros_like(ours)
         if not torch.equal(ours, torch.tensor(update["weights after"])[come]):
-            return False, "links come back with their last weight; in the recording, from zero"
+            return False, "links come back with their last weight; in the recording, they start from zero"
         came += len(ours)
     return True, f"{came} links from zero"
 
@@ -280,7 +287,7 @@ def _first_network(method: Method, command: Command) -> Outcome:
     all links with the same score as this link.
     """
     if isinstance(method.topology, Correlated) != command.csti:
-        return False, f"starts from {method.topology}"
+        return False, f"the method starts from {method.topology}"
     if not command.csti:
         return None, "at random; not recorded"
     networks = recorded("csti")["networks"]
@@ -291,7 +298,7 @@ def _first_network(method: Method, command: Command) -> Outcome:
         generator = torch.Generator().manual_seed(0)
         ours = topology.correlated(outputs, inputs, wanted / theirs.numel(), matrix, generator=generator)
         if int(ours.sum()) != wanted or (ours & ~theirs).any():
-            return False, "starts from other links"
+            return False, "the run starts from other links"
     return True, f"{len(networks)} networks"
 
 

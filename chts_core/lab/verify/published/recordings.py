@@ -47,4 +47,4 @@ def wrong_skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str |
     if not method.turnover.skip_optimizer:
         return "the optimizer skips no step before an update"
     ours = [step for step in budget.updates() if budget.zeta(step) > 0 or step in skipped]
-    return None if ours == list(skipped) else f"skipped steps {ours}, recorded {skipped}"
+    return None if ours == list(skipped) else f"the optimizer skips steps {ours}; the recording has {skipped}"

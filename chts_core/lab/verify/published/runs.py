@@ -28,7 +28,7 @@ def same_counts(method: Method, name: str) -> Outcome:
     theirs = [(step, gone, come, after) for step, _, _, _, gone, come, after in run["updates"]]
     if ours != theirs:
         first = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (len(ours), len(theirs)))
-        return False, f"step, removed, regrown, links are {first[0]}; recorded {first[1]}"
+        return False, f"step, removed, regrown, links are {first[0]}; the recording has {first[1]}"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(theirs)} updates"
 
@@ -55,17 +55,20 @@ def _run_of(method: Method) -> Sparsifier:
 
 
 def stops_together(method: Method) -> Outcome:
-    """The method removes by scores as many links as the MLP script for CHT, which rounds down. A layer that has reached
-    the overlap continues until all layers have reached it.
+    """The removal by scores takes as many links as in the MLP script for CHT, which rounds down. A layer that has
+    reached the overlap of the early stop continues until all layers have reached it.
     """
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
     for step, layer, before, planned, removed, regrown, after in run["updates"]:
         links, exchanged = budget.links(step)[str(layer)], budget.exchanged(step)[str(layer)]
         if not before == after == links:
-            return False, f"layer {layer} has {links} links at step {step}; recorded {after}"
+            return False, f"layer {layer} has {links} links at step {step}; the recording has {after}"
         if not (planned == math.floor(budget.zeta(step) * links) and 0 <= exchanged - planned <= 1):
-            return False, f"{exchanged} links of layer {layer} are exchanged at step {step}; recorded {planned}"
+            return (
+                False,
+                f"{exchanged} links of layer {layer} are exchanged at step {step}; the recording has {planned}",
+            )
         assert planned <= removed == regrown  # percolation removes more
     stopped = content["cht, random regrowth, stops at 0"]
     signalled = [layer for step, layer, now, _ in stopped["stop signals"] if step == 2 and now]
@@ -78,15 +81,15 @@ def stops_together(method: Method) -> Outcome:
 
 
 def excess(method: Method) -> Outcome:
-    """The method regrows as many links above the target as the MLP script with `--EM_S`. Because of percolation, the
-    script's numbers of links change over time."""
+    """The method regrows as many links as it has above the final number, like the MLP script with `--EM_S`. Because of
+    percolation, the script's numbers of links change over time."""
     content, budget = _of_mlp(method)
     run = content["chts"]
     for step, layer, before, _, removed, _, after in run["updates"]:
         ours, theirs = budget.exchanged(step)[str(layer)], after - before + removed
         above = budget.links(step)[str(layer)] - budget.links(budget.timeline.total_steps)[str(layer)]
         if not ours == above == theirs:
-            return False, f"{ours} links of layer {layer} are regrown at step {step}; recorded {theirs}"
+            return False, f"{ours} links of layer {layer} are regrown at step {step}; the recording has {theirs}"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 

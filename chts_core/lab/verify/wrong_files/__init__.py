@@ -1,4 +1,4 @@
-"""Damaged and malicious files, each with the message that it must raise.
+"""Damaged and malicious files, each with the error message that chts must show for it.
 
     for row in refusals(Path("runs/hostile")):
         print(row["scenario"], row["case"], row["refused"])
@@ -41,7 +41,7 @@ def refusals(folder: Path) -> Iterator[dict[str, Any]]:
 
     Yields:
         A row per case: the kind of file, the case, the message, and whether the file was refused with the expected
-        message, without changing or adding a file.
+        message and no file was changed or added.
     """
     about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
     about["device"] = records.describe_device(torch.device("cpu"))

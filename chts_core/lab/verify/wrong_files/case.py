@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 
 @dataclass(frozen=True)
 class Case:
-    """Files, and the message of the error that they must raise.
+    """Files, and the error message that chts must show for them.
 
     files: the content of each file, by the name of the file.
     says: a regular expression for the message of the ValueError.

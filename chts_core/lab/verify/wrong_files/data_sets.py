@@ -151,7 +151,7 @@ def _tokenizer(says: str, content: bytes) -> Case:
 
 
 def _bpe(**model: Any) -> bytes:
-    """The content of a tokenizer's file whose model has only one character."""
+    """The content of a tokenizer's file. The model has only one character."""
     return json.dumps({"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []} | model}).encode()
 
 

@@ -1,4 +1,4 @@
-"""Wrong files around runs: checkpoints, records, sweeps, notebooks, and the roster of a class."""
+"""Wrong files for runs and classes: checkpoints, records, sweeps, notebooks, and the roster of a class."""
 
 import hashlib
 import json
