@@ -6,6 +6,11 @@
     sparsity    how many links there are at step t
     turnover    how many links are exchanged at step t
 
+An update of the topology uses them in this order (:mod:`chts_core.update`; paper, Figure 2). The sparsity gives the
+number of links of each layer. The links beyond this number are pruned, and the turnover says how many more are removed.
+If the removal percolates, links that are now cut off are removed too. Then the regrowth adds links until each layer has
+its number again. `step()` of a :class:`chts_core.sparsifier.Sparsifier` makes an update every `update_every` steps.
+
 `METHODS` contains the nine methods of the paper. `PRESETS` contains their versions for some tasks and sources. Change a
 choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words: "set with
 regrowth=Regrowth('ch2_l3n')".
