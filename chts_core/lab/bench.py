@@ -46,7 +46,8 @@ def bench(names: Sequence[str], out_dir: Path) -> bool:
     known = topics()
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"there is no benchmark {', '.join(map(repr, unknown))}; expected some of {', '.join(known)}.")
+        listed = ", ".join(map(repr, unknown))
+        raise ValueError(f"there is no benchmark {listed}; expected one or more of {', '.join(known)}.")
     package = ModuleType(_PACKAGE)
     package.__path__ = [str(folder())]
     for name in [_PACKAGE, *(f"{_PACKAGE}.{topic}" for topic in ("common", *known))]:

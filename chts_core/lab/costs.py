@@ -52,7 +52,7 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of a step of :func:`forward_and_backward` for a dense layer, a masked layer and a layer of links only."""
+    """Seconds of a :func:`forward_and_backward` step for a dense layer, a masked layer and a layer of only links."""
 
     density: float
     dense: float
@@ -102,9 +102,8 @@ class TrainingCost:
     flops: theoretical training FLOPs as a share of the dense model's.
     step: seconds of an optimizer step without an update: the average of the medians between two updates.
     update: seconds of the last update of the topology; 0 without an update.
-    memory: bytes of what a run keeps between steps, without the data set: weights, gradients, moments and masks.
-    course: for each interval between two updates, from the start of the run, the median seconds of a step and the
-        density.
+    memory: the bytes that a run keeps between steps, without the data set: weights, gradients, moments and masks.
+    course: the median seconds of a step and the density in each interval between two updates, in order.
     """
 
     name: str

@@ -34,7 +34,7 @@ class Hypothesis:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
-    """Translate each row of `source` with the likeliest token at each place: beam search with a beam of 1."""
+    """Translate each row of `source` by beam search with a beam of 1: it takes the likeliest token at each place."""
     return beam_search(model, source, 1, max_length)
 
 
@@ -44,15 +44,16 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best translation of each row of `source` that beam search finds.
 
-    For each sentence, `beam` beginnings grow in parallel. Each step considers their 2·beam likeliest continuations. If
-    one of the first `beam` of these ends with END, it becomes a hypothesis. Of the continuations without END, the
-    likeliest `beam` grow further. A sentence is done if it has `beam` hypotheses and the best hypothesis scores at
-    least as high as the likeliest beginning would if its END came now and had probability 1. Without the second
-    condition, `beam` hypotheses that stop too early could end the search before the complete translation is found,
-    because END is often a distant second choice. At `max_length` tokens only END may follow. A hypothesis of `length`
-    tokens, including END, scores log-probability / ((5 + length) / 6)^length_penalty (Wu et al., 2016). Among
-    continuations with equal scores, the one with the better beginning comes first, then the one with the lower token
-    number. The search never produces PAD or BEGIN.
+    For each sentence, the search extends `beam` beginnings of a translation in parallel. Each step considers their
+    2·beam likeliest continuations. If one of the first `beam` of these ends with END, it becomes a hypothesis. Of the
+    continuations without END, the search keeps the likeliest `beam` as new beginnings. A sentence is done if it has
+    `beam` hypotheses, and if the best hypothesis scores at least as high as the likeliest beginning would score with an
+    END of probability 1 in the next step. Without the second condition, `beam` hypotheses that stop too early could end
+    the search before the complete translation is found, because END is often a distant second choice. After
+    `max_length` tokens, only END may follow. A hypothesis of `length` tokens, including END, scores log-probability /
+    ((5 + length) / 6)^length_penalty (Wu et al., 2016). If two continuations have equal scores, the one with the better
+    beginning comes first. If they also have the same beginning, the one with the lower token number comes first. The
+    search never produces PAD or BEGIN.
 
     Args:
         model: translates in evaluation mode, without dropout; the function restores its mode.
@@ -137,8 +138,8 @@ def _log_probabilities(logits: Tensor) -> Tensor:
     """Log-probabilities (rows, vocabulary), in float32 even under autocast; -inf for tokens that are never produced."""
     if not logits.isfinite().all():
         raise ValueError(
-            "the model's logits are not all finite; it has diverged, or overflowed in half precision: "
-            "train it again with a lower learning rate, or translate in float32."
+            "the model's logits are not all finite, because it diverged in training or overflowed in half precision. "
+            "Train the model again with a lower learning rate, or translate in float32."
         )
     log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
     log_probabilities[:, [PAD, BEGIN]] = -math.inf
@@ -146,7 +147,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row, in descending order, and their places; of equal values, the first come first.
+    """The largest values of each row, in descending order, and their places. Equal values keep their order.
 
     `torch.topk` may return any of several equal values, and sorting a whole vocabulary takes a long time.
     """
@@ -175,8 +176,8 @@ def generate(
         tokenizer: the tokenizer of that model.
         prompt: the beginning; "" for the beginning of a document.
         num_tokens: the largest number of tokens to add; the document may end earlier.
-        temperature: 0 takes the likeliest token; a higher value draws a token with chances that are proportional to
-            probability ** (1 / temperature).
+        temperature: with 0, the function takes the likeliest token; with a higher value, it draws a token with chances
+            that are proportional to probability ** (1 / temperature).
         generator: a generator on the CPU.
 
     Returns:
@@ -233,5 +234,5 @@ def _check(source: Tensor, beam: int, max_length: int, length_penalty: float) ->
             raise ValueError(f"{name} is {value}; expected 1 or more; choose a larger value.")
     if not 0 <= length_penalty < math.inf:
         raise ValueError(
-            f"length_penalty is {length_penalty}; expected a finite number of at least 0; choose 0 for none, or 0.6."
+            f"length_penalty is {length_penalty}; expected a finite number of at least 0; choose 0 (no penalty) or 0.6."
         )

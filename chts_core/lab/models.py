@@ -59,9 +59,9 @@ TRANSFORMER_SIZES: dict[str, TransformerSize] = {
 class Transformer(nn.Module):
     """An encoder and a decoder (Vaswani et al., 2017) that translate token by token.
 
-    Layers normalise their input ("pre-norm"), which makes training reliable. One embedding matrix serves both languages
-    and, transposed, the output layer. All other linear layers are `nn.Linear` modules, which a Sparsifier makes sparse:
-    four projections of each attention, and two layers of each feed-forward block.
+    Layers normalise their input ("pre-norm"), which makes training stable. Both languages share one embedding matrix,
+    and the output layer uses its transpose. All other linear layers are `nn.Linear` modules, which a Sparsifier makes
+    sparse: four projections of each attention, and two layers of each feed-forward block.
 
     Args:
         vocabulary_size: number of tokens.
@@ -102,7 +102,7 @@ class Transformer(nn.Module):
 
         Args:
             source: (n, S) tokens, padded at the end with PAD; each row has at least one other token.
-            target: (n, T) tokens from BEGIN on, padded at the end with PAD.
+            target: (n, T) tokens, of which the first is BEGIN, padded at the end with PAD.
         """
         memory, there = self.encode(source), _attended(source)
         hidden = self._embed(target, 0)
@@ -186,7 +186,7 @@ class DecoderState:
 
     @property
     def length(self) -> int:
-        """The number of tokens that were appended so far."""
+        """The number of tokens that have been appended so far."""
         return 0 if self.past[0] is None else self.past[0][0].shape[2]
 
     def select(self, rows: Tensor) -> "DecoderState":
@@ -253,7 +253,7 @@ class _EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
-        """Return (n, S, width) for an input of the same shape; `there` is explained in the attention."""
+        """Return (n, S, width) for an input of the same shape; `there` marks the places that are not PAD."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
@@ -342,13 +342,14 @@ class LlamaSize:
             raise ValueError(f"{self}; expected at least 1 of each.")
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"width is {self.width} and heads {self.heads}; expected a width divisible by {2 * self.heads}: heads "
-                "share it evenly, and each needs an even number of neurons, since positions rotate them in pairs."
+                f"width is {self.width} and heads {self.heads}; expected a width divisible by {2 * self.heads}. The "
+                "heads share the width evenly, and each head needs an even number of neurons, because the rotary "
+                "positions rotate neurons in pairs."
             )
         if self.heads % self.key_heads:
             raise ValueError(
-                f"heads is {self.heads} and key_heads {self.key_heads}; expected key_heads that divide heads: each "
-                "head of keys and values serves an equal number of query heads."
+                f"heads is {self.heads} and key_heads {self.key_heads}; expected key_heads that divides heads, because "
+                "each head of keys and values serves an equal number of query heads."
             )
 
 

@@ -96,8 +96,8 @@ def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
     count, others = int(hidden.sum()), int((candidates & ~hidden).sum())
     if (hidden & seen).any() or not count or not others:
         raise ValueError(
-            f"{count} links are hidden and {others} others are missing; expected some of both, and no hidden link in "
-            "seen."
+            f"{count} links are hidden and {others} others are missing; expected at least one of each, and no hidden "
+            "link in seen."
         )
     score, wanted = scores[candidates], hidden[candidates]
 
@@ -112,7 +112,7 @@ def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
 
 
 def by_score(mask: Tensor, share: float, *, generator: torch.Generator) -> dict[str, Recovery]:
-    """Hide some links of a mask, and measure how well each of `SCORES` and a random score find them.
+    """Hide some links of a mask, and measure how well the scores in `SCORES` and a random score find them.
 
     The arguments and errors are the same as in :func:`hide`; the generator also draws the random score.
     """

@@ -25,7 +25,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: boo
             lower case and split them into words first.
 
     Raises:
-        TypeError, ValueError: if these are not two lists of strings of equal length, or if they are empty.
+        TypeError, ValueError: if the arguments are not two lists of strings of equal length, or if they are empty.
     """
     from sacrebleu.metrics.bleu import BLEU  # the import takes a quarter of a second
 

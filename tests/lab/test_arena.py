@@ -221,7 +221,9 @@ def test_the_page_stands_alone_and_states_its_limits(tmp_path: Path, capsys: pyt
     # SET has one pair, and each of the other eight has two.
     limits = "There are few seeds: 2 (Tiny digits)."
     assert limits in shown
-    assert "The tables have 8 intervals of 95 %. If all methods were equally good, about 0.4 of these" in shown
+    assert (
+        "The tables have 8 intervals at the 95 % level. If all methods were equally good, about 0.4 of these" in shown
+    )
     printed = capsys.readouterr().out
     assert limits in printed
     assert printed.endswith(f"page: {tmp_path / 'new' / 'index.html'}\n")

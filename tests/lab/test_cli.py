@@ -243,7 +243,7 @@ def test_an_unknown_benchmark_exits_2_and_runs_none(capsys: pytest.CaptureFixtur
     assert cli.main(["bench", "regrowth", "regroth"]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "there is no benchmark 'regroth'; expected some of " in shown.err
+    assert "there is no benchmark 'regroth'; expected one or more of " in shown.err
     assert "regrowth" in shown.err.partition("expected")[2]
     assert list(Path().iterdir()) == []
 

@@ -66,8 +66,8 @@ def test_what_is_not_stored_is_said_with_what_there_is() -> None:
     result = compute(CurveState("language: books, tiny", 0.9, "chts", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "language: books, tiny, 90% sparse: there are no stored runs of both CHTs and SET. The stored runs are of FC, "
-        "SET, RigL, GraNet, at 70%, 90%, 95%."
+        "language: books, tiny, 90% sparse: there are no stored runs of both CHTs and SET. There are stored runs of "
+        "FC, SET, RigL, GraNet at 70%, 90%, 95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 

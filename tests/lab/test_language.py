@@ -101,9 +101,9 @@ def test_sizes_have_as_many_weights_as_their_name_says(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 18}, r"width is 18 and heads 4; expected a width divisible by 8: heads share it evenly"),
-        ({"width": 20}, r"width is 20 and heads 4; .*each needs an even number of neurons"),
-        ({"key_heads": 3}, r"heads is 4 and key_heads 3; expected key_heads that divide heads"),
+        ({"width": 18}, r"width is 18 and heads 4; expected a width divisible by 8\. The heads share the width"),
+        ({"width": 20}, r"width is 20 and heads 4; .*each head needs an even number of neurons"),
+        ({"key_heads": 3}, r"heads is 4 and key_heads 3; expected key_heads that divides heads"),
         ({"layers": 0}, r"expected at least 1 of each"),
     ],
 )

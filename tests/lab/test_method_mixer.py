@@ -52,7 +52,7 @@ def test_the_first_mix_differs_from_chts_in_one_choice() -> None:
         "The mix differs from CHTs in topology (Erdős–Rényi). After 8 epochs, the mix has "
         f"{mine.validation_accuracy[-1]:.1%} validation accuracy with 10% of the links, and CHTs "
         f"has {theirs.validation_accuracy[-1]:.1%} with 10%. Each method has only one run, and both runs have the "
-        "same seed, so this proves nothing."
+        "same seed, so the comparison proves nothing."
     )
     assert theirs.validation_accuracy != mine.validation_accuracy
 

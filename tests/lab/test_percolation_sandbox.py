@@ -99,10 +99,10 @@ def test_the_description_counts_what_is_there() -> None:
         for state in (PercolationState(step=1), PercolationState(step=0))
     ]
     assert result.description == (
-        "Step 1: links removed. The sparsity is 0.65. Of 61 links, the removal by magnitude took 18, percolation cut "
+        "Step 1: links removed. The sparsity is 0.65. Of 61 links, the removal by magnitude cut 18, percolation cut "
         f"0, and 43 are left ({links(incomplete)} incomplete). Inactive neurons: "
         f"{int(inactive[1].sum())} of 8 in hidden layer 1, "
-        f"{int(inactive[2].sum())} of 8 in hidden layer 2; once no link is incomplete, "
+        f"{int(inactive[2].sum())} of 8 in hidden layer 2. Once no link is incomplete, "
         f"ANP is {active[0]} / {active[1]} = {active[0] / active[1]:.2f}."
     )
     assert active == [9, 15]
@@ -119,7 +119,7 @@ def test_extremes_of_the_controls_can_be_drawn(sparsity: float, removed: float, 
 
 def test_a_network_that_never_conducted_is_told() -> None:
     state = PercolationState(sparsity=1.0)
-    assert PercolationSandbox.compute(state).description.endswith("; no neuron was ever active.")
+    assert PercolationSandbox.compute(state).description.endswith(". No neuron was active at the start.")
     assert figures.to_png(PercolationSandbox.figure(state))
 
 

@@ -327,7 +327,10 @@ def test_a_full_disk_leaves_the_old_lines_whole(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"schema": 1, "meth', r"runs\.jsonl, line 2 is not JSON .*cut short or changed; restore the file, or delete"),
+        (
+            '{"schema": 1, "meth',
+            r"runs\.jsonl, line 2 is not JSON .*cut short or changed\. Restore the file, or delete",
+        ),
         ("chts,0.9,31.2", r"runs\.jsonl, line 2 is not JSON"),
         ("", r"runs\.jsonl, line 2 is not JSON"),
         ('{"schema": 1} {"schema": 1}', r"runs\.jsonl, line 2 is not JSON"),

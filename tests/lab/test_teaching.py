@@ -175,7 +175,7 @@ def test_a_roster_is_read(tmp_path: Path) -> None:
     [
         (b"", "has no column id"),
         (b"name\nanna\n", "has no column id"),
-        (b"id\n", "has no column id with a line below it"),
+        (b"id\n", "has no column id or no line below it"),
         (b"id,x\n,1\n", "line 2: the id is ''"),
         (b"id\nanna\n../x\n", r"line 3: the id is '\.\./x'"),
         (b"id\n.hidden\n", r"line 2: the id is '\.hidden'"),

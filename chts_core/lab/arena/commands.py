@@ -20,7 +20,7 @@ def add_arena(commands: Commands) -> None:
     command.add_argument(
         "method", metavar="MODULE:NAME", help="my_module:MY_METHOD, a Method in my_module.py of this folder"
     )
-    help_of_minutes = "a method of the paper trains only if it can finish within this time (default: 10)"
+    help_of_minutes = "a method of the paper trains only if it can finish within this many minutes (default: 10)"
     command.add_argument("--minutes", type=float, default=10.0, help=help_of_minutes)
     help_of_out = "the folder for the results; an interrupted arena continues there (default: runs/arena)"
     command.add_argument("--out", type=Path, default=Path("runs/arena"), metavar="DIR", help=help_of_out)

@@ -24,7 +24,7 @@ def run(
         name: the name of your method on the page.
         method: your method.
         folder: the folder for the page, the records and the checkpoints.
-        minutes: the time for the runs of the nine; a run does not start if it would probably end later.
+        minutes: the time for the runs of the nine; a run does not start if it would probably end after this time.
         tasks: the tasks of the races.
 
     Returns:

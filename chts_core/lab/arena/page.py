@@ -1,4 +1,4 @@
-"""The results of the arena as text and as a page to share. Both say what the results cannot show."""
+"""The results of the arena as text and as a page to share; both forms say what the results cannot show."""
 
 import html
 import math
@@ -43,7 +43,7 @@ def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def drawn(name: str, rows: Sequence[Row]) -> str:
-    """The differences of the table as a picture of the page; empty if no method of the nine has runs.
+    """A picture for the page that shows the differences in the table; empty if no method of the nine has runs.
 
     Args:
         name: the user's method.
@@ -72,13 +72,13 @@ def drawn(name: str, rows: Sequence[Row]) -> str:
 
 
 def _differences(name: str, method: str, rows: Sequence[Row], of: Callable[[Row], float]) -> list[float]:
-    """The scores of the user's method minus the scores of another method with equal seeds."""
+    """The score of the user's method minus the score of another method, for each seed that both methods have."""
     mine, theirs = ([row for row in rows if row["method"] == one] for one in (name, method))
     return [] if method == name else list(seed_differences(mine, theirs, of).values())
 
 
 def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
-    """ "ahead", "behind" or "undecided", from the 95 % interval of paired differences; "" if fewer than two."""
+    """ "ahead", "behind" or "undecided", by the 95 % interval of paired differences; "" for fewer than two of them."""
     if len(differences) < 2:
         return ""
     mean, half = mean_and_interval(differences)
@@ -88,7 +88,7 @@ def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
 
 
 def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
-    """A paragraph on what these results cannot show."""
+    """A paragraph about what these results cannot show."""
     tables = {title: table(name, rows) for title, rows in results.items()}
     intervals = sum(line[f"{name} is"] != "" for lines in tables.values() for line in lines)
     seeds = ", ".join(f"{lines[0]['runs']} ({title})" for title, lines in tables.items())
@@ -96,7 +96,7 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
         "The tasks are small. With large models and long runs, the order of the methods may differ. "
         f"There are few seeds: {seeds}. With three seeds, the half-width of an interval is 4.3 standard errors, so the "
         "race can only detect large differences. Undecided does not mean equal. "
-        f"The tables have {intervals} intervals of 95 %. If all methods were equally good, about "
+        f"The tables have {intervals} intervals at the 95 % level. If all methods were equally good, about "
         f"{intervals / 20:.1f} of these intervals would still not contain 0, by chance. All intervals use the same "
         f"runs of {name}, so they are not independent. "
         "All sparse methods have the same learning rate, and another rate may suit some of them better. "

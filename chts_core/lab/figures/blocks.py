@@ -1,4 +1,4 @@
-"""A figure of one Transformer layer and one LLaMA layer: sparse matrices, and relations that percolation uses."""
+"""A figure of a Transformer layer and a LLaMA layer: their sparse matrices, and the relations for percolation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _TALL = 0.36  # inches of a box
 _PALE = "#EDEDED"
 _FILLS = {"sparse": SKY, "dense": "white", "step": _PALE}
 _KINDS = {"sparse": "sparse matrix", "dense": "dense part", "step": "step without weights"}
-_PAIR, _CHAIN = "pair: both outputs must be active", "chain: the output feeds the next"
+_PAIR, _CHAIN = "pair: both outputs must be active", "chain: each layer feeds the next"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class PruningStep:
 
 
 def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsity") -> Figure:
-    """Draw curves over a window or a run; each is a sequence of equally spaced values from the beginning to the end."""
+    """Draw curves over a window or a run. Each curve is a sequence of equally spaced values from start to end."""
     with new_figure(7, 3.4) as (figure, (axes,)):
         for name, (colour, _, style) in looks(named).items():
             places = np.linspace(0, 1, len(named[name]))
@@ -97,7 +97,7 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
 
 
 def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
-    """Draw the links that each update removes, their share of the earlier links, and the accuracy that it costs.
+    """Draw the links that each update removes, their share of the previous links, and the accuracy that it costs.
 
     Args:
         named: for each schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
@@ -133,7 +133,7 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
 
 @dataclass(frozen=True)
 class DensityCourse:
-    """The density of a run from update to update: `density[j]` from share `shares[j]` of the run to the next share."""
+    """The density of a run: it is `density[j]` from the share `shares[j]` of the run to the next share."""
 
     name: str
     shares: Sequence[float]
@@ -154,8 +154,8 @@ def decay_design(
         other: a decay to compare it with, or None.
         final: the final density, which a constant schedule has throughout.
         stop: the share of the run at which the updates stop.
-        conflict: the first and the last share of a part of the run, if the settings contradict each other there. The
-            figure then hatches this part and does not shade the cost.
+        conflict: the start and the end, as shares of the run, of a part in which the settings contradict each other;
+            None if there is no such part. The figure hatches this part and does not shade the cost.
     """
     with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
         courses = {course.name: course for course in (chosen, other) if course is not None}
@@ -170,7 +170,7 @@ def decay_design(
         right.axhline(0, color=BLACK, linewidth=0.8)
         for axes in (left, right):
             if conflict is not None:
-                begin, end = 100 * conflict[0], max(100 * conflict[1], 100 * conflict[0] + 0.5)  # an empty one is seen
+                begin, end = 100 * conflict[0], max(100 * conflict[1], 100 * conflict[0] + 0.5)  # wide enough to see
                 axes.axvspan(
                     begin, end, facecolor="none", edgecolor=VERMILION, hatch="//", linewidth=0, label="conflict"
                 )

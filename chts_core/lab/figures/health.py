@@ -56,7 +56,7 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
 
 
 def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Draw the overlap (above) and ITOP rate (below) of one layer after each update, with a column for each patient.
+    """Draw the overlap (above) and the ITOP rate (below) of a layer after each update, with a column for each patient.
 
     In each column, the curves of the other patients are grey. The title of a column gives the active neurons of its
     patient at the first and at the last update.

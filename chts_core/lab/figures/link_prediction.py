@@ -1,4 +1,4 @@
-"""Figures of link prediction: paths of a missing link, what scores prefer, their costs, and random walks."""
+"""Figures of link prediction: paths of a missing link, the links that scores prefer, costs, and random walks."""
 
 from collections.abc import Mapping, Sequence
 

@@ -38,7 +38,7 @@ def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
 
 
 def _mark_size(mask: Tensor) -> float:
-    """The size of a mark in points: the size of a cell if cells are large, and larger if there are few links."""
+    """The size of a mark in points: the size of a cell, but at least a limit that is higher if there are few links."""
     density = max(float(mask.double().mean()), 1e-4)
     return max(170 / max(mask.shape), 1.5, min(0.3 / math.sqrt(density), 4))
 
@@ -87,7 +87,7 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
 def degree_tails(named: Mapping[str, Tensor]) -> Figure:
     """Draw the share of neurons with at least k links, by k, on logarithmic axes. Hubs are the tail on the right.
 
-    Outputs are on the left, and inputs are on the right. All neurons are 100 %, also those without links.
+    Outputs are on the left, and inputs are on the right. 100 % means all neurons, including neurons without links.
     """
     with new_figure(9.5, 3.4, columns=2) as (figure, panels):
         for axes, side, name in zip(panels, (0, 1), ("output", "input"), strict=True):
@@ -118,7 +118,7 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
 
 
 def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
-    """Draw clustering against path length, relative to Erdős–Rényi networks. Small worlds lie high and near x = 1."""
+    """Draw clustering against path length, both relative to Erdős–Rényi networks. Small worlds lie high, near x = 1."""
     with new_figure(6, 3.6) as (figure, (axes,)):
         axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
         axes.axvline(1, color=GREY, linewidth=1, linestyle=":")
@@ -195,7 +195,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
 class Links:
     """Some links of a network of one or more layers, all drawn in the same style.
 
-    masks: Boolean (out_features, in_features) by layer, from the inputs on.
+    masks: Boolean (out_features, in_features) by layer, beginning at the inputs.
     """
 
     label: str
@@ -213,7 +213,7 @@ def draw_network(
     Args:
         axes: the axes to draw on.
         groups: the groups of links, each with a mask for every layer; later groups are drawn on top.
-        sides: the names of the nodes of each side ("inputs", "outputs"), one more than there are layers.
+        sides: the names of the nodes of each side ("inputs", "outputs"); there is one more side than there are layers.
         inactive: for each side, the neurons to draw hollow and crossed out, Boolean (features,).
     """
     shapes = [mask.shape for mask in groups[0].masks]
@@ -255,7 +255,7 @@ def draw_network(
 
 
 def network(groups: Sequence[Links], sides: Sequence[str]) -> Figure:
-    """Draw one small network as nodes and links. The arguments are explained in :func:`draw_network`."""
+    """Draw one small network as nodes and links. :func:`draw_network` explains the arguments."""
     with new_figure(5.2, 3.2) as (figure, (axes,)):
         draw_network(axes, groups, sides)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")

@@ -39,10 +39,10 @@ def stages(overview: Sequence[Stage]) -> Figure:
     The figure leaves out stages that do not exist, and prerequisites that another prerequisite already includes.
     """
     known = {stage.number: stage for stage in overview}
-    needs: dict[str, set[str]] = {}  # all that a stage builds upon, directly or not
-    before: dict[str, list[str]] = {}  # without those that it reaches through another stage
+    needs: dict[str, set[str]] = {}  # all stages that a stage builds on, directly or indirectly
+    before: dict[str, list[str]] = {}  # without the stages that another prerequisite already includes
     depth: dict[str, int] = {}
-    for number, stage in known.items():  # in order: what a stage builds upon comes before it
+    for number, stage in known.items():  # in order: the prerequisites of a stage come before it
         direct = {other for other in stage.prerequisites if other in depth}
         needs[number] = direct.union(*(needs[other] for other in direct))
         before[number] = sorted(direct.difference(*(needs[other] for other in direct)))
@@ -52,7 +52,7 @@ def stages(overview: Sequence[Stage]) -> Figure:
     for number, column in depth.items():
         columns.setdefault(column, []).append(number)
     place: dict[str, tuple[float, float]] = {}
-    for column in sorted(columns):  # at the height of what it builds upon, so that no arrow crosses a stage between
+    for column in sorted(columns):  # at the height of its prerequisites, so that no arrow crosses a stage
         heights = [place[other][1] for number in columns[column] for other in before[number]]
         middle = sum(heights) / max(len(heights), 1) + (len(columns[column]) - 1) / 2
         place |= {number: (column, middle - row) for row, number in enumerate(columns[column])}

@@ -3,7 +3,7 @@
     frame = panel.evolution(sparsifier.history)
     figures.show(panel.plot_evolution(frame), "How the updates went.")
 
-Shares are fractions in the table and per cent in the figure.
+Shares are fractions in the table and percentages in the figure.
 """
 
 import math

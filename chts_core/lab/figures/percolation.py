@@ -19,7 +19,7 @@ def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Find the hidden neurons without links on one side, and the links that they still have on the other side.
 
     Args:
-        masks: Boolean (out_features, in_features) of the layers of a chain, from the inputs on.
+        masks: Boolean (out_features, in_features) of the layers of a chain, beginning at the inputs.
 
     Returns:
         For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs have none. For each
@@ -41,8 +41,9 @@ def percolating_network(
 
     Args:
         present: the present links, Boolean (out_features, in_features) by layer; links of inactive neurons are dashed.
-        sides: the names of the neurons of each side, one more than there are layers.
-        removed, cut: the links that the removal took, and the links that percolation has cut since then; by layer.
+        sides: the names of the neurons of each side; there is one more side than there are layers.
+        removed, cut: by layer, the links that the removal rule removed, and the links that percolation has cut since
+            then.
     """
     inactive, incomplete = dead_ends(present)
     complete = [mask & ~ends for mask, ends in zip(present, incomplete, strict=True)]

@@ -1,4 +1,4 @@
-"""Figures that show why topology may know where a link helps, and how well scores find hidden links."""
+"""Figures that show why the topology may predict where a link helps, and how well scores find hidden links."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -110,7 +110,7 @@ def hidden_links_found(
 
     Args:
         measured: for each network (at most five) and each score, one value per seed.
-        axis: what the values are; they are fractions.
+        axis: the name of the values, which are fractions.
         chance: the label and the value of a dotted line.
     """
     shift = 0.8 / len(measured)

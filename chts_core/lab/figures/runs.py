@@ -48,9 +48,9 @@ def race(runs: Sequence[Run]) -> Figure:
     """Draw the validation accuracy by epoch: the mean over seeds, with its 95 % confidence interval as a band.
 
     If a run has no validation accuracy because it learnt from all images, the figure shows the test accuracy of all
-    runs, and the axis says so. More than four methods get two panels: one for methods that keep their number of links,
-    and one for methods that lower it. Dense methods are in both panels, for comparison. These panels have no bands,
-    because the bands would hide each other; :func:`differences_ranked` shows the intervals.
+    runs, and the axis says so. If there are more than four methods, the figure has two panels: one for methods that
+    keep their number of links, and one for methods that lower it. Dense methods are in both panels, for comparison.
+    These panels have no bands, because the bands would hide each other; :func:`differences_ranked` shows the intervals.
     """
 
     validated = all(run.validation_accuracy for run in runs)
@@ -108,7 +108,7 @@ def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
 
     Args:
         rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.
-        rival: what the methods are compared with; the axis shows this name.
+        rival: the name, on the axis, of what the methods are compared with.
     """
     points = [
         {**row} | {name: None if row[name] is None else 100 * row[name] for name in ("difference", "interval")}
@@ -126,7 +126,7 @@ def draw_differences(
         rows: "method", "difference" and "interval" (None for a single run), in the unit of the axis.
         xlabel: the label of the axis.
         digits: the number of digits after the point.
-        higher_is_better: whether the largest difference is on top; otherwise the smallest.
+        higher_is_better: whether the largest difference is on top; otherwise the smallest difference is on top.
     """
     ranked = sorted(rows, key=lambda row: float(row["difference"]), reverse=not higher_is_better)
     with new_figure(7, 0.9 + 0.36 * len(ranked)) as (figure, (axes,)):
@@ -146,9 +146,9 @@ def draw_differences(
 
 
 def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Figure:
-    """Draw a validation score by step: the mean over seeds, and a band from the lowest seed to the highest.
+    """Draw a validation score by step: the mean over seeds, and a band from the lowest to the highest score of a seed.
 
-    A variant of a method ("chts/paper_l3p") has the method's colour and a broken line.
+    A variant of a method ("chts/paper_l3p") has the method's colour and a dashed or dotted line.
 
     Args:
         courses: for each method and seed, the points (step, score) of a line; all lines have the same steps.
@@ -212,7 +212,7 @@ def _draw_learning_curves(axes: Axes, courses: Mapping[str, Sequence[Course]], y
 
 
 def _panels(by_method: Mapping[str, Sequence[RunT]]) -> dict[str, list[str]]:
-    """Divide methods into two groups: they keep or lower their number of links. Dense methods are in both groups."""
+    """Group methods by whether they keep or lower their number of links. Dense methods are in both groups."""
     links = {
         method: [sum(int(mask.sum()) for mask in masks.values()) for masks in (run.first_masks, run.last_masks)]
         for method, (run, *_) in by_method.items()

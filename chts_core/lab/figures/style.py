@@ -24,8 +24,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#D55E00",
     "#CC79A7",
 )
-GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for what stands in the background
-PALE = "#C0C0C0"  # curves behind those that a panel is about
+GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for the background
+PALE = "#C0C0C0"  # curves behind the main curves of a panel
 # The colour and the marker that a thing has in every figure. The looks of methods differ for all kinds of colour
 # vision.
 LOOKS = {
@@ -168,7 +168,7 @@ def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
 
 
 def use_percent_axis(axes: Axes) -> None:
-    """Set the y axis of shares to 0 to 100 %, and draw markers at 0 and 100 % whole instead of cut off.
+    """Set the limits of a y axis of shares to 0 and 100 %, and do not cut off the markers at these limits.
 
     Call this function after you have drawn the lines.
     """
@@ -213,7 +213,7 @@ def name_ends(axes: Axes) -> None:
 
 
 def write_below(axes: Axes, x: float, words: str) -> None:
-    """Write words below a drawing, at the horizontal place x."""
+    """Write words below a drawing, at the horizontal position x."""
     axes.annotate(
         words, (x, 0), (0, -4), xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", va="top"
     )

@@ -67,7 +67,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
             axes.xaxis.label.set_visible(number + columns >= len(heads))
         for axes in panels[len(heads) :]:
             axes.remove()
-        # No thicker where it is longer.
+        # Keep the width of the colour bar if it is longer.
         figure.colorbar(picture, ax=panels[: len(heads)], label="attention weight", aspect=6 * height)
         if title:
             figure.suptitle(title, fontsize=11)

@@ -291,8 +291,8 @@ def by_claim(weighed: Sequence[Row]) -> list[dict[str, Any]]:
     """Combine the comparisons of each claim into one verdict: rows with claim, source, verdict and comparisons.
 
     The verdict is "holds" or "does not hold" if at least one comparison has this verdict and none has the opposite
-    verdict. If two comparisons contradict each other, or if none decides, the verdict is "undecided". A claim is
-    untested if all its comparisons are untested.
+    verdict. If two comparisons contradict each other, or if no comparison decides the claim, the verdict is
+    "undecided". A claim is untested if all its comparisons are untested.
 
     Args:
         weighed: rows of :func:`weigh`; the rows of one claim have the same text.
@@ -340,20 +340,20 @@ CLAIMS = (
     Claim("CHTs is ahead of RigL on digits", "its design", "chts", "rigl", **_ON_DIGITS),
     Claim("CHTs is ahead of CHT on digits", "its design", "chts", "cht", **_ON_DIGITS),
     Claim(
-        "regrowth drawn softly is ahead of the best-scored links",
+        "soft regrowth is ahead of regrowth of the best-scored links",
         "its design",
         "chts",
         "chts with regrowth=Regrowth('ch2_l3n', soft=False, history=True)",
         **_ON_DIGITS,
     ),
     Claim(
-        "removal drawn softly is ahead of the lowest-scored links",
+        "soft removal is ahead of removal of the lowest-scored links",
         "its design",
         "chts",
         "chts with removal=Removal('magnitude', percolate=True)",
         **_ON_DIGITS,
     ),
-    Claim("the last weight of a link is ahead of zero", "Appendix J", "chts", "chts/zeros", **_ON_DIGITS),
+    Claim("regrowth at the last weight is ahead of regrowth at zero", "Appendix J", "chts", "chts/zeros", **_ON_DIGITS),
     Claim(
         "receptive fields are ahead of Erdős–Rényi networks",
         "its design",
@@ -382,7 +382,9 @@ CLAIMS = (
         f"chts with removal={_RI_TO_3}",
         **_NUMBER_WORDS,
     ),
-    Claim("the last weight of a link is ahead of zero", "Appendix J", "chts", "chts/zeros", **_NUMBER_WORDS),
+    Claim(
+        "regrowth at the last weight is ahead of regrowth at zero", "Appendix J", "chts", "chts/zeros", **_NUMBER_WORDS
+    ),
     Claim("CHTs is ahead of SET, RigL and CHT on Fashion-MNIST", "MLP table", differs=_ONE_SEED),
     Claim("relative importance suits Fashion-MNIST better than magnitude", "text", differs=_ONE_SEED),
     Claim("CHTss is ahead of FC on Multi30k", "Table 1", "chtss", "fc", **_MULTI30K),

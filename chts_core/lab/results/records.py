@@ -139,7 +139,7 @@ def git_revision() -> str:
 
 
 def environment_line(device: torch.device) -> str:
-    """One line about versions and device, for the top of a notebook."""
+    """One line about the versions and the device, for the top of a notebook."""
     found = versions()
     return (
         f"chts {found['chts']} · Python {found['python']} · torch {found['torch']} · "
@@ -240,16 +240,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path}, line {number} is not JSON ({error}): the record was cut short or changed; "
-                "restore the file, or delete the line to lose only that record."
+                f"{path}, line {number} is not JSON ({error}), so the record was cut short or changed. "
+                "Restore the file, or delete the line to lose only that record."
             ) from error
         schema = row.get("schema") if isinstance(row, dict) else None
         if schema != SCHEMA:
             raise ValueError(f"{path}, line {number} has schema {schema!r}; expected {SCHEMA}.")
         if row.pop("sha256", None) != digest(row):
             raise ValueError(
-                f"{path}, line {number} does not match its sha256: it was changed after it was written; "
-                "restore the file, or delete the line to lose only that record."
+                f"{path}, line {number} does not match its sha256: it was changed after it was written. "
+                "Restore the file, or delete the line to lose only that record."
             )
         rows.append(row)
     return rows
@@ -292,7 +292,7 @@ def _run_schema() -> "Draft202012Validator":
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """Read and check the training runs in a file of JSON lines. Renamed methods get their present names.
+    """Read and check the training runs in a file of JSON lines. Renamed methods get their current names.
 
     Raises:
         ValueError: if a line is damaged, was changed, or is not a record of a run; the message names the line.
@@ -304,7 +304,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run, with the present name of its method.
+    """The record of a run, with the current name of its method.
 
     If a record does not name a revision of the methods, it has revision 1. In this revision, some names meant different
     methods: "chts" removed links by relative importance and started new links from zero; this method is "chts/ri_zeros"

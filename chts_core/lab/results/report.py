@@ -89,7 +89,7 @@ _MOST_CURVES = 5
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The recorded runs of a folder, by comparison; its name has the file, the data set and, if sizes differ, the size.
+    """The recorded runs of a folder, by comparison. A name has the file, the data set and, if sizes differ, the size.
 
     Args:
         folder: a folder with files of JSON lines, written by `chts sweep` or a race; or `results`.
@@ -118,7 +118,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return table rows as text, one for each method, sparsity, and value of the recipe settings that differ.
+    """Return table rows as text, one for each combination of method, sparsity, and recipe settings that differ.
 
     A score is a mean ± its standard error. A difference from a rival is a mean over pairs of runs with equal seeds ±
     the half-width of its 95 % confidence interval.
@@ -239,7 +239,7 @@ def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, st
 def write(folder: Path, out_dir: Path) -> Path:
     """Write a page with the recorded runs of a folder, `index.html`, which needs no other file, and return its path.
 
-    The function trains nothing: the same records give the same page.
+    The function trains nothing, and the same records give the same page.
 
     Args:
         folder: as in :func:`read`.
@@ -293,8 +293,8 @@ def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
 def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
     """The learning curves of `courses` as a picture for a page; "" if FC is the only method.
 
-    More than five curves hide each other. Then the picture shows how far the last scores are from the scores of SET, or
-    of the first method if SET has no runs.
+    More than five curves would hide each other. In this case, the picture shows how far the last scores are from the
+    scores of SET, or of the first method if SET has no runs.
     """
     shown = _shown(rows, sparsity)
     if set(shown) <= {"fc"}:
@@ -305,7 +305,7 @@ def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
         return picture(
             figures.to_png(figure),
             f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(shown)} by step; the line is the mean "
-            "over seeds, and the band goes from the lowest seed to the highest.",
+            "over seeds, and the band goes from the lowest to the highest score of a seed.",
         )
     rival = "set" if "set" in shown else next(iter(shown))
     lines = [{**row, "method": line, "sparsity": sparsity} for line, mine in shown.items() for row in mine]

@@ -84,7 +84,7 @@ def _between_choices() -> list[dict[str, Any]]:
     restored, zeros = (tables.of_method(words, method, 0.95) for method in ("chts", "chts/zeros"))
     return [
         _row(
-            "soft regrowth is ahead of the best-scored links",
+            "soft regrowth is ahead of regrowth of the best-scored links",
             f"{soft['soft'] - soft['hard']:+.2f} BLEU for CHTss on Multi30k at 90 % (Table 11)",
             "a task with many links per neuron, so that the scores differ",
             (_DIGITS, "points"),
@@ -92,7 +92,7 @@ def _between_choices() -> list[dict[str, Any]]:
         ),
         _row(
             "link prediction is ahead of random regrowth",
-            "the paper's tables have no row that changes only this choice",
+            "the paper's tables have no row in which only this choice differs",
             "CHTs with random regrowth, at the paper's sizes",
             (_DIGITS, "points"),
             ahead_of("regrowth=Regrowth('random', history=True)"),
@@ -105,7 +105,7 @@ def _between_choices() -> list[dict[str, Any]]:
             ahead_of("topology=ErdosRenyi()"),
         ),
         _row(
-            "the last weight is ahead of zero in translation",
+            "regrowth at the last weight is ahead of regrowth at zero in translation",
             "the paper uses the last weight (Appendix J)",
             "a second corpus, and more seeds",
             ("a tiny translator of number words, 95 %", "BLEU"),

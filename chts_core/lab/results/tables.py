@@ -59,7 +59,7 @@ def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], 
 
 
 def best_test_epoch(row: Row) -> float:
-    """Accuracy in per cent of the epoch that the paper's code reports."""
+    """Accuracy (in per cent) of the epoch that the paper's code reports."""
     return 100.0 * float(row["test"]["best"])
 
 
@@ -152,7 +152,7 @@ def small_dense(sparsity: float) -> list[Row]:
 
 
 def ablation_groups() -> dict[str, list[Row]]:
-    """The runs of the ablations on digits, by variant in words; unchanged CHTs and CHTss are included."""
+    """The runs of the ablations on digits, by the description of the variant; unchanged CHTs and CHTss are included."""
     groups: dict[str, list[Row]] = {}
     for row in runs("ablations"):
         groups.setdefault(row["method"], []).append(row)
@@ -289,7 +289,7 @@ def first_weights() -> str:
 
 
 def _times(row: Row) -> str:
-    """How many times as fast we are, to two digits. A slowdown is bold, and the aim stands beside a lower number."""
+    """How many times as fast we are, to two digits. A slowdown is bold. The aim follows if it is not met."""
     ratio, aim = row["times_faster"], row.get("aim", 0)
     written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     if float(written) >= aim > ratio:
@@ -401,7 +401,7 @@ def inputs() -> str:
 
 
 def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
-    """The recorded drill by scenario, with the present names: the damaged files, or the disturbed runs."""
+    """The recorded drill by scenario, with current names: the scenarios of damaged files, or of disturbed runs."""
     found: dict[str, list[Row]] = {}
     for row in records.read_lines(records.results_folder() / "faults.jsonl"):
         if (row["fault"] == "input") == of_inputs:

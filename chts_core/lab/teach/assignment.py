@@ -25,6 +25,6 @@ def generator_of(student: str, question: str) -> torch.Generator:
     if not handed_in_by:
         raise ValueError('there is no id yet; write yours between the quotes of student = "" and run that cell.')
     if named != handed_in_by:
-        print(f"This notebook names student {student!r}, but {handed_in_by!r} handed it in, so it uses their numbers.")
+        print(f"This notebook names student {student!r}, but uses the numbers of {handed_in_by!r}, who handed it in.")
     digest = hashlib.sha256(f"{handed_in_by}\n{question}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -109,7 +109,7 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         raise ValueError(f"{path} is not CSV in UTF-8: {error}.") from None
     if not lines or "id" not in lines[0]:
         raise ValueError(
-            f"{path} has no column id with a line below it; expected for example the columns id,first_name,last_name."
+            f"{path} has no column id or no line below it; expected for example the columns id,first_name,last_name."
         )
     seen: dict[str, int] = {}
     found = []
@@ -222,7 +222,7 @@ def _fault(path: Path) -> str:
 def grade(folder: Path, submissions: Path) -> tuple[Path, list[Graded]]:
     """Let nbgrader run and grade the submissions, and write the report on the class.
 
-    This runs the students' code: their notebooks can do everything that the grading account can do.
+    The function runs the students' code: their notebooks can do everything that the grading account can do.
 
     Args:
         folder: a course from :func:`make_course` with a roster.

@@ -24,7 +24,10 @@ def _add_course(commands: Commands) -> None:
     )
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument(
-        "--students", type=Path, metavar="CSV", help="CSV with a column id; optional: first_name, last_name, email"
+        "--students",
+        type=Path,
+        metavar="CSV",
+        help="CSV with a column id; first_name, last_name and email are optional",
     )
     command.set_defaults(command=_course)
 
@@ -42,7 +45,7 @@ def _add_grade(commands: Commands) -> None:
     command = commands.add_parser(
         "grade",
         help="run and grade the submissions, and report on the class; exit status 1 if some could not be graded",
-        description="This runs the code of your students with all permissions of your account. Use a container.",
+        description="The command runs the code of your students with all permissions of your account. Use a container.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="the course")
     command.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="a folder with a notebook per student")
@@ -64,7 +67,7 @@ def _add_slides(commands: Commands) -> None:
     command = commands.add_parser(
         "slides",
         help="make slides from executed notebooks, as pages that need no internet connection",
-        description="A section begins a column of slides; answers appear when you press the next key.",
+        description="Each section begins a new column of slides. Answers appear when you go forward.",
     )
     command.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", help="stage number (06), name (06_mlp) or path")
     command.add_argument("--out", type=Path, default=Path("slides"), metavar="DIR", help="default: slides")

@@ -14,8 +14,8 @@
     ---
 
 A line `---` ends a slide. `![...]` shows the figure whose caption begins with the words in the brackets. A `*` stands
-for any words, such as a number that changes between runs. The text after `. . .` appears when you press the next key.
-The text after `Note:` is only for the speaker's view, which opens with the key S.
+for any text, such as a number that changes between runs. The text after `. . .` appears when you go forward. The text
+after `Note:` is only for the speaker's view, which opens with the key S.
 """
 
 import re

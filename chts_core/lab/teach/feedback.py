@@ -7,7 +7,7 @@ from traitlets import Bool
 
 
 class OnlyMessages(Preprocessor):
-    """Keeps only the message of an error, because the traceback would show hidden tests around the failed line."""
+    """Keep only the message of an error, because the traceback would show hidden tests around the failed line."""
 
     enabled = Bool(True)
 

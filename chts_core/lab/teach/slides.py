@@ -2,8 +2,8 @@
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
 slides, and each section begins a new column of slides. A slide has a piece of text and, unless the text is long, the
-code and the figure that follow it. An answer appears when you press the next key. The slides leave out parameters,
-versions, checks, hints, solutions, widgets, records, and long code and tables.
+code and the figure that follow it. An answer appears when you go forward. The slides leave out parameters, versions,
+checks, hints, solutions, widgets, records, and long code and tables.
 """
 
 import html
@@ -172,7 +172,7 @@ def _whole(slide: Slide) -> Iterator[Slide]:
 
 
 def _text(markdown: str) -> Iterator[str]:
-    """Turn text into HTML. Folded parts appear at the next key, and hints and solutions are left out."""
+    """Turn text into HTML. Folded parts appear when you go forward, and hints and solutions are left out."""
     end = 0
     for found in FOLDED.finditer(markdown):
         if markdown[end : found.start()].strip():

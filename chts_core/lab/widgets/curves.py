@@ -33,7 +33,7 @@ def stored() -> dict[str, list[Row]]:
 
 @dataclass(frozen=True)
 class CurveState:
-    """What the curve explorer shows: two methods of a comparison of `report.read`, at a sparsity."""
+    """What the curve explorer shows: two methods from a comparison in `report.read`, at one sparsity."""
 
     comparison: str = "images: digits"
     sparsity: float = 0.95
@@ -76,8 +76,8 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult(
                 {},
                 {},
-                f"{place}: there are no stored runs of both {pair}. The stored runs are of "
-                f"{', '.join(map(method_label, methods))}, at {', '.join(f'{share:.0%}' for share in shares)}.",
+                f"{place}: there are no stored runs of both {pair}. There are stored runs of "
+                f"{', '.join(map(method_label, methods))} at {', '.join(f'{share:.0%}' for share in shares)}.",
             )
         score = report.SCORES[rows[0]["task"]]
         found = seed_differences(mine, theirs, score.of)

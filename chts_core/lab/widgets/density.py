@@ -44,7 +44,7 @@ class DensityResult:
     other: the course of the other schedule with equal FLOPs; None if the run is impossible.
     other_end: the end of the other schedule's window, as a share of the run; it may be after the last update.
     removed: the number of links that each update removes.
-    conflict: the first and the last share of the part of the run where the settings conflict; None if the run is
+    conflict: the start and the end, as shares of the run, of the part where the settings conflict; None if the run is
         possible.
     """
 
@@ -137,7 +137,7 @@ def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
     if state.end > state.stop:
         reached = _course(state, state.schedule, state.end, state.stop).density[-1]
         return (state.stop, state.end), (
-            f"the {state.schedule} decay would end at {_percent(state.end)} of the run but updates stop at "
+            f"the {state.schedule} decay would end at {_percent(state.end)} of the run, but updates stop at "
             f"{_percent(state.stop)}, so the sparsity would stay at {1 - reached:.4f} and never reach "
             f"{state.final:.2f}. End the window earlier or let the updates stop later."
         )

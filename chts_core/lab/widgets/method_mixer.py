@@ -141,12 +141,12 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
         comparison = f"The mix differs from {name} in {differing}." if differing else f"The mix is equal to {name}."
         return MethodMixerResult(
             [theirs, mine],
-            f"{comparison} {accuracies} Each method has only one run, and both runs have the same seed, so this proves "
-            "nothing.",
+            f"{comparison} {accuracies} Each method has only one run, and both runs have the same seed, so the "
+            "comparison proves nothing.",
         )
 
     @staticmethod
-    def draw(state: MethodMixerState, result: MethodMixerResult) -> Figure:  # noqa: ARG004 - all that is drawn ran
+    def draw(state: MethodMixerState, result: MethodMixerResult) -> Figure:  # noqa: ARG004 - the result is enough
         """Validation accuracy by epoch."""
         return figures.race(result.runs)
 

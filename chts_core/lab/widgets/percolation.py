@@ -24,7 +24,7 @@ _STEPS = ("0: at the start", "1: links removed", "2: swept backward", "3: swept 
 class PercolationState:
     """What the percolation sandbox shows.
 
-    step: 0 for the network at the start, 1 after the removal, 2 after the sweep backward, 3 after the sweep forward.
+    step: 0 for the network at the start, 1 after the removal, 2 after the backward sweep, 3 after the forward sweep.
     """
 
     sparsity: float = 0.65
@@ -40,7 +40,8 @@ class PercolationResult:
     """A network at one step of an update, and a text that describes it.
 
     present: for each layer, the present links, Boolean (out_features, in_features).
-    removed, cut: for each layer, the links that the removal took, and the links that percolation has cut so far.
+    removed, cut: for each layer, the links that the removal rule removed, and the links that percolation has cut so
+        far.
     """
 
     present: list[Tensor]
@@ -131,14 +132,14 @@ def _describe(
     )
     active, active_before = (sum(int((~neurons).sum()) for neurons in sides[1:-1]) for sides in (after, before))
     anp = (
-        f"once no link is incomplete, ANP is {active} / {active_before} = {active / active_before:.2f}"
+        f"Once no link is incomplete, ANP is {active} / {active_before} = {active / active_before:.2f}"
         if active_before
-        else "no neuron was ever active"
+        else "No neuron was active at the start"
     )
     return (
         f"Step {_STEPS[state.step]}. The sparsity is {state.sparsity:.2f}. Of {_count(first)} links, the removal by "
-        f"{state.score} took {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are left "
-        f"({_count(incomplete)} incomplete). Inactive neurons: {per_layer}; {anp}."
+        f"{state.score} cut {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are left "
+        f"({_count(incomplete)} incomplete). Inactive neurons: {per_layer}. {anp}."
     )
 
 

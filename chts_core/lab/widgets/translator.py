@@ -98,7 +98,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
         keys, queries = attended.source, attended.target
         if state.attention.startswith("encoder"):
             queries = keys
-        elif not state.attention.endswith("cross_attention"):  # it looks back at what is written
+        elif not state.attention.endswith("cross_attention"):  # it attends to the pieces so far
             keys = [*translator.vocabulary.pieces([BEGIN]), *queries[:-1]]
         query, key = divmod(int(weights.argmax()), len(keys))
         description = (
