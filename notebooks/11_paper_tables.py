@@ -340,7 +340,7 @@ def curves(name: str, sparsity: float) -> None:
     figures.show(
         figures.learning_curves(report.courses(recorded[name], sparsity), score),
         f"{name}, {sparsity:.0%} sparse: a line shows the {score} by step as the mean over seeds, and its band "
-        "reaches from the lowest seed to the highest.",
+        "shows the range over seeds.",
     )
 
 

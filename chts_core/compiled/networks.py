@@ -116,10 +116,9 @@ def race(  # pragma: no cover (compiled)
 
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
     is exponentially distributed. Only a few columns need the logarithms. For w = windows[i], the last of the row's
-    links probably arrives while ln t is between times[w, 0] and times[w, 1]. A column with a random integer below
-    in_by[w, 0] arrives by times[w, 0]. A column with a random integer of at least in_by[w, 1] does not arrive before
-    times[w, 1]. Exact times are computed for the columns in between, or for all columns if the last arrival is outside
-    this window.
+    links probably arrives while ln t is between times[w, 0] and times[w, 1]. A column arrives by times[w, 0] if its
+    random integer is below in_by[w, 0], and after times[w, 1] if this integer is at least in_by[w, 1]. Exact times are
+    computed for the columns in between, or for all columns if the last arrival is outside this window.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)

@@ -361,7 +361,7 @@ def updates() -> str:
     lines = []
     for (comparison, _), row in benchmark("update").items():
         line = {"update on one thread": comparison, "ms": _milliseconds(row["seconds"])}
-        line["time in training steps of 32 samples"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
+        line["ratio to a training step (batch 32)"] = f"{row['seconds'] / row['rival_seconds']:.0f}"
         line["additional memory"] = "–" if row["extra_bytes"] is None else f"{row['extra_bytes'] / 2**20:.0f} MB"
         lines.append(line | {"memory of the dense weight": f"{row['dense_bytes'] / 2**20:.0f} MB"})
     return as_markdown(lines)
