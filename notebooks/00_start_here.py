@@ -196,7 +196,7 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # In the human frontal cortex, the density of synapses is highest at an age of one to two years. At this age, the
 # density is about 50 % above the adult value. It then falls until the age of about 16 years ([Huttenlocher,
 # 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses still disappear
-# and new ones appear, while their density stays about the same ([Holtmaat and Svoboda,
+# and new ones appear, while the density of the synapses stays about the same ([Holtmaat and Svoboda,
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
 # links at the start than at the end, and turnover of links.
 #
@@ -519,15 +519,15 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # - The static network did as well as CHTs on the digits. On which task would you expect a difference, and which
 #   experiment would convince you?
-# - Your computing centre offers only GPUs that are fast for dense networks. Is it still worth studying methods that
-#   save operations?
+# - The GPUs of your computing centre are fast only for dense networks. Is it still worth studying methods that save
+#   operations?
 # - A newspaper writes that CHTs "learns like the brain". Which parts of this sentence would you keep?
 
 # %% [markdown]
 # ## Self-check
 #
-# 1. All three networks of this stage have the same number of neurons. What does CHTs have fewer of than the dense
-#    network? And what changes during the training of CHTs besides the weights?
+# 1. All three networks of this stage have the same number of neurons. Which other number is smaller for CHTs than for
+#    the dense network? And what changes during the training of CHTs besides the weights?
 #
 # <details><summary>Answer</summary>
 #

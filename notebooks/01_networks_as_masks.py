@@ -226,10 +226,10 @@ figures.show(
 #
 # ## Degrees: who is a hub?
 #
-# A BRF network with $r = 1$ looks like an Erdős–Rényi network, but its *degrees* differ. BRF first sets the degree of
-# each output and then draws that many links. **Fixed** degrees are the same for all outputs or differ by at most one.
-# **Uniform** degrees are spread evenly from few links to many. With uniform degrees, some outputs become *hubs*: they
-# have far more links than other outputs. The degrees of the inputs are left to chance.
+# A BRF network with $r = 1$ looks like an Erdős–Rényi network, but the two networks differ in their *degrees*. BRF
+# first sets the degree of each output and then draws that many links. **Fixed** degrees are the same for all outputs or
+# differ by at most one. **Uniform** degrees are spread evenly from few links to many. With uniform degrees, some
+# outputs become *hubs*: they have far more links than other outputs. The degrees of the inputs are left to chance.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
@@ -369,7 +369,7 @@ print(networks[0].int())
 # ## CSTI: what the data says
 #
 # **Correlated sparse topological initialisation** (CSTI) looks at the data first. Output $i$ stands for feature $i$.
-# CSTI links output $i$ to input $j$ if the features $i$ and $j$ are one of the pairs that correlate most strongly. The
+# CSTI links output $i$ to input $j$ if the features $i$ and $j$ form one of the pairs that correlate most strongly. The
 # strength of a correlation is $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself.
 # Here are five samples of four features. The second feature rises with the first, and the fourth falls as the third
 # rises. So CSTI first chooses the links 0–1 and 2–3, in both directions:
@@ -884,7 +884,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #
 # <details><summary>Answer</summary>
 #
-# Clustering and path length depend on the shape and on the number of links. For example, a denser network has more
+# Clustering and path length depend on the shape and on the number of links. For example, a denser network has higher
 # clustering and shorter paths by chance alone.
 # </details>
 #

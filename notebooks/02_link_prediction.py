@@ -378,8 +378,8 @@ figures.show(widgets.LinkPredictionStepper.figure(state), widgets.LinkPrediction
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# Write a function that computes CH3-L3n for any mask. Only the numerator differs from CH2-L3n. Return the scores of the
-# missing links, and 0 for the existing links.
+# Write a function that computes CH3-L3n for any mask. The formula differs from CH2-L3n only in the numerator. Return
+# the scores of the missing links, and 0 for the existing links.
 
 
 # %% tags=["exercise"]
@@ -804,10 +804,10 @@ exercises.check("02.equal_degree", equal_degree)
 # <details><summary>Solution</summary>
 #
 # $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, which is a density of 16 %. For the layers
-# of 512×512 in the table above, the same count gives 102 links, a density of 20 %. Yet at a density of 14 % the
-# node-based score is many times faster in that table. The number of multiplications alone does not determine the time.
-# A likely reason is that dense products run near the limit of the processor, while a walk looks up one link after
-# another.
+# of 512×512 in the table above, the same calculation gives $d \approx 102$, which is a density of 20 %. Yet at a
+# density of 14 % the node-based score is many times faster in that table. The number of multiplications alone does not
+# determine the time. A likely reason is that dense products run at nearly the full speed of the processor, while the
+# path-based score looks up one link after another.
 #
 # ```python
 # equal_degree = (4 * 1000**3 / 1000) ** (1 / 3)
@@ -913,10 +913,10 @@ print(f"{low} of {REPEATS} repetitions have p < 0.05; chance gives {least} to {m
 # alone can give this count, so the test finds no difference between the walks and the score. (The walks are exact: the
 # assertion in a cell above checks this.)
 #
-# Our list of first steps used all values $P_{zu}$. The core never computes $P$. $P_{zu}$ counts the ways that lead from
-# $z$ through a shared input to $u$. So the core draws one such way at random, and all ways are equally likely. This
-# means that it draws a pair with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws one of the pairs
-# that share an input. All such pairs are equally likely.
+# Our list of first steps used all values $P_{zu}$. The core never computes $P$. The value $P_{zu}$ counts the ways that
+# lead from $z$ through a shared input to $u$. So the core draws one such way at random, and all ways are equally
+# likely. This means that it draws a pair with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws one
+# of the pairs that share an input. All such pairs are equally likely.
 # </details>
 #
 # If a walk ends at a link that was drawn before, we discard this walk and walk again. So we draw links without
@@ -1054,8 +1054,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# The denominator $d_z - P_{zu}$ is the number of places where the second step can end. A uniform draw of one of these
-# places divides by this number.
+# The denominator $d_z - P_{zu}$ is the number of places where the second step can end. The second step draws each of
+# these places with a chance of 1 divided by this number, so the first step need not divide.
 # </details>
 #
 # ## Key takeaways

@@ -456,8 +456,8 @@ figures.show(
 # 0.015 / 0.965 = 1.6 % of the regrown links return to a place from which a link was just removed.
 #
 # The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
-# compare rules here. Whoever chooses a rule by the test images can no longer use these images to measure its accuracy.
-# `interval` is the half-width of the 95 % confidence interval over seeds.
+# compare rules here. If you choose a rule by the test images, you can no longer use these images to measure the rule's
+# accuracy. `interval` is the half-width of the 95 % confidence interval over seeds.
 
 # %%
 compared = []
@@ -482,10 +482,10 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # *The runs show* that hard regrowth immediately regrows most of the removed links. At the end, the overlap with hard
 # regrowth is 99 % if the removal is hard, and 88 % if the removal is soft. The two methods with hard regrowth try few
-# links that the initial network did not have. Soft removal delays the high overlap but does not prevent it. With soft
-# regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link prediction
-# scores the removed links higher than most other missing links. With soft regrowth, about twice as many different links
-# have been active at least once as with hard regrowth.
+# links that the initial network did not have. Soft removal delays the rise of the overlap but does not prevent it. With
+# soft regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link
+# prediction scores the removed links higher than most other missing links. With soft regrowth, about twice as many
+# different links have been active at least once as with hard regrowth.
 #
 # *The runs do not show* a gain in accuracy. The differences between the rules are no larger than the intervals. A few
 # seeds on an easy task cannot distinguish the rules. The paper claims that more exploration helps on larger tasks. Our
@@ -540,11 +540,11 @@ for score in ("relative_importance", "magnitude"):
 #
 # At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, which are a share $\zeta$ of all
 # links. If links are removed at random, on average a share $\zeta$ of the removed links is among these weakest links.
-# So the line of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range: at
+# So the curve of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range: at
 # $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
-# the weakest. Yet the update removes most of the weak links. The update draws many survivors, and a weak link loses
-# most of these draws. Under relative importance, the weakest link is more likely to survive than under WM, and the
-# entropy is slightly larger.
+# the weakest. Yet the update removes most of the weak links. The update draws many survivors, and a weak link has only
+# a small chance in each draw. Under relative importance, the weakest link is more likely to survive than under WM, and
+# the entropy is slightly larger.
 # </details>
 #
 # ## Exercise: temperature and softness
@@ -628,7 +628,7 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 #     return low
 # ```
 #
-# A common factor of all scores does not change the chances, so the divided scores have the same $T$. In float32, the
+# A common factor of all scores does not change the chances, so the divided scores need the same $T$. In float32, the
 # powers of the divided scores would all be 0 at $T = 9$, and the chances would be NaN.
 # </details>
 
@@ -896,7 +896,7 @@ exercises.check("03.fool_the_overlap", course)
 # - Hard regrowth soon undoes most of each removal, whether the removal is hard or soft. In our runs, soft regrowth kept
 #   the mask changing. Measure the overlap and the ITOP rate together.
 # - A network whose mask changes more does not always classify better. You need several runs and confidence intervals to
-#   show a better accuracy.
+#   show a gain in accuracy.
 #
 # ## Further reading
 #
