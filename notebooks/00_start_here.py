@@ -137,7 +137,7 @@ Markdown(notebooks.as_markdown(costs))
 # %%
 figures.show(
     figures.timeline(),
-    "The choice of links moved from the end of training into training. Since 2017, all methods except the lottery "
+    "Older methods choose the links after training, and newer methods choose them during training. Since 2017, all methods except the lottery "
     "ticket choose links while the weights learn.",
 )
 
@@ -197,8 +197,8 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # density is about 50 % above the adult value. It then falls until the age of about 16 years ([Huttenlocher,
 # 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses still disappear
 # and new ones appear, while the density of the synapses stays about the same ([Holtmaat and Svoboda,
-# 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links, more
-# links at the start than at the end, and turnover of links.
+# 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links,
+# turnover of links, and, in methods such as CHTss, more links at the start than at the end.
 #
 # The analogy ends there. Our networks learn by backpropagation. Our updates of the mask happen at fixed steps, and each
 # update compares all weights of a layer. A synapse has only local information and can change at any time. A good result

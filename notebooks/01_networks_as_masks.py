@@ -235,9 +235,9 @@ figures.show(
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
 figures.show(
     figures.degree_histograms(by_degree),
-    "The rule of the degrees shows in the outputs (left). With fixed degrees, all outputs have equally many links. "
-    "With uniform degrees, they have few to many links. The degrees of the Erdős–Rényi network form a bell shape. "
-    "The inputs (right) differ little. Both BRF networks have r = 1.",
+    "Only the degrees of the outputs (left) show which rule was used. With fixed degrees, all outputs have the same "
+    "number of links. With uniform degrees, all numbers in a wide range are equally common. The degrees of the "
+    "Erdős–Rényi network form a bell shape. The inputs (right) differ little. Both BRF networks have r = 1.",
 )
 
 # %% [markdown]
@@ -475,8 +475,8 @@ figures.show(
 figures.show(
     figures.degree_tails(five),
     "BSF has a few hubs with many links, so its curve reaches far to the right of all other curves. BSW and BRF "
-    "set the degrees of the outputs, so their curves on the left lie on each other and drop at once. A curve shows "
-    "the share of neurons with at least k links.",
+    "set the degrees of the outputs, so their curves on the left are the same and drop at once. A curve shows the "
+    "share of neurons with at least k links.",
 )
 
 # %%

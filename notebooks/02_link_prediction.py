@@ -114,7 +114,7 @@ figures.show(
 # %%
 figures.show(
     figures.similar_partners(),
-    "Similar neurons do not fit together, and neurons three links apart do. Left: two sockets that hold the same "
+    "Similar neurons do not fit together. Neurons that are three links apart do. Left: two sockets that hold the same "
     "plug are similar. Right: socket z₂ is similar to u and holds plug v, so u and v fit.",
 )
 
@@ -637,8 +637,8 @@ def by_network(measure: str) -> dict[str, dict[str, list[float]]]:
 aucs, precisions = by_network("auc"), by_network("precision")
 figures.show(
     figures.hidden_links_found(aucs, "AUC (fraction)", {"chance": 0.5}),
-    "In receptive fields and in networks of CHTs, all scores that use paths find hidden links. In a random start, "
-    "no score does. The figure shows the AUC of six scores on five networks. The values are means of "
+    "In receptive fields and in the networks that CHTs trained from them, all scores that use paths find hidden "
+    "links. In a random start, no score does. The figure shows the AUC of six scores on five networks: means of "
     f"{settings.seeds} seeds with 95 % confidence intervals.",
 )
 
@@ -647,7 +647,7 @@ links_hidden = round(SHARE * int(topologies["random start"][0].sum()))
 by_chance = links_hidden / (int((~topologies["random start"][0]).sum()) + links_hidden)
 figures.show(
     figures.hidden_links_found(precisions, "precision (fraction)", {"chance": by_chance}),
-    f"In receptive fields and in networks of CHTs, scores that use paths are far above chance ({by_chance:.1%}). "
+    f"In the same two kinds of networks, scores that use paths are far above chance ({by_chance:.1%}). "
     f"Precision is the share of hidden links among the best {links_hidden} missing links. The networks have the "
     "same order as in the figure of the AUC.",
 )
@@ -1062,10 +1062,11 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # - CH theory looks only at the existing links: a link is likely if many L3 paths join its ends and few links lead out
 #   of its local community.
-# - The scores find hidden links where a rule placed the links: in receptive fields and in networks of CHTs. The number
-#   of paths alone finds about as many hidden links. And a link that a score finds is not always a link that helps.
-# - $P = AA^\top$ and $Q = A^\top A$ hold everything that the four scores need. A node-based score takes two more matrix
-#   products.
+# - The scores find hidden links where a rule placed the links: in receptive fields, and in networks that CHTs trained
+#   from receptive fields. The number of paths alone finds about as many hidden links. And a link that a score finds is
+#   not always a link that helps.
+# - $P = AA^\top$ and $Q = A^\top A$ hold all counts that the four scores need. A node-based score takes two more matrix
+#   products with $A$.
 # - Node-based scores put the links in nearly the same order as path-based scores. Node-based scores cost less, and they
 #   save more time in a denser layer.
 # - Walks draw links exactly in proportion to the node-based scores, without computing these scores.

@@ -444,10 +444,10 @@ runs = [
 # %%
 figures.show(
     figures.overlap_by_rule(runs),
-    "With hard regrowth, the same links come back: after the first update, both of its curves run high in the left "
-    "panel and hardly rise in the right panel. The left panel shows the share of regrown links that the same "
-    "update had removed. The right panel shows the share of all possible links that were ever active. The curves "
-    "are means over layers and seeds.",
+    "With hard regrowth, the same links come back: after the first update, the two curves with hard regrowth are "
+    "high in the left panel and hardly rise in the right panel. The left panel shows the share of regrown links that "
+    "the same update had removed. The right panel shows the share of all possible links that were ever active. The "
+    "curves are means over layers and seeds.",
 )
 
 # %% [markdown]

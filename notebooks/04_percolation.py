@@ -706,7 +706,7 @@ for name, course in courses.items():
 # %%
 figures.show(
     figures.anp_by_epoch(courses),
-    "Most of the lost neurons become inactive at the first updates. A line shows the share of active neurons of "
+    "Most of the neurons that become inactive do so at the first updates. A line shows the share of active neurons of "
     f"one run at {settings.sparsity:.0%} sparsity, before training and after each update. Updates end after three "
     "quarters of the training.",
 )

@@ -529,7 +529,7 @@ behind = [row for row in answer if row["interval"] is not None and row["differen
 figures.show(
     figures.differences_ranked(answer, "FC"),
     f"{len(behind)} of these {len(answer)} networks are behind FC by more than the 95 % confidence interval of their paired "
-    f"difference ({settings.seeds} seeds each). An interval that contains 0 does not tell the two networks apart.",
+    f"difference ({settings.seeds} seeds each). If an interval contains 0, these runs do not show which network is better.",
 )
 
 # %% [markdown]
