@@ -137,8 +137,8 @@ Markdown(notebooks.as_markdown(costs))
 # %%
 figures.show(
     figures.timeline(),
-    "Older methods choose the links after training, and newer methods choose them during training. Since 2017, all methods except the lottery "
-    "ticket choose links while the weights learn.",
+    "Older methods choose the links after training, and newer methods choose them during training. Since 2017, all "
+    "methods except the lottery ticket choose links while the weights learn.",
 )
 
 # %% [markdown]
