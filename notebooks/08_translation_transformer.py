@@ -310,7 +310,7 @@ exercises.check("08.percolate_head", percolate_head)
 # <details><summary>Solution</summary>
 #
 # A neuron that is inactive in the queries loses no link of "v". The other neurons of the head still determine the
-# shares, and these shares weight the value of neuron $j$.
+# shares, and the value of neuron $j$ is multiplied by these shares.
 #
 # ```python
 # def percolate_head(masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -652,7 +652,7 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 #
 # The German units look at the English units, which stand at the *end* of the number. The heads divide the work, so a
 # single head need not look where you expect. Attention shows what a head reads, not what the model does with it. After
-# such a short training, the mean over the heads may be blurred. The printed lines show how blurred it is.
+# such a short training run, the mean over the heads may be blurred. The printed lines show how blurred it is.
 # </details>
 #
 # ## The mask of a trained head
@@ -720,7 +720,7 @@ for attempt in ("two hundred", "two hundred zebras", "forty-two thousand zebras 
 #
 # The model gives no warning. It cannot say that it does not know a word. It writes the most probable pieces. For a word
 # that it has never seen, these pieces are parts of numbers and dates. The model can read a sentence letter by letter
-# without understanding it. After such a short training, even *two hundred* may be translated wrongly.
+# without understanding it. After such a short training run, even *two hundred* may be translated wrongly.
 # </details>
 #
 # ## The race
@@ -741,8 +741,8 @@ dense_rate = recipe.dense_learning_rate or recipe.learning_rate
 print(f"factor c of the learning rate: FC {dense_rate:g}, sparse methods {recipe.learning_rate:g}")
 
 # %% [markdown]
-# **Predict:** how many BLEU points does each sparse method lose against FC at this sparsity? Will any sparse method be
-# ahead of FC? Write your answer down before you run the cells.
+# **Predict:** how many BLEU points does each sparse method lose compared with FC at this sparsity? Will any sparse
+# method be ahead of FC? Write your answer down before you run the cells.
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -768,8 +768,8 @@ table.style.hide(axis="index").format("{:.1%}", subset=["density", "active", "it
 # %% [markdown]
 # `bleu` and `exact` (in per cent) are scores on the test pairs after the last step. `loss` is the loss on the
 # validation pairs. `FLOPs` is the cost of the steps relative to FC, if absent links cost nothing. This cost includes
-# the dense last layer, so it cannot be as low as the density. `seconds` is the time of the training, with masks on
-# dense matrices (stage 07).
+# the dense last layer, so it cannot be as low as the density. `seconds` is the training time, with masks on dense
+# matrices (stage 07).
 
 # %%
 measured_seconds = sum(run.seconds for run in runs)
@@ -944,7 +944,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # <details><summary>Answer</summary>
 #
 # Ask whether the embedding is counted. The embedding stays dense, and in a small model it has more weights than the
-# sparse layers have links. So the model keeps many more than 5 % of *all* its weights.
+# sparse layers have links. So the model keeps far more than 5 % of *all* its weights.
 # </details>
 #
 # 3. Two papers report BLEU scores of 30.1 and 31.0 on the same test set. Why might this difference mean nothing?

@@ -129,8 +129,8 @@ for text in ("The statement returns a value.", "smörgåsbord 🙂"):
     assert tokenizer.decode(tokens) == text
 
 # %% [markdown]
-# The output shows "�" for a token that is only part of a letter. A larger vocabulary needs fewer tokens for the same
-# text, but it makes the first and the last layer of the model larger.
+# The output shows "�" for a token that is only part of a letter. With a larger vocabulary, the same text has fewer
+# tokens, but the first and the last layer of the model are larger.
 #
 # ## Packed without padding
 #
@@ -164,8 +164,8 @@ assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 # ## Perplexity
 #
 # The loss of a guess is $-\log p$, where $p$ is the probability that the model gave to the right token. The logarithm
-# is the natural one, so the loss is counted in *nats*. *Perplexity* is $e$ to the power of the mean loss. A perplexity
-# of $k$ means that the guesses are as hard as guesses among $k$ equally likely tokens.
+# is the natural one, so the unit of the loss is the *nat*. *Perplexity* is $e$ to the power of the mean loss. A
+# perplexity of $k$ means that the guesses are as hard as guesses among $k$ equally likely tokens.
 #
 # **Predict:** a model gave the probabilities 1/2, 1/4, 1/4 and 1/8 to the four tokens of a text. What is the
 # perplexity? What is the perplexity of a model that gives all tokens of the vocabulary the same probability?
@@ -255,7 +255,7 @@ assert torch.equal((down * left["down"]) @ kept, down @ hidden)
 # %% [markdown]
 # ## Heads that share their keys
 #
-# Larger LLaMAs save memory with *grouped queries*: several heads of queries read one head of keys and values. The
+# Larger LLaMAs save memory with *grouped queries*: several heads of queries share one head of keys and values. The
 # example has four heads of queries and two heads of keys. Each head has two neurons. Heads 0 and 1 of the queries share
 # head 0 of the keys.
 
@@ -375,11 +375,11 @@ assert float(weight + 0.001) == 1
 
 # %% [markdown]
 # The sum is rounded to the nearest of these numbers. So a step that is added to a weight between 1 and 2 vanishes if it
-# is less than half of 1/128, which is 1/256. How large is this limit relative to the weight? The answer depends on the
+# is less than 1/256, which is half of 1/128. How large is this limit relative to the weight? The answer depends on the
 # weight.
 #
-# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Add to each of these numbers 1/351 of its value. How many of
-# the 128 numbers change?
+# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Increase each of these numbers by 1/351 of its value. How
+# many of the 128 numbers change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -854,8 +854,8 @@ except ValueError as refusal:
 # %% [markdown]
 # `facts` reads a plan (`language.plan_run` returns one). The function returns a dict with five numbers:
 #
-# - `"links"`: how many links the matrices of layer 0 have in total at the end of the run (their names contain
-#   `.layers.0.`);
+# - `"links"`: how many links the matrices of layer 0 (their names contain `.layers.0.`) have in total at the end of the
+#   run;
 # - `"updates"`: how many updates there are;
 # - `"tokens"` and `"minutes"`: how many tokens and minutes the whole run takes;
 # - `"MiB"`: the memory without activations, in units of 2²⁰ bytes.
@@ -908,14 +908,13 @@ exercises.check("09.planned", shortened, facts)
 # weights. But the run needs even more memory than the dense model: masks on dense weights save no memory.
 # </details>
 #
-# ## Exercise: the least step
+# ## Exercise: the smallest step that counts
 #
 # *★★☆ · 15 minutes · optional · objective 5 · write code*
 #
 # A model keeps its weights in bfloat16. Write a function that gives half the distance from a positive weight to the
 # next larger number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of
-# the learning rate. With steps of 0.001, all weights above a certain size never change. What is the smallest of these
-# weights?
+# the learning rate. With steps of 0.001, large weights never change. What is the smallest weight that never changes?
 
 
 # %% tags=["exercise"]
@@ -923,7 +922,7 @@ def least_step(weight: float) -> float:
     """Half the distance from a weight in bfloat16 to the next larger number. Write this function."""
 
 
-still_from = None  # the smallest such weight
+still_from = None  # the smallest weight that never changes
 
 # %% tags=["check"]
 exercises.check("09.least_step", least_step, still_from)

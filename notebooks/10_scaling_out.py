@@ -239,15 +239,15 @@ refusal = told[0].partition("RuntimeError: ")[2].partition(" Build")[0]
 print(refusal)
 
 # %% [markdown]
-# The run stopped at that update and named the layer. Without this check, the run would have continued. At the end it
+# The run stopped at that update and named the layer. Without this check, the run would have continued. At the end, it
 # would have saved the model of rank 0, which was partly trained with gradients of another network.
 #
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
 # the new masks of these layers to the other ranks. The assignment of the layers begins with the largest layer. Each
-# layer goes to the rank whose layers have the fewest weights so far. If two ranks have equally many weights, the rank
-# with the lower number gets the layer.
+# layer goes to the rank whose layers have the fewest weights so far. If two ranks have the same number of weights, the
+# rank with the lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -564,7 +564,7 @@ exercises.check("10.regrow", regrow)
 # ```
 # </details>
 #
-# ## Exercise: go on with fewer ranks
+# ## Exercise: continue with fewer ranks
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
@@ -599,7 +599,7 @@ exercises.check("10.my_examples", my_examples)
 # ```
 # </details>
 #
-# ## Exercise: continue to the bit
+# ## Exercise: continue exactly
 #
 # *★★★ · 20 minutes · essential · objective 2 · write code*
 #
@@ -725,14 +725,14 @@ exercises.check("10.hours", hours)
 #
 # <details><summary>Solution</summary>
 #
-# 8 GPUs do $2.4 \cdot 10^{15}$ operations per second, so the training takes 50 000 seconds:
+# The 8 GPUs do $2.4 \cdot 10^{15}$ operations per second, so the training takes 50 000 seconds:
 #
 # ```python
 # hours = 1.2e20 / (8 * 1e15 * 0.3) / 3600
 # ```
 # </details>
 #
-# ## Exercise: schedule a sweep's budget
+# ## Exercise: schedule a sweep within a budget
 #
 # *★★★ · 25 minutes · useful · objectives 3 and 4 · write code*
 #
@@ -818,7 +818,7 @@ exercises.check("10.schedule", schedule)
 #
 # Continue from the checkpoint with one process. The batches and the random numbers are the same as with four processes.
 # But one process does not add up the gradients in the same order as four processes, so the last digits differ. If two
-# links have nearly the same score, a draw may choose the other link.
+# links have nearly the same score, such a small difference may change which of the two links is drawn.
 # </details>
 #
 # 4. A sweep of 81 cells reports one failure. What happened to the other 80 cells?
@@ -835,7 +835,7 @@ exercises.check("10.schedule", schedule)
 # - The ranks share the layers of an update and send each mask with one bit per weight.
 # - A checkpoint belongs to a run and works with any number of processes.
 # - A sweep is a list of independent cells, and finished cells do not run again.
-# - To estimate the time, take six operations per weight and token, and divide by the operations per second that the
+# - To estimate the time, count six operations per weight and token, and divide by the operations per second that the
 #   machine reached.
 #
 # ## Further reading

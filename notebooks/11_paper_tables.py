@@ -529,10 +529,10 @@ exercises.check("11.same_gain", same_gain)
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
 # You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A
-# paper compares the same two methods, but all its scores are higher or lower than yours. `paper_mine` and `paper_rival`
-# are pairs of a mean and its standard error. The runs of the paper are not paired. By how much is your advantage over
-# the rival larger than the paper's advantage? Return this difference and its standard error. For independent numbers,
-# the squares of the standard errors add up.
+# paper compares the same two methods, but its scores are all higher than yours, or all lower. `paper_mine` and
+# `paper_rival` are pairs of a mean and its standard error. The runs of the paper are not paired. By how much is your
+# advantage over the rival larger than the paper's advantage? Return this difference and its standard error. For
+# independent numbers, the squares of the standard errors add up.
 
 
 # %% tags=["exercise"]

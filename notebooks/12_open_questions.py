@@ -360,15 +360,15 @@ print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other
 
 # %% [markdown]
 # Our recorded runs of the narrow dense network on the digits use the nearest width for each sparsity. The table of
-# claims at the top shows the result at 95 % sparsity. At 95 and 97 %, the nearest width is rounded up, so the dense
-# network has about 1 % more weights.
+# claims at the top shows the result at 95 % sparsity. At 95 and 97 %, the value of the formula is rounded up, so the
+# dense network has about 1 % more weights.
 #
 # **A good result** is the same comparison on Fashion-MNIST (with the printed width) or with the translator. Report the
 # training FLOPs of both networks.
 #
 # ## Project 5: your own data
 #
-# Any table of numbers with class labels can be a task. The next cell takes 569 rows of 30 measurements, which come with
+# Any table of numbers with class labels can be a task. The next cell uses 569 rows of 30 measurements, which come with
 # scikit-learn. Replace these rows with your own numbers, and scale each column to $[0, 1]$.
 
 # %%
@@ -402,7 +402,7 @@ for row in own_rows:
 # Write a function that reads one row of the table. `looks` is the number of intervals that you read together. Return
 #
 # - `"untested"` if the row has no runs: its `advantage` is None;
-# - `"holds"` if the interval is above 0, `"does not hold"` if it is below 0;
+# - `"holds"` if the interval is above 0, and `"does not hold"` if it is below 0;
 # - `"level"` if the interval contains 0, and both ends are nearer to 0 than the margin;
 # - `"undecided"` in all other cases.
 #
@@ -537,7 +537,7 @@ exercises.check("12.swap", swap)
 #
 # 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
 # 2. A shuffled network learns as well as the network with the learned links. What does this result say about link
-#    prediction as a rule, and what does it not say?
+#    prediction as a regrowth rule, and what does it not say?
 # 3. When would you use a sparse network in practice today? What would have to change before you use sparse networks
 #    more often?
 #
@@ -572,7 +572,7 @@ exercises.check("12.swap", swap)
 # ## Key takeaways
 #
 # - For each claim, ask four things: what the paper reports, what your runs show, how sure you are, and what would settle it.
-# - Most claims about half a point are open here, because our seeds are few and our tasks are small.
+# - Most claims about a difference of half a point are still open, because our seeds are few and our tasks are small.
 # - A fair rival has the same number of weights, the same FLOPs, or the same degrees.
 # - A project begins with one cell and with a sentence on what a good result looks like.
 #
