@@ -233,8 +233,8 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# Write the backward sweep for a chain of any length. `masks` is a list of masks in order from the inputs, each of shape
-# `(out_features, in_features)`. Return new masks, and do not change the given masks.
+# Write the backward sweep for a chain of any length. `masks` is a list of masks in order from the inputs to the
+# outputs, each of shape `(out_features, in_features)`. Return new masks, and do not change the given masks.
 #
 # A forward sweep is a backward sweep of the reversed network: transpose every mask, reverse the list, sweep backward,
 # and then reverse the list and transpose every mask again. The check uses your function for both sweeps, on random
@@ -748,8 +748,8 @@ for (score, number), sparsifier in runs.items():
 pd.DataFrame(rows)
 
 # %% [markdown]
-# **Predict:** the compacted model has far fewer parameters than the whole model. Will the time of a forward pass on the
-# validation images fall by the same factor as the number of parameters?
+# **Predict:** the compacted model has far fewer parameters than the original model. Will the time of a forward pass on
+# the validation images fall by the same factor as the number of parameters?
 
 # %%
 key = ("magnitude", settings.seed)
@@ -816,8 +816,8 @@ exercises.check("04.compacted_size", parameters)
 #
 # Write the part of `compact` that handles constants. A neuron that has lost all its incoming links still sends
 # `activation(bias)`. You want to drop such a neuron without changing any output of the network. Your function takes the
-# layers of an MLP, a list of pairs `(weight, bias)` in order from the inputs. The function drops every hidden neuron
-# without incoming links. Each layer except the last is followed by the activation.
+# layers of an MLP, a list of pairs `(weight, bias)` in order from the inputs to the outputs. The function drops every
+# hidden neuron without incoming links. Each layer except the last is followed by the activation.
 #
 # Keep the same neurons as the core's `compact`. The network of the check has one neuron that only looks connected: it
 # is in hidden layer 2, and its only incoming link comes from a neuron that you drop. Predict first: what does this

@@ -255,8 +255,8 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # $$\zeta_t = \frac{\zeta}{2} \left(1 + \cos \frac{\pi t}{t_\text{end}}\right)$$
 #
 # By hand, with $\zeta = 0.3$ and $t_\text{end} = 750$: at step 250 the angle is $\pi/3$ and its cosine is $\tfrac12$,
-# so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 an update exchanges half of $\zeta$,
-# which is 15 %, and at step 750 it exchanges no links.
+# so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 the share is half of $\zeta$ (15 %), and
+# at step 750 an update exchanges no links.
 
 # %% tags=["nbval-check-output"]
 for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
@@ -378,9 +378,9 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 #
 # The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
 # updates of the sigmoid remove few links and together cost 0.06 points of accuracy. The first three updates of the
-# cubic schedule cost 1.67 points. But in the end, the sigmoid must remove as many links as the cubic schedule. Just
-# after the steep middle of its window, the sigmoid has by far the worst update of the two schedules. This update costs
-# 23.39 points, and the worst update of the cubic schedule costs 7.22 points.
+# cubic schedule cost 1.67 points. But in the end, the sigmoid must remove as many links as the cubic schedule. By far
+# the worst update of either schedule is one of the sigmoid's, just after the steep middle of its window. This update
+# costs 23.39 points, and the worst update of the cubic schedule costs 7.22 points.
 #
 # The *number* of removed links does not explain the drop in accuracy. The cubic schedule removes the most links at its
 # first update and loses almost no accuracy, because half of all links are still there. The *share* of removed links
@@ -587,12 +587,12 @@ exercises.check("05.links_at_step", links_at_2050)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Between two updates nothing changes. At which step was the last update, and what is $u$ at that step?
+# Between two updates nothing changes. At which step was the last update before step 2050, and what is $u$ at that step?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The last update was at step 2000, in the middle of the window. There the sparsity is
+# The last update before step 2050 was at step 2000, in the middle of the window. There the sparsity is
 # $0.9 - 0.4 \cdot \tfrac18 = 0.85$, and 15 % of the 20000 places hold a link:
 #
 # ```python
@@ -639,7 +639,7 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # If no layer is dense, the training FLOPs, as a share of the dense FLOPs, are equal to the mean density over the run.
 # Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only at steps
-# that are a multiple of `update_every`, so use the sparsity at the last update.
+# that are multiples of `update_every`. So for each step, use the sparsity at the most recent update.
 #
 # Predict first: with fewer updates, does a falling density cost more or less?
 
@@ -655,7 +655,7 @@ exercises.check("05.mean_density", mean_density)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `step // update_every * update_every` is the step of the last update.
+# `step // update_every * update_every` is the step of the most recent update.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -666,8 +666,8 @@ exercises.check("05.mean_density", mean_density)
 #     return 1 - sum(held) / total_steps
 # ```
 #
-# With fewer updates, a falling density costs more. Links that the schedule wants to remove between two updates stay
-# until the next update.
+# With fewer updates, a falling density costs more. Links that the schedule would remove between two updates stay until
+# the next update.
 # </details>
 
 # %% [markdown]

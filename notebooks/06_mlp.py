@@ -120,7 +120,7 @@ table.rename(columns={"sparsity": "number of links"})
 #   but regrows the links with the largest gradients.
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
 #   links step by step. GMP remembers the last weight of each removed link. Each update compares these weights with the
-#   weights of the present links, and keeps the links with the largest weights. So a removed link can return.
+#   weights of the existing links, and keeps the links with the largest weights. So a removed link can return.
 # - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes
 #   on the schedule of GMP and also exchanges links as RigL does.
 # - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), trains with
@@ -335,7 +335,7 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 # **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and
 # their positions (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the links, a
 # layer of 1568 × 1568 processes 256 samples 12 times as fast as `nn.Linear`. The layer is 5 times as fast with 5 % of
-# the links, but slower than `nn.Linear` with 30 %. These times include the forward and the backward pass. A dense
+# the links, but slower than `nn.Linear` with 30 %. The measurements include the forward and the backward pass. A dense
 # product reads whole blocks of numbers, which is fast. A sparse product must look up each link. In a narrow layer,
 # calling the operation takes longer than computing the product. So csr pays off at a low density, in wide layers, and
 # on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
@@ -368,7 +368,7 @@ pd.DataFrame(table).T
 # %% [markdown]
 # The numbers are differences in test accuracy, in percentage points. If an interval contains 0, these runs do not show
 # that one of the two methods is better. The runs do not show that the two methods are equal either. The table has
-# fifteen different comparisons. A 95 % interval misses the true difference in about one of twenty cases, so expect
+# fifteen different comparisons. A 95 % interval misses the true difference in about one in twenty cases, so expect
 # about one wrong interval here. Do not expect the same order of the methods as in the paper's tables: images of 8×8
 # pixels and layers of a few hundred links make this a different task.
 #
@@ -508,8 +508,8 @@ figures.show(
 # ## What did we find?
 #
 # You predicted two things: how many points each sparse method loses against FC, and which methods stumble. We begin
-# with the first prediction. The paired differences come from the table above. We add the small dense network to these
-# differences.
+# with the first prediction. The paired differences come from the table above. We also show the difference between the
+# small dense network and FC.
 
 
 # %%
@@ -568,7 +568,7 @@ pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "t
 # - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
 #   So this race shows no advantage of link prediction, and no disadvantage.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
-#   points and GraNet by 6.1. MEST starts with more links too, but falls by only 1.0.
+#   points and GraNet by 6.1. MEST starts with more links too, but its accuracy falls by only 1.0 point.
 # - **The sparse methods with the highest mean accuracies cost the most.** GraNet costs 13.0 % of FC's training FLOPs
 #   and GMP 12.3 %. RigL costs 3.4 % and CHTs 2.7 %.
 # - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 % of FC's training
@@ -625,8 +625,8 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 # ## Mix a method
 #
 # **Predict:** which change lowers the accuracy more in a run of a few epochs: an Erdős–Rényi start or random regrowth?
-# Change one menu at a time. The mixer trains a small network on the digits, with 64 units per layer and 90 % sparsity.
-# The training of a new mix takes a moment.
+# Change one choice at a time. The mixer trains a small network on the digits, with 64 units per layer and 90 %
+# sparsity. The training of a new mix takes a moment.
 
 # %%
 mixer = widgets.MethodMixer()

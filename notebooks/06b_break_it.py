@@ -62,7 +62,7 @@ print(records.environment_line(torch.device("cpu")))
 # %% tags=["parameters"]
 profile: str = ""  # ci, binder, laptop, gpu or paper; sets the size of the runs; empty means $CHTS_PROFILE, or laptop
 seed: int = 0  # seed of the topology and of the choice of the mystery patient
-sparsity: float = 0.9  # share of absent links at the end, above 0.5 because CHTss starts there
+sparsity: float = 0.9  # share of absent links at the end, above 0.5 because CHTss starts at 0.5
 epochs: int = 0  # epochs, at least 3 so that CHTss can decay; 0 means the value of the profile
 hidden: int = 0  # units per hidden layer; 0 means the value of the profile
 
@@ -117,8 +117,8 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 #
 # ## A healthy run
 #
-# CHTss trains on the handwritten digits, and its density falls from 50 % to the target density. An auditor checks every
-# step.
+# CHTss trains a network on the handwritten digits, and the density falls from 50 % to the target density. An auditor
+# checks every step.
 
 
 # %%
@@ -280,7 +280,7 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 # *A collapsed layer.* The scheduled number of links of one layer fell to zero, so no signal passes through it. The
 # output depends only on the biases after the empty layer, so the output is the same for every image. The network learns
 # only how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are incomplete, so no
-# neuron is active. In published code, a density decay that did not start at step 0 shrank a network to a density of
+# neuron is active. In published code, a density decay that did not start at step 0 reduced the density of a network to
 # 0.014 %.
 #
 # Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows the planned links and
@@ -659,8 +659,8 @@ pd.DataFrame(recorded_runs["A"])
 
 # %% [markdown]
 # Write a function that takes the rows of one run and returns a name from the table of faults. A row is a dictionary
-# with the columns of the last table. The check also uses runs that are not on this page: runs of another layer, and
-# runs with another seed. Think about two questions first:
+# whose keys are the columns of the last table. The check also uses runs that are not on this page: runs of another
+# layer, and runs with another seed. Think about two questions first:
 #
 # - The last updates exchange few links. How much can you learn from the overlap of one such update?
 # - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. What
@@ -711,7 +711,8 @@ exercises.check("06b.which_fault", which_fault)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · work out*
 #
-# This run is like the six runs of CHTs above, but the next cell trains it now. The seed has chosen one of these faults:
+# The mystery patient is a run like the six runs of CHTs above, but the next cell trains it now. The seed has chosen one
+# of these faults:
 #
 # | name | what happened |
 # |---|---|
@@ -720,8 +721,8 @@ exercises.check("06b.which_fault", which_fault)
 # | `"too many links"` | regrowth adds one and a half times as many links as it should |
 # | `"removal by place"` | the update removes all links of the first outputs, whatever the weights of these links are |
 #
-# **First on paper:** for each name, write what this fault does to the overlap, to the active neurons and to the number
-# of links. Two of the faults lower the overlap. Which curve separates these two faults? Then look at the figure.
+# **First on paper:** for each fault, write what it does to the overlap, to the active neurons and to the number of
+# links. Two of the faults lower the overlap. Which curve separates these two faults? Then look at the figure.
 
 # %%
 mystery, healthy_run = (
@@ -879,8 +880,8 @@ assert chts.numerics.find_nonfinite(network) == []
 #
 # <details><summary>Answer</summary>
 #
-# After the next optimizer step, every link may have momentum. To see this fault, you must look right after the update
-# and know the masks from before the update.
+# After the next optimizer step, every link may have momentum. To see that a regrown link started with momentum, you
+# must look right after the update and know the masks from before the update.
 # </details>
 #
 # 3. Which of the patients would a comparison of accuracies have exposed?
