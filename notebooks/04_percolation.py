@@ -23,7 +23,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi); the removal of links |
+# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi), stage 03 (removal of links) |
 # | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), the section on link removal (relative importance), and the ANP column of the MLP table |

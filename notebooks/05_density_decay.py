@@ -180,8 +180,8 @@ figures.show(
 # $\Delta$ steps:
 #
 # - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
-# - sigmoid: its share is symmetric about $\tfrac12$, so for any $k$ the mean excess density is $\frac{s_f - s_i}{2}$
-#   and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
+# - sigmoid: its share is symmetric about the point $u = \tfrac12$, $\text{share} = \tfrac12$, so for any $k$ the mean
+#   excess density is $\frac{s_f - s_i}{2}$ and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
 #
 # If the sparsity rises from 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and
 # $0.45/2 \cdot 1000 = 225$ *dense steps*. A dense step is the computation of one training step with all links. We check
@@ -503,7 +503,7 @@ staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in rang
 assert math.isclose(sum(staged[:1000]) / 1000, 0.08, abs_tol=1e-6)
 figures.show(
     figures.excess_density({"MEST": staged, "cubic to 75 %": densities["cubic to 75 %"]}, final=0.05),
-    "MEST has 3 % of all links in addition to the final ones, averaged over the run. The cubic decay has 8.4 %. "
+    "Averaged over the run, MEST has 3 % of all possible links more than at the end. The cubic decay has 8.4 %. "
     "The density of MEST falls in two stages.",
 )
 
@@ -827,8 +827,8 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# No. The share is symmetric about $\tfrac12$ for any $k$, so the mean density stays the same. With a larger $k$, the
-# steepest updates remove more links.
+# No. For any $k$, the share is symmetric about the point $u = \tfrac12$, $\text{share} = \tfrac12$, so the mean density
+# stays the same. With a larger $k$, the steepest updates remove more links.
 # </details>
 #
 # ## Key takeaways
