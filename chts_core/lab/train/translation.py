@@ -82,7 +82,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
 
 @dataclass(frozen=True)
 class Look:
-    """A measurement on the validation pairs: the step, loss per token in nats, and BLEU of greedy translations."""
+    """A measurement on the validation pairs: the step, the loss per token in nats, and BLEU of greedy translations."""
 
     step: int
     loss: float
@@ -127,11 +127,11 @@ class Run(runs.Run):
 
 
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:
-    """The learning rate of a step, counted from 1: inverse square root after a linear rise (Vaswani et al., 2017).
+    """The learning rate of a step, counted from 1 (Vaswani et al., 2017): a linear rise, then an inverse square root.
 
     factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the rate rises from a
-    fraction to the full value in `iterative_warmup` equal parts, one per step, because Adam has no moments of new links
-    yet and would take full steps at once. This is our reading of the paper's "iterative warm-up".
+    fraction to the full value in `iterative_warmup` equal parts, one per step, because Adam has no moments for new
+    links yet and would take full steps at once. This is our reading of the paper's "iterative warm-up".
 
     Args:
         step: the step, from 1.
