@@ -224,7 +224,7 @@ class _Learner(loop.Learner):
 
 
 def _order(task: Task, recipe: Recipe, seed: int, step: int) -> Iterator[Tensor]:
-    """Yield the batches after a step, epoch after epoch; the seed decides the order of the batches in each epoch."""
+    """Yield the batches that follow a step, epoch after epoch; the seed decides their order in each epoch."""
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed((seed * 2**20 + epoch) % 2**63)
         order = batches(task.train, recipe.batch_tokens, generator)
