@@ -55,7 +55,7 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens in the longer side of each pair, with END, int64 (n,): the space it takes in a batch."""
+        """Number of tokens in the longer side of each pair, with END, int64 (n,): the space of the pair in a batch."""
         return torch.maximum(self.source.lengths, self.target.lengths) + 1
 
 

@@ -56,7 +56,7 @@ class Split:
         return found
 
     def take(self, rows: Tensor) -> "Split":
-        """A split that has only the images of some rows; `rows` is int64."""
+        """A split that has only the images of the given rows; `rows` is int64."""
         return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
 
     def chunks(self, size: int = 1024) -> Iterator["Split"]:
@@ -113,7 +113,7 @@ class ImageData:
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Mean of each colour over values (n, colours, pixels); in float64, it does not depend on the chunks."""
+            """Mean of each colour over values (n, colours, pixels), in float64, so that chunks do not change it."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -200,7 +200,10 @@ def _load(
     classes: int,
     data_dir: str | None,
 ) -> ImageData:
-    """Load a task from files or the hub. The last part is for the test, and a twelfth of the rest for validation."""
+    """Load a task from files or the hub.
+
+    The last of its parts is the test split. A twelfth of the other images is for validation.
+    """
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
     parts = _fetch(source, data_dir) if folder is None else read(folder, source.files)
@@ -281,7 +284,7 @@ def _read_mnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
 
 
 def _read_emnist(folder: Path, files: tuple[str, ...]) -> list[_Part]:
-    """Read files like those of MNIST, but with each image stored column by column."""
+    """Read files in MNIST's format, but with each image stored column by column."""
     parts = _read_mnist(folder, files)
     return [replace(part, images=part.images.transpose(0, *range(part.images.ndim - 1, 0, -1))) for part in parts]
 

@@ -120,7 +120,7 @@ def train_tokenizer(data: TextData, size: int) -> TextTokenizer:
     """Train a tokenizer on the training split of a corpus; the same documents give the same tokenizer.
 
     Raises:
-        ValueError: if `size` is below 257, one token for each of the 256 bytes and one for the end of a document.
+        ValueError: if `size` is below 257. Each of the 256 bytes needs a token, and so does the end of a document.
     """
     if size < _BYTES + 1:
         raise ValueError(

@@ -81,7 +81,7 @@ class Look:
 
     @property
     def perplexity(self) -> float:
-        """The perplexity: a choice from this many equally likely tokens is as hard to predict as the text."""
+        """The perplexity: predicting a token is as hard as choosing from this many equally likely tokens."""
         return math.exp(self.loss)
 
 
@@ -109,7 +109,7 @@ class Run(runs.Run):
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
     mfu: the operations per second that a dense model would need, as a share of the operations per second of a matrix
-        product on this device, in the recipe's precision. If it is higher than in the dense run, sparsity saved time.
+        product on this device, in the recipe's precision. If the mfu is higher than for FC, sparsity saved time.
     ranks: number of processes that trained together.
     """
 
@@ -185,7 +185,7 @@ class _Learner(loop.Learner):
         if recipe.compile:
             self.replica = cast(nn.Module, torch.compile(self.replica))
         self.feed = _feed(task, recipe, seed, self.ranks)
-        # Without the number of ranks and their division of the work: these may change when a run continues.
+        # The number of ranks and their division of the work are not settings: they may change when a run continues.
         subject = {"task": task.name, "corpus": task.digest, "tokenizer": task.tokenizer.digest}
         self.settings = loop.settings(method, sparsity, recipe, seed, **subject)
         self.tokens = 0
@@ -395,7 +395,7 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
     model.eval()
     parts = validation.split(recipe.micro_batch)
     total = 0.0
-    # If ranks divide the weights, each takes part in the others' computation. So all do the same number of parts.
+    # If ranks divide the weights, each takes part in the others' computation. So all need the same number of parts.
     for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
         part = parts[min(number, len(parts) - 1)]
         loss = float(_loss(model, part.to(device, torch.int64), recipe))

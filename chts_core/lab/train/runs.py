@@ -120,7 +120,7 @@ class Trainer(Generic[DataT, RunT]):
     """How to train and record one kind of model.
 
     task: the name in records, such as "images".
-    unit: the unit of a progress bar, "step" or "epoch"; the recipe has their number, `steps` or `epochs`.
+    unit: the unit of a progress bar, "step" or "epoch"; the recipe has the number of these units, `steps` or `epochs`.
     plan: refuses a task, method, sparsity and recipe that do not fit together.
     begin: creates the learner from the arguments of `plan`, a seed and a device.
     train: trains with the arguments of `plan`, and with seed, device, label, save_to and progress.

@@ -208,7 +208,7 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method of an older record has another name now. For a notebook, which names no method, assume so."""
+    """Whether the method of an older record has another name now. True for a notebook, whose record names no method."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 

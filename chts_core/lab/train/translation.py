@@ -82,7 +82,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
 
 @dataclass(frozen=True)
 class Look:
-    """A measurement on the validation pairs: the step, loss per token in nats, and BLEU of greedy translations."""
+    """A measurement on the validation pairs: the step, the loss per token in nats, and BLEU of greedy translations."""
 
     step: int
     loss: float
@@ -127,11 +127,11 @@ class Run(runs.Run):
 
 
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:
-    """The learning rate of a step, counted from 1: inverse square root after a linear rise (Vaswani et al., 2017).
+    """The learning rate of a step, counted from 1 (Vaswani et al., 2017): a linear rise, then an inverse square root.
 
     factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the rate rises from a
-    fraction to the full value in `iterative_warmup` equal parts, one per step, because Adam has no moments of new links
-    yet and would take full steps at once. This is our reading of the paper's "iterative warm-up".
+    fraction to the full value in `iterative_warmup` equal parts, one per step, because Adam has no moments for new
+    links yet and would take full steps at once. This is our reading of the paper's "iterative warm-up".
 
     Args:
         step: the step, from 1.
@@ -224,7 +224,7 @@ class _Learner(loop.Learner):
 
 
 def _order(task: Task, recipe: Recipe, seed: int, step: int) -> Iterator[Tensor]:
-    """Yield the batches after a step, epoch after epoch; the seed decides the order of the batches in each epoch."""
+    """Yield the batches that follow a step, epoch after epoch; the seed decides their order in each epoch."""
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed((seed * 2**20 + epoch) % 2**63)
         order = batches(task.train, recipe.batch_tokens, generator)
