@@ -23,7 +23,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi), stage 03 (removal of links) |
+# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi); the removal of links |
 # | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), the section on link removal (relative importance), and the ANP column of the MLP table |
@@ -401,7 +401,7 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 # ## Which links to remove: magnitude or relative importance
 #
 # Percolation cuts the links that a removal has made incomplete. The number of incomplete links depends on the removal
-# score. **Weight magnitude** (WM) is $|W_{ij}|$. **Relative importance** (RI), which you met in stage 03, measures how
+# score. **Weight magnitude** (WM) is $|W_{ij}|$. **Relative importance** (RI), which stage 03 also uses, measures how
 # much a link matters to its two neurons (see the paper's section on link removal):
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
