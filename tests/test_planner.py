@@ -504,11 +504,11 @@ PARTLY: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "the rest is one layer": (
         lambda: Untraceable(nn.Linear(4, 4), nn.ReLU()),
-        r"leaves out fc1\.weight, fc2\.weight, .* It removes no link, because no two layers",
+        r"leaves out fc1\.weight, fc2\.weight, .* Percolation removes no link, because no two layers",
     ),
     "nothing": (
         Untraceable,
-        r"leaves out fc1\.weight, fc2\.weight, .* It removes no link, .* pass graph=LayerGraph\(chains=",
+        r"leaves out fc1\.weight, fc2\.weight, .* Percolation removes no link, .* pass graph=LayerGraph\(chains=",
     ),
     "many of a kind": (
         many,

@@ -183,8 +183,8 @@ def _roles(
 ) -> tuple[tuple[str, str, str, str | None], int] | None:
     """Names of the layers of queries, keys, values and outputs in an attention block, and the number of its heads.
 
-    The attention block must leave everything except the projections to Hugging Face's interface. Then no other
-    parameter and no code of the module itself mixes neurons. The result is None for any other module.
+    The attention block must leave everything except the projections to Hugging Face's attention interface. Then no
+    other parameter and no code of the module itself mixes neurons. The result is None for any other module.
     """
     if is_altered_within(module):
         return None
@@ -274,7 +274,7 @@ def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bo
 
 
 def is_altered(module: nn.Module) -> bool:
-    """Whether anything other than the `forward` method of its class affects the output of a module."""
+    """Whether the output of a module depends on anything other than the `forward` method of its class."""
     if is_fully_sharded(module):  # its hooks gather weights
         return False
     everywhere = nn.modules.module

@@ -133,8 +133,8 @@ def _junctions(
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """The links of all layers between which neurons may be dropped, and the layers that feed each of them.
 
-    If one factor of a product is dense, the graph does not name this factor, but it loses the same neurons as the other
-    factor.
+    If one factor of a product is dense, the graph does not name this factor. A dense factor loses the same neurons as
+    the other factor.
     """
     feeders: dict[str, list[str]] = {}
     # Layers that are packed into an attention block are not modules, so they stay as they are.
@@ -158,7 +158,7 @@ def _junctions(
 class _Seen:
     """The values that were recorded while the example ran, by layer name.
 
-    outputs, inputs: the values that leave and reach a layer, (samples, neurons).
+    outputs, inputs: the values that leave a layer and the values that reach it, (samples, neurons).
     norms: names of the batch norms between a layer and the layers that feed it.
     """
 

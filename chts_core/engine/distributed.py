@@ -14,7 +14,7 @@ from chts_core.engine.weights import pack_bits, unpack_bits
 
 
 class Ranks:
-    """The processes that train copies of a model, or shards of one. If there is only one process, it is the only rank.
+    """The processes that train copies or shards of a model. If there is only one process, it is the only rank.
 
     Every method except `owners` is a collective operation: all ranks call it in the same order, with the same names and
     shapes.

@@ -15,7 +15,7 @@ class Dropout(nn.Dropout):
     they depend only on the seed (:mod:`chts_core.compiled.dropout`). The probability that an element is dropped differs
     from `p` by at most 2^-33.
 
-    On other devices, and if torch traces or transforms the model, this class works like `nn.Dropout`.
+    On any device other than a CPU, and if torch traces or transforms the model, this class works like `nn.Dropout`.
 
     Args:
         p: probability that an element is zeroed in training; the others are divided by 1 - p.
@@ -42,7 +42,7 @@ class Dropout(nn.Dropout):
 
 
 class _Drop(torch.autograd.Function):
-    """The dropout operation. Its gradient passes where the input has passed: the same seed drops the same elements."""
+    """The dropout operation. The backward pass drops the same elements, because it uses the same seed."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, key: Tensor) -> Tensor:

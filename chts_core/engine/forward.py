@@ -91,8 +91,8 @@ class Tracer(fx.Tracer):
         if self.finished:
             raise RuntimeError(
                 "the forward method uses a value that it has kept from an earlier trace by chts; expected a tensor. "
-                "Keep such values in attributes of the module, or in lists, dicts or sets there: chts restores these. "
-                "Or delete the value after chts.plan and after you build the Sparsifier."
+                "Keep such values in attributes of the module, or in lists, dicts or sets in these attributes, because "
+                "chts restores them. Or delete the value after chts.plan and after you build the Sparsifier."
             )
         return super().create_node(*args, **kwargs)
 
@@ -242,8 +242,8 @@ def traces(
 ) -> Iterator[list[fx.Node]]:
     """The traces of a module in training and in evaluation mode. A trace is empty if it fails.
 
-    If the `forward` method of the module asks for a dtype, there is a trace for each dtype. During each iteration, the
-    module is in the mode of the trace.
+    If the `forward` method of the module asks for a dtype, there is a trace for each dtype. While the caller uses a
+    trace, the module is in the mode of this trace.
 
     Args:
         without_labels: as in :func:`trace`. If the trace fails without the first argument, it is repeated with this
@@ -302,8 +302,8 @@ def _ends(module: nn.Module, path: str) -> Iterator[tuple[str, str]]:
 def _owner(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
     """The name of the module with the matrix that an operation uses, or None if it uses no matrix.
 
-    The name is "" for the traced module itself. An operation may also use a matrix without its module, as in tied
-    autoencoders.
+    The name is "" for the traced module itself. An operation may also use a matrix without calling its module, as in
+    tied autoencoders.
     """
     if node.op == "call_module":
         return str(node.target) if _has_matrix(modules[str(node.target)]) else None

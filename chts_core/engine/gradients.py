@@ -99,8 +99,8 @@ class Gradients:
     def _clear(self, name: str, parameter: Tensor) -> None:
         """Overwrite the gradient of absent links with zeros, so that a NaN there becomes zero too.
 
-        If an update needs the gradient of all links, a copy is kept first. It is summed over the backward passes of the
-        step, as `grad` itself sums the gradient of the existing links.
+        If an update needs the gradient of all links, a copy is kept first. The copies are summed over the backward
+        passes of the step, as `grad` itself sums the gradient of the existing links.
         """
         held = self._weights[name]
         if not self._guard.rules(parameter) or parameter.grad is None:
@@ -118,7 +118,7 @@ class Gradients:
         """Sum up the gradient of all links of a layer that stores only its existing links.
 
         The sum of one backward pass is added to `dense` only when the gradient of the existing links has arrived in
-        `grad`. A gradient that `torch.autograd.grad` computes never arrives there.
+        `grad`. A gradient that `torch.autograd.grad` computes never arrives in `grad`.
         """
         if not self._guard.rules(layer.values) or not self._wanted():
             return

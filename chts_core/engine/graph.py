@@ -75,7 +75,7 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
     joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
     effect = "The links of these layers evolve, but incomplete links stay."
     if not joined and len(layers) > 1:
-        effect = "It removes no link, because no two layers of this model are known to feed each other."
+        effect = "Percolation removes no link, because no two layers of this model are known to feed each other."
     return graph, [
         f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layers feed each "
         "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "
@@ -84,7 +84,7 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
 
 
 def kind_of(name: str) -> str:
-    """The name of a layer, with * in place of its numbers and of the gate of a recurrent layer."""
+    """The name of a layer, with a * instead of each number and instead of the gate of a recurrent layer."""
     return re.sub(r":[ifgorzn]$", ":*", re.sub(r"(?<![^.:])\d+(?![^.:])", "*", name))
 
 

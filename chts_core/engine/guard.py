@@ -243,7 +243,7 @@ class Guard:
         return {**self.__dict__, "_lost": None}
 
     def _has_strangers(self, name: str) -> bool:
-        """Whether a dense weight is nonzero outside its mask, or a load has changed links or left out weights.
+        """Whether a dense weight is nonzero outside its mask, or loaded links or weights do not fit a layer's links.
 
         A layer that stores only its links gets new links from a state dict with links. From a dense weight, it takes
         only the weights of its own links.

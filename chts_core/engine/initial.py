@@ -28,11 +28,11 @@ def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
 
 
 def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget, start: Start) -> Topology:
-    """The topology of a run, which contains the correlations of the inputs if it starts from them.
+    """The topology of a run, with the correlations of the inputs if the run starts from them.
 
     Raises:
-        ValueError: if correlations are given but the run or its topology does not start from them, or if they fit the
-            inputs of no sparse layer.
+        ValueError: if correlations are given but the run or its topology does not start from them, or if they do
+            not fit the inputs of any sparse layer.
     """
     if correlation is None:
         return topology

@@ -1,7 +1,7 @@
 """The links of a layer in compressed form, and the three products of a linear layer with them.
 
-The plain reference is :class:`DenseKernels`, which fills in the weight and multiplies it as a whole. Tests compare the
-other kernels with it.
+The reference is :class:`DenseKernels`, which fills in the dense weight and multiplies by the whole weight. Tests
+compare the other kernels with this class.
 """
 
 import threading

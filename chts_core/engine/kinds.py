@@ -108,9 +108,8 @@ def candidates(model: nn.Module) -> Iterator[Candidate]:
 def other_matrices(model: nn.Module) -> Iterator[Candidate]:
     """Parameters of two dimensions or more that belong to no known kind of module, apart from embeddings and biases.
 
-    They stay dense unless the user names them. If the user does, a parameter of three dimensions is a stack of matrices
-    (matrices, out_features, in_features), and any other parameter is one matrix with its first dimension as the
-    outputs.
+    They stay dense unless the user names them. A named parameter of three dimensions is a stack of matrices (matrices,
+    out_features, in_features). Any other named parameter is one matrix, and its first dimension contains the outputs.
     """
     known = {candidate.layer.parameter for candidate in candidates(model)}
     for name, parameter in matrices(model).items():
@@ -196,7 +195,7 @@ def _attention(module: nn.Module, prefix: str) -> Iterator[Layer]:
 
 
 def _convolution(module: nn.Module, prefix: str) -> Iterator[Layer]:
-    """A network from all positions of the kernel to the output channels; one network for each group.
+    """For each group, a network from all positions of the kernel to the output channels.
 
     The rows of a transposed convolution are its input channels, because its weight is stored in this way.
     """

@@ -83,7 +83,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
             dense by default, or a weight belongs to two modules, shares memory with another parameter, or is computed
             from other parameters.
         TypeError: if a weight has no shape yet, or is not a dense tensor of real numbers; or if `include` or `exclude`
-            has anything but names or one function.
+            contains anything other than names or one function.
     """
     _check_initialised(model)
     found, others = list(candidates(model)), list(other_matrices(model))
@@ -321,7 +321,7 @@ def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
 
 
 def _overlap(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have an element in common, if their spans of the same storage overlap."""
+    """Whether two tensors have an element in common; their spans of the same storage must overlap."""
     spans = [_span(first), _span(second)]
     start, end = min(span.start for span in spans), max(span.stop for span in spans)
     memory = np.empty(end - start, np.uint8)  # it has the layout of the storage; nothing reads or writes it

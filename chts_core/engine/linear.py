@@ -39,8 +39,8 @@ class SparseLinear(nn.Module):
     """A linear layer that stores only its links; a drop-in replacement for `nn.Linear` with a known mask.
 
     It needs memory for the values, their gradient and the optimizer's moments. The positions of the links take 12 bytes
-    per link and 4 bytes per neuron. It accepts inputs with any number of dimensions. It supports first derivatives, but
-    no higher derivatives.
+    per link and 4 bytes per neuron. The layer accepts inputs with any number of dimensions. It supports first
+    derivatives, but no higher derivatives.
 
     execution:
         "csr": the cost of the products grows with the number of links. The dtype must be float32 or float64. A CPU uses
@@ -59,9 +59,9 @@ class SparseLinear(nn.Module):
     an `nn.Linear` can be loaded too: the layer takes the weights at its own links. Hugging Face's `save_pretrained`
     writes the dense weight, so that `from_pretrained` finds it.
 
-    A copy (`copy.deepcopy`) does not follow the links of its original. Averaging the two, as
-    `torch.optim.swa_utils.AveragedModel` does, would mix values of different links. In this case, the copy raises an
-    error; :class:`chts_core.tools.averaging.AveragedModel` follows the links.
+    A copy (`copy.deepcopy`) does not follow the links of its original. An average of the copy and the original, as in
+    `torch.optim.swa_utils.AveragedModel`, would mix values of different links. In this case, the copy raises an error;
+    :class:`chts_core.tools.averaging.AveragedModel` follows the links.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
@@ -72,7 +72,8 @@ class SparseLinear(nn.Module):
         values: the parameter with one value for each link, by rows of the mask.
         bias: the parameter, or None.
         dense_gradient_hook: a function, or None. The backward pass calls it with the layer and a function that computes
-            the gradient with respect to all of W, (out_features, in_features). Methods that regrow by gradient need it.
+            the gradient with respect to all of W, (out_features, in_features). Methods that regrow by gradient need
+            this hook.
     """
 
     values: nn.Parameter
@@ -110,8 +111,8 @@ class SparseLinear(nn.Module):
 
         :func:`chts_core.engine.kinds.convertible` must allow it.
 
-        Everything that refers to the layer or its weight continues to work: other parents, hooks, an optimizer, a list
-        of parameters to clip. The gradient keeps its values at the links.
+        Everything that refers to the layer or its weight continues to work: other modules that contain the layer,
+        hooks, an optimizer, a list of parameters to clip. The gradient keeps its values at the links.
         """
         links = cls._checked_links(linear, mask, execution)
         weight, bias = linear._parameters["weight"], linear._parameters["bias"]
@@ -209,8 +210,8 @@ class SparseLinear(nn.Module):
         """Record that the original of this copy gets different links.
 
         If code has already written values into this copy without training them, its next write will mix values of
-        different links. Code that averages weights begins with a copy. If the first write of this code comes after this
-        call, it mixes nothing.
+        different links. Code that averages weights begins with a copy. If its first write comes after this call,
+        no values are mixed.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)

@@ -40,8 +40,8 @@ def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernel
 class _Product(torch.autograd.Function):
     """x Wᵀ + b, and the gradients with respect to x (samples, in), the values and the bias.
 
-    The results are contiguous, as from an `nn.Linear`: most operations on a transposed view would take longer than
-    transposing it back.
+    The results are contiguous, like the results of an `nn.Linear`, because most operations on a transposed view would
+    take longer than transposing the view back.
     """
 
     @staticmethod

@@ -51,7 +51,7 @@ class Progress:
     budget: how many links each part has at every step.
     generators: the random generators, by part.
     ever_active: all links that have existed so far, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
-    past_weights: by weight, the past weights of all links that were ever removed, if the method needs them.
+    past_weights: the last weights of all links that were ever removed, by parameter, if the method needs them.
     steps: the number of steps so far.
     updated_at: the step of the schedule to which the current number of links belongs.
     behind: for each part whose weight was frozen at later updates, the step of the schedule to which its number of
@@ -171,7 +171,7 @@ def from_state(
     if reschedule and behind:
         raise ValueError(
             f"{', '.join(behind)} were frozen at the last update of the saved run, so they are behind its schedule; "
-            "continue with its total_steps until they have been updated."
+            "continue with the saved run's total_steps until these layers have been updated."
         )
     least = state.get("least_sparsity", {})
     least = least if isinstance(least, Mapping) else {saved.sparsity: least}  # a number in states of earlier versions

@@ -118,7 +118,7 @@ class _Feeds:
     ) -> "_Feeds":
         """The result of the trace of a module."""
         modules = dict(module.named_modules())
-        # A `forward` method may also use a weight without its module, as in tied autoencoders.
+        # A `forward` method may also use a weight without calling its module, as in tied autoencoders.
         times_used = Counter(
             str(node.target).removesuffix(".weight")
             for node in nodes

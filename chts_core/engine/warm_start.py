@@ -91,7 +91,7 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 
 
 def _is_trained(squares: Tensor) -> bool:
-    """Whether some neurons of a layer have larger squared weights than others, by more than chance.
+    """Whether the squared weights of a layer's neurons differ by more than chance explains.
 
     Initial weights are independent and have the same distribution. So the mean squares of the rows vary like means of
     independent numbers. Training makes some neurons matter more than others.

@@ -191,7 +191,10 @@ register_optimizer_step_post_hook(_after_any)
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer inside a wrapper (accelerate's, SAM, Lookahead). It holds the state of the parameters."""
+    """The optimizer inside a wrapper, such as accelerate's wrapper, SAM or Lookahead.
+
+    The inner optimizer holds the state of the parameters.
+    """
     for attribute in ("optimizer", "base_optimizer"):
         inner = getattr(optimizer, attribute, None)
         if isinstance(inner, torch.optim.Optimizer) and inner is not optimizer:

@@ -398,7 +398,7 @@ def store_densely(model: nn.Module, optimizer: torch.optim.Optimizer, links: Map
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:
     """Zero a tensor in place where a mask has no link; a NaN there becomes zero too.
 
-    On a CPU, this is as fast as the memory allows. torch's own masked fill takes five to fifty times as long.
+    On a CPU, this is as fast as the memory allows. Torch's own masked fill takes five to fifty times as long.
     """
     if tensor.device.type == "cpu" and tensor.is_contiguous() and mask.is_contiguous():
         from chts_core.compiled.products import zero_absent as zero_integers  # Numba takes about a second to import

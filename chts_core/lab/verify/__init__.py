@@ -1,1 +1,1 @@
-"""Checks: conformance of the methods, drills, wrong files, injected bugs."""
+"""Checks: conformance of the methods, drills, wrong files, and injected bugs."""

@@ -61,7 +61,8 @@ def _exact_links(method: Method, spec: Spec, device: str) -> Outcome:
 
 def _weights(method: Method, spec: Spec, device: str) -> Outcome:
     """Absent links have zero weight, gradient and moments. New links start with zero gradient and moments. Their
-    weight starts from zero, or from their last weight if the method remembers it. All other weights stay unchanged."""
+    weights start from zero, or from their last weights if the method remembers these. The other weights do not change.
+    """
     run = Run(method, device=device)
     past: dict[str, dict[tuple[int, int], float]] = {name: {} for name in run.sparsifier.masks}
     returned = 0

@@ -33,8 +33,8 @@ def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") ->
 
     Args:
         methods: a mapping from names to methods, by default the nine methods of the paper. A method with a name in
-            `SPECS` is compared with that specification. Any other method is compared with its own choices: their
-            schedules, scores and shares.
+            `SPECS` is compared with that specification. Any other method is compared with its own schedules, scores and
+            shares.
         device: the device of the small models, "cpu" or "cuda".
     """
     return [checked(name, method, check, device) for name, method in methods.items() for check in CHECKS]

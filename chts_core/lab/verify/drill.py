@@ -152,7 +152,7 @@ def drill(
     unknown = sorted(set(names) - set(SCENARIOS))
     if kills < 0 or unknown:
         raise ValueError(
-            f"kills is {kills}, and names has {', '.join(unknown or names)}; expected a number from 0 up, and names "
+            f"kills is {kills}, and names has {', '.join(unknown or names)}; expected at least 0 kills, and names "
             f"from {', '.join(SCENARIOS)}."
         )
     chance = random.Random(seed)

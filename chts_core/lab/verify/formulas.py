@@ -139,7 +139,10 @@ def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, f
 
 
 def successive_in_blocks(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> dict[Links, float]:
-    """Like :func:`successive`, but in several equal blocks of the flattened mask, which draw `nums` links."""
+    """Like :func:`successive`, but for several equal blocks of the flattened mask.
+
+    `nums` has the number of links to draw from each block.
+    """
     block = torch.arange(candidates.numel()).view_as(candidates) // (candidates.numel() // len(nums))
     probabilities: dict[Links, float] = {frozenset(): 1.0}
     for number, num in enumerate(nums):

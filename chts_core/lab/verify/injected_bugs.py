@@ -65,7 +65,7 @@ def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
-    """The mask is applied only at updates. Between them, the gradient revives the weights of absent links.
+    """The mask is applied only at updates. Between updates, the optimizer trains the weights of absent links too.
 
     Raises:
         ValueError: for a layer that stores only its links.
@@ -134,8 +134,10 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
-    """Regrowth takes every link whose CH2-L3n score is at least the score of the last wanted link. In bfloat16, many
-    scores tie."""
+    """Regrowth takes the links with the highest CH2-L3n scores, and all links with the same score as the last of these.
+
+    In bfloat16, many scores are equal.
+    """
     with _regrowing(sparsifier, _ThresholdWithTies):
         yield
 

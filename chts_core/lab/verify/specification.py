@@ -1,4 +1,4 @@
-"""Specifications of methods: written here for the paper's nine methods, and made from the choices of other methods."""
+"""The specifications of the paper's nine methods, and specifications made from the choices of other methods."""
 
 import math
 from collections.abc import Callable
@@ -20,8 +20,8 @@ class Spec:
     """The specification of a method: a row of the paper's table of methods, in plain values and functions.
 
     sparsity: the sparsity at a step.
-    zeta: the share of the links that the first update exchanges, which then falls as a cosine; or a function that gives
-        the share at a step; or "excess" for all links above the final number.
+    zeta: the share of the links that the first update exchanges (the share then falls as a cosine), or a function that
+        gives the share at a step, or "excess" for all links above the final number.
     removal: the score for the removal, by its name or as a function.
     temperature: the temperature of the removal at a step; None for a hard removal.
     prune: the score by which links are pruned when the density falls; None for the score of the removal.
@@ -95,7 +95,7 @@ SPECS: dict[str, Spec] = {
 
 
 def of_choices(method: Method) -> Spec:
-    """Make the specification of a method from its own choices: their schedules, scores and shares."""
+    """Make the specification of a method from its own schedules, scores and shares."""
     removal, regrowth, turnover = method.removal, method.regrowth, method.turnover
     timeline = Timeline(STEPS, EVERY, turnover.stop)
     zeta, temperature = turnover.zeta, removal.temperature

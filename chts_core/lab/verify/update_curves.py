@@ -1,7 +1,7 @@
-"""Recorded updates of small runs, healthy and faulty. Each row has the effect of one update on one layer.
+"""Recorded updates of small runs, healthy and faulty. Each row describes the effect of one update on one layer.
 
-In each run, an MLP with three hidden layers of 48 units is trained on the digits, 90 % sparse, for 128 steps, with an
-update every 8 steps; `observed` repeats a run. `update_curves.json` has the rows of the second and the third layer,
+In each run, an MLP with three hidden layers of 48 units and 90 % sparsity is trained on the digits for 128 steps, with
+an update every 8 steps. `observed` repeats a run. `update_curves.json` has the rows of the second and the third layer,
 with seeds 0 and 1. The mystery patient is a run of the same kind. It is trained each time, because its seed chooses its
 fault.
 """
@@ -76,7 +76,7 @@ def recorded(name: str, seed: int, layer: str) -> list[Row]:
 
 
 def patients() -> dict[str, list[Row]]:
-    """The rows of the second layers of the recorded runs with seed 0, under letters instead of names."""
+    """The rows of the second layers of the recorded runs with seed 0, labelled with letters instead of names."""
     return {letter: recorded(name, 0, "2.weight") for letter, name in _LETTERS.items()}
 
 
@@ -119,5 +119,5 @@ def mystery(name: str, seed: int, data: ImageData) -> list[Row]:
 
 
 def drawn(seed: int) -> str:
-    """The fault of the mystery patient of a seed: a name in `MYSTERIES` except "healthy"."""
+    """The fault of the mystery patient with this seed: a name in `MYSTERIES` except "healthy"."""
     return random.Random(seed).choice([name for name in MYSTERIES if name != "healthy"])

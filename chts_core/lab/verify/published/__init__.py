@@ -1,7 +1,7 @@
-"""Compare a method with the published command of the same name, by numbers recorded from that command.
+"""Compare a method with the published command of the same name, using numbers recorded from that command.
 
 The files in this folder have the results of the authors' two code bases for fixed weights, networks and seeds.
-`tests/published/README.md` of the repository says how each file was made. The files have only numbers and no code.
+`tests/published/README.md` in the repository says how each file was made. The files have only numbers and no code.
 Random results are compared as distributions.
 """
 
@@ -178,7 +178,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
 
 
 def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
-    """Probability of each recorded set of links under successive draws without replacement, by these odds."""
+    """Probability of each recorded set of links under successive draws without replacement with these odds."""
     flat = odds.flatten().tolist()
 
     def chance(links: Sequence[int]) -> float:

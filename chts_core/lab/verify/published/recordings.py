@@ -1,4 +1,4 @@
-"""Read the recorded numbers, and plan a run like a recorded run."""
+"""Read the recorded numbers, and prepare runs with the settings of the recorded runs."""
 
 import json
 from collections.abc import Sequence
