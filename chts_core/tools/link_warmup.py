@@ -49,7 +49,7 @@ class LinkWarmup:
             )
         self.steps = steps
         self._sparsifier = sparsifier
-        # The new links of each weight by their positions, while they warm up; and the step of their update.
+        # The positions of each weight's new links while they warm up, and the step of the update that regrew them.
         self._links: dict[str, Tensor] = {}
         self._updated_at = 0
         self._before: dict[str, Tensor] = {}
