@@ -163,7 +163,7 @@ class Timeline:
 
     @property
     def shortest_gap(self) -> int:
-        """The fewest steps from one update to the next, or to the end of the run if there is only one update."""
+        """The smallest number of steps between two updates, or from the only update to the end of the run."""
         if not isinstance(self.update_every, Sequence):
             return self.update_every
         gaps = (after - before for before, after in pairwise(self.updates))

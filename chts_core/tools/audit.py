@@ -257,7 +257,7 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean, shaped like the weight: where the optimizer's state has its first value, and the weight is zero.
+    """Boolean, shaped like the weight: True where the optimizer's state has its first value and the weight is zero.
 
     If regrown links get their past weights back, only the state is compared.
     """

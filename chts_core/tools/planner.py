@@ -65,7 +65,7 @@ class Plan:
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
     exchanged: links that all updates together remove and regrow, without pruned or percolated links. The numbers are
-        upper bounds for a method that stops early, and lower bounds if removed links return by their weight.
+        upper bounds for a method that stops early, and lower bounds if removed links return because of their weights.
     flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
         equally often. Convolutions use their weights more often than linear layers, and experts less often.
     memory: the bytes for each use, on the device of the model, without activations and without past weights of links
