@@ -28,13 +28,13 @@ class Budget:
             of layer names to final sparsities (:func:`chts_core.distributions.sparsities_by_layer`), or your own
             :class:`chts_core.distributions.Distribution`. With patterns, each layer follows the schedule of the method
             to its own final sparsity. Your own distribution is called with the sparsity at each step.
-        least: for each final sparsity of a layer, the lower bound of its sparsity at every step. If this run continues
-            another run, the bounds keep the links that the other run has lost from coming back.
+        least: for each final sparsity of a layer, a lower bound on its sparsity at every step. If this run continues
+            another run, these bounds prevent layers from getting back links that they lost in the other run.
 
     Raises:
         ValueError, TypeError: if a layer would gain links or have no link, if the run would never change its topology
-            or would not reach its sparsity, if a schedule gives a value out of its range or no number at an update, or
-            if the distribution is wrong.
+            or would not reach its sparsity, if a schedule gives an invalid value (out of its range, or not a number) at
+            an update, or if the distribution is wrong.
     """
 
     method: Method
@@ -179,7 +179,7 @@ class Budget:
         return max(sparsity, self.least.get(final, 0.0))
 
     def least_at(self, step: int) -> dict[float, float]:
-        """The scheduled sparsity at a step, for each final sparsity; `least` of a run that continues this run."""
+        """The scheduled sparsity at a step, for each final sparsity: the `least` of a run that continues this run."""
         return {final: self.at(step, final) for final in {self.sparsity, *self._finals.values()}}
 
     @property

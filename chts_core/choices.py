@@ -34,7 +34,7 @@ class Topology(Protocol):
 
 @dataclass(frozen=True)
 class FullyConnected:
-    """All links."""
+    """Makes masks with all links."""
 
     def __call__(self, out_features: int, in_features: int, density: float, *, generator: torch.Generator) -> Tensor:
         return torch.ones(out_features, in_features, dtype=torch.bool, device=generator.device)
@@ -75,7 +75,7 @@ class ScaleFree:
 
     equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP, the first layer) have the same
         number of links (:func:`chts_core.topology.equal_partition`).
-    resort: whether hubs of a layer are also hubs of the layer that it feeds: always ("rigid"), more often than by
+    resort: how often hubs of a layer are also hubs of the layer that it feeds: always ("rigid"), more often than by
         chance ("soft"), or only by chance (None). See :func:`chts_core.topology.resort`.
     """
 
@@ -163,8 +163,8 @@ class Removal:
     percolate: whether to also remove the links that become incomplete.
     prune: the score for pruning as the density decays. Pruning takes the links with the lowest scores and never draws.
         None: the same as `score`.
-    returning: whether removed links compete with the existing links by the last weight that they had, and return if
-        this weight is larger. True is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    returning: whether removed links return if the last weights that they had are among the largest of the layer. True
+        is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -413,7 +413,7 @@ class DenseEnd:
 class Staged:
     """Keeps more links than the target, in two stages, until the last update (MEST's soft bound).
 
-    excess: how much the density exceeds the target in each stage.
+    excess: the density minus the target density, in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.
     """
 

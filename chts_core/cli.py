@@ -81,7 +81,7 @@ def _add_list(commands: Commands) -> None:
 def _list(_: argparse.Namespace) -> int:
     for path in notebooks.stages():
         minutes = notebooks.profile_settings(path.stem, "laptop")["minutes"]
-        print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
+        print(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min with the profile laptop)")
         for parameter in notebooks.parameters(path).values():
             print(f"    {parameter.name:<13} {parameter.type.__name__:<6} {parameter.default!r:<10} {parameter.help}")
     return 0
@@ -153,7 +153,7 @@ def _add_train(commands: Commands) -> None:
         "--dataset",
         default="",
         help=f"for classifiers {', '.join(IMAGE_SETS)}; for translators {', '.join(TRANSLATION_SETS)}; "
-        f"for language models {', '.join(TEXT_SETS)} (default: the recipe's own, or the first)",
+        f"for language models {', '.join(TEXT_SETS)} (default: the recipe's own data set, or the first)",
     )
     command.add_argument(
         "--method",
@@ -258,7 +258,7 @@ def _sweep(options: argparse.Namespace) -> int:
     try:
         rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)
     except KeyboardInterrupt:
-        print(f"chts: stopped; {options.out} has the finished cells. The same command continues.", file=sys.stderr)
+        print(f"chts: stopped; {options.out} contains the finished cells. The same command continues.", file=sys.stderr)
         return 130
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
@@ -287,7 +287,7 @@ def _report(options: argparse.Namespace) -> int:
 def _add_lab(commands: Commands) -> None:
     command = commands.add_parser(
         "lab",
-        help="open the notebooks in JupyterLab, as copies to work in",
+        help="open copies of the notebooks in JupyterLab",
         description="JupyterLab is available only on this machine, and asks for the token that it prints.",
     )
     command.add_argument(

@@ -226,7 +226,7 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 
     A random network also has some modularity, and a sparser random network has more. So compare with an Erdős–Rényi
     network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008), so the value is a lower
-    bound of the maximum. The generator decides the order in which Louvain visits the neurons.
+    bound on the maximum. The generator decides the order in which Louvain visits the neurons.
     """
     import networkx as nx
 

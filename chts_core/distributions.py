@@ -114,10 +114,10 @@ def _share(
 ) -> dict[str, int]:
     """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
 
-    Imagine one list of all possible links of all layers, sorted by their claim. The first link of each layer comes
-    first. The other links follow in the order of weight / (i - 1/2), largest first, for the i-th link of a layer. The
-    network has the links at the top of the list. Integers and fractions have no rounding errors, so the list is the
-    same for all sparsities.
+    Imagine one list of all possible links of all layers, sorted by their claim to a place in the network. The first
+    link of each layer comes first. The other links follow in the order of weight / (i - 1/2), largest first, for the
+    i-th link of a layer. The network has the links at the top of the list. Integers and fractions have no rounding
+    errors, so the list is the same for all sparsities.
     """
     check_sparsity(sparsity)
     _check_shapes(shapes)

@@ -119,7 +119,7 @@ def _path_based(mask: Tensor, *, inside: bool) -> Tensor:
 
 
 def _path_based_dense(mask: Tensor, inside: bool) -> Tensor:
-    """For each output u, one matrix product sums over z1, and another over z2. A batch has many outputs."""
+    """For each output u, one matrix product sums over z1, and another over z2. Outputs are scored in batches."""
     links = mask.to(torch.float32)
     of_outputs = _community_ratios(links @ links.T, inside).sqrt_().T
     of_inputs = _community_ratios(links.T @ links, inside).sqrt_()

@@ -171,9 +171,9 @@ _RI_ZEROS = replace(
     regrowth=Regrowth("ch2_l3n"),
 )
 
-# The published codes start new links from zero. The codes for MLPs and LLaMA skip the optimizer's step before an
-# update. If the MLP script starts with more links than the target, it updates after each of the first 74 of 100 epochs,
-# and begins its second stage after epoch 45.
+# The published code starts new links from zero. The code for MLPs and the code for LLaMA skip the optimizer's step
+# before an update. If the MLP script starts with more links than the target, it updates after each of the first 74 of
+# 100 epochs, and begins its second stage after epoch 45.
 _CODE_STAGES, _CODE_EXCESS = Staged(switch=0.62), Turnover("excess", stop=0.74, skip_optimizer=True)
 # The script of the first code for Transformers.
 _MLP_CODE = replace(
@@ -190,7 +190,7 @@ _LLAMA_CODE = replace(
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# Versions of the methods: for a task, if the paper's methods differ between tasks, and for a published code, if it
+# Versions of the methods: for a task, if the paper's methods differ between tasks, and for published code, if it
 # differs from the paper.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),

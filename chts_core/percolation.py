@@ -78,7 +78,7 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
 
     Each sweep first goes backward and drops incoming links of neurons without outgoing links. Then it goes forward and
     drops outgoing links of neurons without incoming links. Sweeps repeat until nothing changes; a single chain needs
-    one sweep. The inputs and outputs of a chain are kept, because their other side is not sparse.
+    one sweep. The inputs and outputs of a chain are kept, because no sparse layer is on their other side.
 
     `masks` are Boolean (out_features, in_features) by layer name, or (out_channels, in_channels, *kernel): a channel of
     a convolution is a neuron. The result has new masks, each a subset of the given mask. Raises a ValueError if the
@@ -204,7 +204,7 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two layers. Chains cannot express that its neuron is needed if either one needs it."""
+    """Refuse a layer that feeds two layers. Chains cannot keep a neuron that only one of the two needs."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:
@@ -243,7 +243,7 @@ def _attention_junctions(shapes: Mapping[str, tuple[int, ...]], attention: Atten
         if attention.rotary and head_dim % 2:
             raise ValueError(
                 f"an attention block with rotary positions has {head_dim} neurons per head; expected an even number, "
-                "because they are rotated in pairs."
+                "because neurons are rotated in pairs."
             )
         return head_dim // 2 if attention.rotary else head_dim
 

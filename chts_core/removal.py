@@ -88,7 +88,7 @@ def _relative_importance(links: WeightedLinks, eps_of_inputs: float, eps_of_outp
 
 
 def _total(size: Tensor, nodes: Tensor, links: WeightedLinks, dim: int) -> Tensor:
-    """Sum of the sizes of the links of each node, always added in the same order."""
+    """For each node, the sum of |W| over its links, always added in the same order."""
     if size.device.type == "cpu":
         return torch.bincount(nodes, size, minlength=links.shape[1 - dim])
     # On other devices, bincount adds in any order, so the last bits would differ from run to run.

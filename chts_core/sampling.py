@@ -156,8 +156,8 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
     """Draw exactly `num` missing links, each equally likely.
 
     The plain reference is :func:`draw` with a score of 1 for every missing link. Both functions give the same links.
-    This function draws the same uniform numbers in blocks and keeps only the highest, so its memory grows only with the
-    number of links.
+    This function draws the same uniform numbers in blocks and keeps only the highest ones, so its memory grows
+    only with the number of links.
 
     Args:
         links: the existing links, as positions in the flattened mask, int64 in ascending order.

@@ -78,7 +78,7 @@ def linear_temperature(step: int, end: int, initial: float = 1.0, final: float =
     """Temperature T >= 0 of soft removal. It rises linearly from `initial` at step 0 to `final` at step `end` > 0.
 
     The published MLP and Transformer code uses T = 1 → 3 (softness δ = 0.5 → 0.75), and the LLaMA code uses T = 1 → 9
-    (δ = 0.5 → 0.9). Both codes raise T linearly, not δ.
+    (δ = 0.5 → 0.9). Both implementations raise T linearly, not δ.
     """
     if not (initial >= 0 and final >= 0):
         raise ValueError(f"the temperature goes from {initial} to {final}; expected T >= 0 at both ends.")
@@ -88,7 +88,7 @@ def linear_temperature(step: int, end: int, initial: float = 1.0, final: float =
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number, of Python or NumPy."""
+    """Whether a value is an integer of Python or NumPy, and not a Boolean."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -109,7 +109,7 @@ def _between(initial: float, final: float, share: float) -> float:
 class Timeline:
     """When a run updates its topology, up to the fraction `stop` of `total_steps`.
 
-    update_every: the steps from one update to the next, or the steps of all updates in ascending order.
+    update_every: the number of steps from one update to the next, or the steps of all updates in ascending order.
     """
 
     total_steps: int
@@ -151,7 +151,7 @@ class Timeline:
 
     @property
     def stop_step(self) -> int:
-        """Step from which the topology no longer changes."""
+        """Step after which the topology no longer changes."""
         return round(self.stop * self.total_steps)
 
     @property
@@ -163,7 +163,7 @@ class Timeline:
 
     @property
     def shortest_gap(self) -> int:
-        """The fewest steps from one update to the next, or to the end of the run if there is only one update."""
+        """The smallest number of steps between two updates, or from the only update to the end of the run."""
         if not isinstance(self.update_every, Sequence):
             return self.update_every
         gaps = (after - before for before, after in pairwise(self.updates))
@@ -184,9 +184,10 @@ class Timeline:
         return self.updates[earlier - 1] if earlier else 0
 
     def window(self, start: float, end: float) -> tuple[int, int]:
-        """First and last step of a decay, given as fractions of the run. Each step is moved back to an update.
+        """First and last step of a decay, given as fractions of the run.
 
-        Raises a ValueError if the decay continues after the last update, or contains no update.
+        Each of the two steps is moved back to the latest update, or to step 0 if there was none yet. Raises a
+        ValueError if the decay continues after the last update, or contains no update.
         """
         if not 0 <= start < end <= 1:
             raise ValueError(f"the decay goes from {start} to {end} of the run; expected 0 <= start < end <= 1.")

@@ -62,7 +62,7 @@ class Sparsifier:
             (:func:`chts_core.methods.get_method`).
         sparsity: final share of absent links, in [0, 1).
         total_steps: optimizer steps of the run.
-        update_every: steps between updates of the topology (ΔT), or the steps of all updates.
+        update_every: number of steps between updates of the topology (ΔT), or a list of the steps of all updates.
         seed: the only source of randomness of the topology; each layer has its own generator.
         include: the layers to sparsify, given as a glob pattern for the names of layers or modules ("encoder.*"),
             several patterns, or a function of a module's name and the module. Default: all layers that are trained.
@@ -72,19 +72,19 @@ class Sparsifier:
         graph: which layers feed each other, for percolation. By default, the Sparsifier traces the model. Layers that
             could not be traced are not percolated, and a warning names them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
-        execution: "masked", "csr" or "auto", see :class:`chts_core.engine.linear.SparseLinear`. Layers that must stay
+        execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. Weights that must be
             dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
         distribution: how the layers share the links: "uniform", "erdos_renyi", "erdos_renyi_kernel", a dictionary from
             glob patterns for layers or modules to final sparsities, {"encoder.*": 0.8}, or your own
-            :class:`chts_core.distributions.Distribution`. Layers that no pattern fits have the sparsity `sparsity`.
+            :class:`chts_core.distributions.Distribution`. If no pattern fits a layer, it has the sparsity `sparsity`.
         correlation: |r| of the features of the training inputs, (features, features), from
             :meth:`chts_core.topology.Correlation.matrix`, for a method that starts from correlations (CSTI). The matrix
             is tiled over layers of another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
             weights of each layer. "dense": with all weights; the density decays to the final density, for most methods
             with :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
-        initial_masks: masks to start from, by layer name, instead of the method's topology. Each is shaped like the
-            weight of this name, or (out_features, in_features) for a part of a weight.
+        initial_masks: masks to start from, by layer name, instead of the method's topology. Each mask is shaped
+            like the weight with its name, or (out_features, in_features) for a part of a weight.
         process_group: the group of the processes that train the model together. Default: the group of the model's DDP
             or FSDP wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer have already loaded their saved
@@ -343,8 +343,8 @@ class Sparsifier:
         Args:
             state: the state of a run with the same settings.
             reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
-                turnover and temperature follow this run's schedule. The sparsity never falls, unless layers may gain
-                links; then the run must have the same `total_steps`.
+                turnover and temperature follow this run's schedule. If layers may gain links, `total_steps` must be
+                the same. Otherwise, the sparsity never falls.
 
         Raises:
             TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update

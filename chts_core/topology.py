@@ -98,8 +98,9 @@ def small_world(
     most one. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node
     of the larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
     remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
-    degrees. A link may return to its old place. The one-sided model forbids this. Here, such a ban would bias β = 1 in
-    dense layers, and would make it impossible in full layers. (Paper, bipartite small world model.)
+    degrees. A link may return to its old place, although the one-sided model forbids this. Here, such a ban would make
+    β = 1 differ from ER in dense layers, and a full layer could not be rewired at all. (Paper, bipartite small world
+    model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
     input side is longer, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
@@ -131,7 +132,7 @@ def scale_free(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite scale-free network (BSF): Barabási–Albert growth; then each link within a side moves one end across.
+    """Bipartite scale-free network (BSF): Barabási–Albert growth; then one end of each link within a side moves across.
 
     1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
        nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is

@@ -65,11 +65,11 @@ class TopologyUpdate:
         """Compute the new links of all parts.
 
         1. The budget gives the number of links of each part, and how many of them will be new.
-        2. Links beyond that number are pruned, and the links to be exchanged are removed.
+        2. Each part is pruned to its number of links, and the links to be exchanged are removed.
         3. If the method percolates, percolation removes the links that are now incomplete.
         4. Regrowth brings each part back to its number of links.
 
-        Only the random generators change. An exception, including Ctrl-C, restores their states.
+        Only the random generators change. After an exception, including Ctrl-C, their states are restored.
         """
         states = {name: generator.get_state() for name, generator in self._progress.generators.items()}
         try:
@@ -195,7 +195,7 @@ class TopologyUpdate:
             weight.set_weights(new, past.recall(new))
 
     def _rows(self, evolved: Evolved) -> dict[str, Update]:
-        """One row per part, with the changes of an update."""
+        """One row per part, with the changes that an update makes."""
         network, ever_active = self._network, self._progress.ever_active
         active = network.active_share(lambda name: merged(evolved.survivors[name], evolved.regrown[name])[0])
         for parameter, bits in ever_active.items():

@@ -188,7 +188,7 @@ def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
 
 
 def _greatest_odds(shared: list[Tensor]) -> Tensor:
-    """An upper bound of `_lacking_odds`, from the number of neighbours that each pair of nodes shares; float64 ()."""
+    """An upper bound on `_lacking_odds`, from the number of neighbours that each pair of nodes shares; float64 ()."""
     parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
     # With 2^14 neighbours, rounding to float32 could hide a thousandth of the odds.
     return 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())

@@ -2,7 +2,7 @@
 
     findings = audit(sparsifier)          # at any time between two steps
 
-    auditor = Auditor(sparsifier)  # or during the run: it also checks the links that an update has just regrown
+    auditor = Auditor(sparsifier)  # during the run; an Auditor also checks the links that an update has just regrown
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
 
 The run is not changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
@@ -31,7 +31,7 @@ from chts_core.sparsifier import Sparsifier
 class Finding:
     """Something that is wrong with a run.
 
-    check: which check found it: a name in `CHECKS`, or `REGROWN`.
+    check: the check that found it, a name in `CHECKS` or `REGROWN`.
     layer: the name of the weight, or of its part if heads or packed projections are checked separately.
     message: what was found and expected, in numbers, and what to do.
     """
@@ -116,7 +116,7 @@ def _absent_weights(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "absent weights",
                 name,
                 f"{count} of {int((~weight.mask).sum())} absent links have a weight, up to {largest:.2g}, after step "
-                f"{sparsifier.steps}; expected 0 in all. The model computes with links that it should not have. Zero "
+                f"{sparsifier.steps}; expected none. The model computes with links that it should not have. Zero "
                 "the weight outside the mask after every optimizer step.",
             )
 
@@ -130,7 +130,7 @@ def _absent_moments(sparsifier: Sparsifier) -> Iterator[Finding]:
                     "absent moments",
                     name,
                     f"{count} of {int((~weight.mask).sum())} absent links have an optimizer state {key}, up to "
-                    f"{largest:.2g}, after step {sparsifier.steps}; expected 0 in all. This state would move a link "
+                    f"{largest:.2g}, after step {sparsifier.steps}; expected none. This state would move a link "
                     "that comes back. Zero the optimizer's state of removed links, and the gradient of absent links.",
                 )
                 break  # all states of a weight go wrong together
@@ -257,7 +257,7 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean, shaped like the weight: where the optimizer's state has its first value, and the weight is zero.
+    """Boolean, shaped like the weight: True where the optimizer's state has its first value and the weight is zero.
 
     If regrown links get their past weights back, only the state is compared.
     """
@@ -307,7 +307,7 @@ def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[
 
     largest = bisect_right(range(2**62), total, key=lambda epsilon: sum(links(epsilon))) - 1
     found, more = links(largest), links(largest + 1)
-    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # at the same ε; ties go by the order of layers
+    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # at the same ε, in the order of the layers
     for i in gaining[: total - sum(found)]:
         found[i] += 1
     return found

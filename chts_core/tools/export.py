@@ -116,7 +116,7 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def _links(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if zeros take less."""
+    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if the zeros take less space."""
     links = int(tensor.count_nonzero())
     bits, positions = math.ceil(tensor.numel() / 8), 4 * links
     if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):

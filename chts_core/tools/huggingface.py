@@ -26,24 +26,24 @@ class SparsifierCallback(TrainerCallback):
 
     Every checkpoint of the Trainer contains the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint`
     continues from this state with the same masks. If the Trainer has more steps than the run that saved the checkpoint,
-    for example more epochs, the run follows the schedule for the new number of steps from there on, but no layer gains
+    for example more epochs, the new run follows the schedule for its own number of steps, but no layer gains
     links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as
     `total_steps`.
 
     Training may begin again on the same model: in a second call of `train()`, and after each try of
     `auto_find_batch_size`. Then a new schedule starts from the current links. Links are not drawn or rescaled again.
 
-    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if the best or
-    last step came before the end of the schedule, so that the density is above the requested density.
+    With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if, at the
+    best or last step, the density is still above the requested density.
 
     Each row of the Trainer's `log_history` contains the `density`, the share of active neurons (`anp`) and the share of
     links that were ever active (`itop`).
 
     With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model contains dense weights with zeros, because
     `save_pretrained` writes these. A checkpoint of another model contains only the links of a layer and their values.
-    To be able to resume, build the Trainer with the model itself and with this callback. After the best checkpoint is
-    loaded, the optimizer has no state for the layers that store only their links. Before you save a state dict for
-    others, call :func:`chts_core.engine.linear.to_dense`.
+    To be able to resume, build the Trainer with the model itself (not with `model_init`) and with this callback. After
+    the best checkpoint is loaded, the optimizer has no state for the layers that store only their links. Before you
+    save a state dict for others, call :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
@@ -81,7 +81,7 @@ class SparsifierCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Attach to the model and the optimizer, and load the state of the checkpoint that training resumes from."""
+        """Attach a Sparsifier. If training resumes, load the Sparsifier's state from the checkpoint."""
         model: nn.Module = kwargs["model"]
         # Accelerate's wrapper hides the type of the optimizer.
         optimizer: torch.optim.Optimizer = getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"])
@@ -122,7 +122,7 @@ class SparsifierCallback(TrainerCallback):
             state.log_history[-1] |= callbacks.measures(self.sparsifier)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save the state next to the model and the optimizer."""
+        """Save the Sparsifier's state next to the model and the optimizer."""
         if self.sparsifier is not None and state.is_world_process_zero:
             torch.save(self.sparsifier.state_dict(), _folder(args, state) / FILE_NAME)
 

@@ -19,13 +19,13 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
     Every checkpoint contains the Sparsifier's state. `fit(..., ckpt_path=...)` continues from this state with the same
-    masks. If the Trainer has more steps than the run that saved the checkpoint, the run follows the schedule for the
-    new number of steps from there on, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep
-    the old schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from
-    the current links.
+    masks. If the Trainer has more steps than the run that saved the checkpoint, the new run follows the schedule
+    for its own number of steps, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the
+    old schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from the
+    current links.
 
-    `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if the
-    best or last step came before the end of the schedule, so that the density is above the requested density.
+    `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if, at
+    the best or last step, the density is still above the requested density.
 
     At the end of each epoch, the callback logs `density`, the share of active neurons `anp` and the share of links that
     were ever active `itop`.
@@ -73,7 +73,7 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
         self._loads.remove()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the state until training begins. Outside training, the Sparsifier takes over the state immediately."""
+        """Keep the Sparsifier's state until training begins. Outside training, load this state immediately."""
         self._saved = checkpoint["callbacks"].get(self.state_key)
         sparsifier = self.sparsifier
         if (
@@ -86,7 +86,7 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
             callbacks.warn_if_dense(sparsifier, "this checkpoint was saved")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach to the module and its optimizer, which have loaded the checkpoint if there is one."""
+        """Attach a Sparsifier to the module and its optimizer, which have loaded the checkpoint if there is one."""
         begun = self.sparsifier is not None and self.sparsifier.network.model is pl_module
         if trainer.global_step > 0 and self._saved is None and not begun:
             raise ValueError(

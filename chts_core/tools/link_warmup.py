@@ -30,16 +30,16 @@ class LinkWarmup:
         steps: the number of steps after which a new link takes full steps; with 0 or 1, it takes full steps at once.
 
     Raises:
-        ValueError: if `steps` is below 0 or above the fewest steps between two updates, or if `fully_shard` has sharded
-            the weights.
+        ValueError: if `steps` is below 0 or above the smallest number of steps between two updates, or if `fully_shard`
+            has sharded the weights.
     """
 
     def __init__(self, sparsifier: Sparsifier, steps: int) -> None:
         longest = sparsifier.timeline.shortest_gap
         if not 0 <= steps <= longest:
             raise ValueError(
-                f"link_warmup is {steps} steps; expected 0 for none, or at most {longest}, the fewest steps from one "
-                "update to the next."
+                f"link_warmup is {steps} steps; expected 0 for none, or at most {longest}, the smallest number of "
+                "steps between two updates."
             )
         self._weights = sparsifier.network.weights
         if steps and any(is_sharded(weight.parameter) for weight in self._weights.values()):
@@ -49,7 +49,7 @@ class LinkWarmup:
             )
         self.steps = steps
         self._sparsifier = sparsifier
-        # The new links of each weight by their positions, while they warm up; and the step of their update.
+        # The positions of each weight's new links while they warm up, and the step of the update that regrew them.
         self._links: dict[str, Tensor] = {}
         self._updated_at = 0
         self._before: dict[str, Tensor] = {}

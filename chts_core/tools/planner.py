@@ -30,9 +30,9 @@ _LONG_TABLE = 12
 # Bytes that an update needs. An update keeps several lists of links of all layers: 8 bytes per link, or a byte per
 # weight if that is less. Six lists are an upper bound for the resident memory of 12 and 24 layers of 768×768 at 50 and
 # 95 % sparsity. The rest is the work on one layer: for each candidate of a draw (score, key, noise, temporaries), and
-# for each weight if missing links are scored (masks). The bytes that torch allocated at the same time were measured,
-# per weight of a 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7.
-# The numbers here are upper bounds from 50 % sparsity on, and up to twice the measured numbers.
+# for each weight if missing links are scored (masks). The peak memory that torch allocated was measured, in bytes per
+# weight of a 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. The
+# numbers here are upper bounds from 50 % sparsity on, and up to twice the measured numbers.
 _LISTS = 6
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 44
@@ -50,7 +50,7 @@ _BYTES_PER_MASKED_WEIGHT = 8
 _BYTES_OF_A_LINK = 12
 _BYTES_OF_A_NEURON = 4
 # A link predictor uses square float32 matrices with the size of the longer side. At 200×4000 and 50 % sparsity, CH2-L3n
-# took 266 bytes per weight, and CH3-L3p 416. CH3-L3p also works in batches of 2²² numbers. CH3-L3p needs half of the
+# took 266 bytes per weight, and CH3-L3p 416. CH3-L3p also works in batches of 2²² numbers. CH3-L3p needs half the
 # memory if the network is so sparse that paths are walked.
 _SQUARES_NODE_BASED = 4
 _SQUARES_PATH_BASED = 5
@@ -65,12 +65,12 @@ class Plan:
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
     exchanged: links that all updates together remove and regrow, without pruned or percolated links. The numbers are
-        upper bounds for a method that stops early, and lower bounds if removed links return by their weight.
+        upper bounds for a method that stops early, and lower bounds if removed links return because of their weights.
     flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
         equally often. Convolutions use their weights more often than linear layers, and experts less often.
     memory: the bytes for each use, on the device of the model, without activations and without past weights of links
         that percolation removes.
-    coverage: which share of the model is in its sparse layers; the text also names layers that stay dense.
+    coverage: the share of the model that is in its sparse layers; the text also names layers that stay dense.
     advice: which layers percolation leaves out, and what you may want to change.
     """
 
@@ -141,7 +141,7 @@ class Plan:
         )
 
     def _table_rows(self) -> list[dict[Any, Any]]:
-        """The layers, or the kinds of layers if there are many, with numbers of links instead of densities."""
+        """One row per layer, or per kind if there are many layers, with numbers of links instead of densities."""
         shapes = self.budget.shapes
         kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for name, shape in shapes.items():
@@ -302,7 +302,7 @@ def _memory(
 
 
 def _update_workspace(shape: tuple[int, ...], links: int, method: Method) -> int:
-    """An upper bound of the bytes that removal and regrowth need in one layer with `links` links at the start."""
+    """An upper bound on the bytes that removal and regrowth need in one layer with `links` links at the start."""
     size = math.prod(shape)
     longer = max(shape[0], size // shape[0])
     removal = (_BYTES_PER_HARD_CANDIDATE if method.removal.temperature is None else _BYTES_PER_SOFT_CANDIDATE) * links

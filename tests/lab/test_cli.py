@@ -107,7 +107,7 @@ def test_the_list_names_every_stage_and_parameter(capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     for path in notebooks.stages():
         minutes = notebooks.profile_settings(path.stem, "laptop")["minutes"]
-        start = lines.index(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min at profile laptop)")
+        start = lines.index(f"{path.stem}: {notebooks.title(path)} ({minutes:g} min with the profile laptop)")
         parameters = notebooks.parameters(path).values()
         for line, parameter in zip(lines[start + 1 :], parameters, strict=False):
             words = [parameter.name, parameter.type.__name__, repr(parameter.default), parameter.help]
