@@ -52,7 +52,7 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of a :func:`forward_and_backward` step for a dense layer, a masked layer and a layer of only links."""
+    """Seconds of one :func:`forward_and_backward` for a dense layer, a masked layer and one that stores only links."""
 
     density: float
     dense: float

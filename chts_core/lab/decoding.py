@@ -34,7 +34,7 @@ class Hypothesis:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
-    """Translate each row of `source` by beam search with a beam of 1: it takes the likeliest token at each place."""
+    """Translate each row of `source` by beam search with a beam of 1, which takes the likeliest token at each place."""
     return beam_search(model, source, 1, max_length)
 
 
@@ -56,7 +56,7 @@ def beam_search(
     search never produces PAD or BEGIN.
 
     Args:
-        model: translates in evaluation mode, without dropout; the function restores its mode.
+        model: the Transformer. It translates in evaluation mode, without dropout; the function then restores its mode.
         source: (n, S) int64 tokens, padded at the end with PAD. The other rows do not change the translation of a row.
         beam: the number of beginnings; it may be larger than the vocabulary.
         max_length: the largest number of tokens in a translation, without END.
@@ -226,8 +226,8 @@ def _check(source: Tensor, beam: int, max_length: int, length_penalty: float) ->
     empty = (source == PAD).all(dim=1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
-            f"rows {', '.join(map(str, empty))} of source have only PAD; expected at least one token in each, "
-            "such as END; leave empty sentences out."
+            f"rows {', '.join(map(str, empty))} of source have only PAD; expected at least one other "
+            "token in each, such as END; leave empty sentences out."
         )
     for name, value in (("beam", beam), ("max_length", max_length)):
         if value < 1:

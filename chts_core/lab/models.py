@@ -356,7 +356,7 @@ class LlamaSize:
 LLAMA_SIZES: dict[str, LlamaSize] = {
     "tiny": LlamaSize(128, 344, 4, 4, 4),
     "small": LlamaSize(320, 864, 6, 8, 8),
-    # The sizes of the paper, which are from Zhao et al. (2024), and two more from there.
+    # The sizes of the paper and two more sizes; all of them are from Zhao et al. (2024).
     "60m": LlamaSize(512, 1376, 8, 8, 8),
     "130m": LlamaSize(768, 2048, 12, 12, 12),
     "350m": LlamaSize(1024, 2736, 24, 16, 16),
@@ -366,9 +366,9 @@ LLAMA_SIZES: dict[str, LlamaSize] = {
 
 
 def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausalLM":
-    """A LLaMA (Touvron et al., 2023) from Hugging Face, without biases; its output is not tied to the embedding.
+    """A LLaMA (Touvron et al., 2023) from Hugging Face, without biases; its output layer has its own weights.
 
-    The model needs no memory yet ("meta" tensors), so that a large model can first be planned or divided among GPUs.
+    Its tensors are "meta" tensors, which need no memory, so you can first plan a large model or divide it among GPUs.
     :func:`initialise_llama` gives the model its weights.
 
     Args:

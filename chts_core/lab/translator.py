@@ -94,8 +94,8 @@ class Attended:
     """A translation and its attention.
 
     source, target: the pieces that the model read and wrote, each with END at the end.
-    weights: for each attention block by its name, its weights (heads, queries, keys); a query of the decoder stands for
-        the piece that it wrote.
+    weights: for each attention block by its name, its weights (heads, queries, keys); each query of the decoder stands
+        for the piece that the model wrote next.
     """
 
     translation: str

@@ -70,7 +70,7 @@ def test_a_figure_that_is_not_one_is_refused(captions: list[str]) -> None:
 
 
 def test_a_slide_without_a_heading_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^slide 2 begins 'Text'; expected a heading"):
+    with pytest.raises(ValueError, match=r"^slide 2 begins with 'Text'; expected a heading"):
         read_deck("# One\n\n---\n\nText")
 
 

@@ -172,8 +172,8 @@ def test_the_sentence_of_one_path_by_hand() -> None:
     result = LinkPredictionStepper.compute(LinkPredictionState(predictor="ch3_l3p", path=2))
     assert result.path == (0, 1, 3, 4)
     assert result.description == (
-        "Path 2 of 3: output 0 – input 1 – output 3 – input 4. On this path, input 1 has 1/2 and output 3 has 1/2, so "
-        "the path adds √(1/2 · 1/2). "
+        "Path 2 of 3: output 0 – input 1 – output 3 – input 4. On this path, input 1 has the term 1/2, and output 3 "
+        "has the term 1/2, so the path adds √(1/2 · 1/2). "
         "The CH3-L3p score of the link is √(1/2 · 1/1) + √(1/2 · 1/2) + √(1/2 · 1/1) = 1.914."
     )
 

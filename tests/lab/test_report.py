@@ -326,7 +326,7 @@ def test_many_curves_give_way_to_differences(monkeypatch: pytest.MonkeyPatch, mo
     draw = figures.draw_differences
     monkeypatch.setattr(figures, "draw_differences", lambda *given: drawn.append(given) or draw(*given))
     shown = report.curves("one", 0.9, rows)
-    assert ("the line is the mean" in shown) == (most == 3)
+    assert ("Each line is a mean" in shown) == (most == 3)
     if most == 2:
         ((points, xlabel, digits, higher_is_better),) = drawn
         assert [(point["method"], point["difference"], point["interval"]) for point in points] == [

@@ -250,7 +250,7 @@ def test_what_is_no_notebook_of_the_assignment_is_refused(
     found = find_submissions(handed, STUDENTS)
     assert found.notebooks == {}
     assert found.faults == {
-        "anna7": "anna7: 2 notebooks; keep only the one to grade.",
+        "anna7": "anna7: found 2 notebooks; keep only the one to grade.",
         "ben": "ben.ipynb cannot be read as a notebook: NotJSONError.",
         "cem-2": "cem-2.txt is not a notebook (.ipynb).",
         "Dora_9": "Dora_9.ipynb is not a notebook (.ipynb).",
@@ -265,7 +265,7 @@ def test_twice_handed_in_is_not_guessed_at(hand_in: Callable[..., None], tmp_pat
     hand_in("ben.ipynb", "ben")
     hand_in("ben_2.ipynb", "ben")
     assert find_submissions(tmp_path / "handed", STUDENTS).faults["ben"] == (
-        "ben.ipynb, ben_2.ipynb: 2 notebooks; keep only the one to grade."
+        "ben.ipynb, ben_2.ipynb: found 2 notebooks; keep only the one to grade."
     )
 
 
@@ -369,7 +369,7 @@ def test_a_report_counts_what_it_shows(tmp_path: Path) -> None:
     page = write_report(tmp_path, graded, {"1": 2.0, "2": 1.0}, {"<b>.txt": "names no student."})
     text = page.read_text("utf-8")
     assert "3 of 4 students handed in a notebook that could be graded." in text
-    assert "from 0 to 3, with median 2; the mean is 1.7." in text
+    assert "from 0 to 3 of 3 points. The median is 2, and the mean is 1.7." in text
     asked, students = (
         [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", table)]
         for table in re.findall(r"<tbody>(.*?)</tbody>", text)

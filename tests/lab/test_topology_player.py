@@ -88,8 +88,8 @@ def test_the_sentence_has_the_numbers_of_the_update(run: Run) -> None:
         "Update 1 of 2, step 10, layer 0.weight: it removed 2 links and regrew 2 links, of which 1 had just been "
         "removed (overlap 50%). "
         "The layer now has 3 links. 66.7% of all possible links were ever active (ITOP), and 50% of the output neurons "
-        "are active. The picture compares the masks before and after the update, so a link that is back at once "
-        "counts as kept."
+        "are active. The picture compares the masks before and after the update, so a link that the "
+        "update removed and regrew counts as kept."
     )
     said = TopologyPlayer.compute(TopologyPlayerState(2, view="links so far", run=run)).description
     assert said.startswith("Update 2 of 2, step 20")

@@ -18,7 +18,7 @@ def add_arena(commands: Commands) -> None:
         "Importing MODULE runs its code.",
     )
     command.add_argument(
-        "method", metavar="MODULE:NAME", help="my_module:MY_METHOD, a Method in my_module.py of this folder"
+        "method", metavar="MODULE:NAME", help="my_module:MY_METHOD, a Method in my_module.py in this folder"
     )
     help_of_minutes = "a method of the paper trains only if it can finish within this many minutes (default: 10)"
     command.add_argument("--minutes", type=float, default=10.0, help=help_of_minutes)

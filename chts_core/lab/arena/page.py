@@ -101,9 +101,9 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
         f"runs of {name}, so they are not independent. "
         "All sparse methods have the same learning rate, and another rate may suit some of them better. "
         "The budget is equal in steps, batches and final links. It is not equal in time, and some methods, for "
-        "example gmp and granet, have more links during the training. "
+        "example gmp and granet, have more links during training. "
         "The records come from other machines and versions. Because of rounding, their runs differ from new runs, and "
-        "such differences grow during the training. "
+        "such differences grow during training. "
         "The scores of digits and translation come from the test data. If you change your method after you have seen "
         "these scores, use new data for your final comparison."
     )

@@ -36,7 +36,7 @@ TASKS = (
     Task("A tiny LLaMA on Tiny Shakespeare", "tinyshakespeare", language.RECIPES["tiny"], 0.9, seeds=3),
 )
 
-# Functions of these packages do not belong to a user's choice.
+# Functions of these packages are not part of a user's own choice.
 _FOREIGN = {"chts_core", "torch", *sys.stdlib_module_names}
 
 

@@ -24,8 +24,8 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
     """Draw the loss, the weights that are not zero, and the active neurons by step.
 
     The healthy run has dashed lines, and the patient has solid lines. The loss is a mean over 10 steps. The active
-    neurons are from the layer with the smallest share of active neurons; if this share hardly changes in both runs, the
-    figure shows its first and last values as numbers.
+    neurons are from the layer with the smallest share of active neurons. If this share hardly changes in either run,
+    the figure shows its first and last values as numbers.
     """
     with new_figure(11, 3.3, columns=3) as (figure, (loss, weights, neurons)):
         courses: dict[str, tuple[str, list[float]]] = {}

@@ -48,7 +48,7 @@ _BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 def timeline() -> Figure:
     """Draw when each work of `WORKS` chooses its links (rows), by the year of its publication."""
     with new_figure(9, 3.4) as (figure, (axes,)):
-        taken: dict[tuple[int, int], int] = {}  # how many works have a place; the next work is written below them
+        taken: dict[tuple[int, int], int] = {}  # works at each place; the next one goes below them
         for work in WORKS:
             colour, marker = method_look(work.name) if work.name in METHOD_LABELS else (BLACK, "h")
             x = max(work.year, _BREAK)

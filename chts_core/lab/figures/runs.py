@@ -120,7 +120,7 @@ def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
 def draw_differences(
     rows: Sequence[Mapping[str, Any]], xlabel: str, digits: int, higher_is_better: bool = True
 ) -> Figure:
-    """Differences of any score, drawn as by :func:`differences_ranked`.
+    """Draw differences of any score, as :func:`differences_ranked` does.
 
     Args:
         rows: "method", "difference" and "interval" (None for a single run), in the unit of the axis.
@@ -309,7 +309,7 @@ def topology_update(links: Mapping[str, Tensor], updates: Sequence[Update], titl
 
     Args:
         links: Boolean masks of one shape under some of the names "kept", "removed", "new", "active" and "gone".
-        updates: the updates of this layer so far, with the present one last; empty before the first update.
+        updates: the updates of this layer so far, with the current one last; empty before the first update.
         title: the title of the left panel.
         last_step: the last step of the run; the axis of the steps ends there.
     """

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-# Okabe and Ito's palette, which stays distinct under the common kinds of colour blindness.
+# Okabe and Ito's palette: readers with the common kinds of colour blindness can tell its colours apart.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000",
     "#E69F00",
@@ -190,7 +190,7 @@ def clip_shares(axes: Axes) -> None:
 def name_ends(axes: Axes) -> None:
     """Write the name of each line beside its end, without overlaps. Set the limits of the axes first."""
     lines = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
-    axes.get_ylim()  # the limits are not known before
+    axes.get_ylim()  # makes matplotlib compute the limits
     to_fraction = axes.transScale + axes.transLimits
     ends = {line: (float(np.asarray(line.get_xdata())[-1]), float(np.asarray(line.get_ydata())[-1])) for line in lines}
     heights = {line: float(to_fraction.transform(end)[1]) for line, end in ends.items()}
@@ -198,7 +198,7 @@ def name_ends(axes: Axes) -> None:
     places = [min(heights[lines[0]], 1.0)]
     for line in lines[1:]:
         places.append(min(heights[line], places[-1] - _LINE_OF_TEXT))
-    # Share the shift between the first and the last, and stay beside the axis.
+    # Move all names up by half the shift of the last name, but keep them beside the axis.
     up = min(max((heights[lines[-1]] - places[-1]) / 2, -places[-1]), 1 - places[0])
     for line, place in zip(lines, places, strict=True):
         axes.annotate(

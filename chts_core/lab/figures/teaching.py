@@ -15,7 +15,7 @@ def class_points(totals: Sequence[float], most: float) -> Figure:
         edges = np.linspace(0, most, 11).tolist()
         axes.hist(totals, bins=edges, color=BLUE, edgecolor="white")
         axes.set_xticks(edges)
-        axes.set_xlabel(f"points of {most:g}")
+        axes.set_xlabel(f"points (out of {most:g})")
         axes.set_ylabel("students")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

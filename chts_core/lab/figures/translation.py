@@ -53,7 +53,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
     with new_figure(width, height, rows, columns) as (figure, panels):
         for number, (axes, weight) in enumerate(zip(panels, heads, strict=False)):
             picture = axes.imshow(weight.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-            # Pieces are text, in which a dollar sign begins no formula.
+            # Pieces are text, in which a dollar sign does not begin a formula.
             look: dict[str, Any] = {"fontsize": fontsize, "parse_math": False}
             axes.set_xticks(range(len(source)), source, rotation=90, **look)
             axes.set_yticks(range(len(target)), target, **look)

@@ -9,8 +9,8 @@ from chts_core.lab.results.statistics import mean_and_interval, standard_error
 
 Row = Mapping[str, Any]
 
-# BLEU of the paper's Table 1 by data set, method and sparsity: mean and ±; the paper does not explain the ±. None for a
-# single run. FC has no sparsity. The table has two rows named CHTs; the second is CHTss.
+# BLEU in the paper's Table 1 by data set, method and sparsity, as mean and ±. The paper does not explain the ±. It
+# is None for a single run. FC has no sparsity. The table has two rows named CHTs; the second is CHTss.
 PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
     "multi30k": {
         "fc": {0.0: (31.38, 0.38)},
@@ -48,7 +48,7 @@ PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
 }
 
 # Test accuracy of the best epoch and active neurons of MLPs at 99 % sparsity, both in per cent; None if the paper has
-# no number. The two rows of CHTs are its two link predictors.
+# no number. The two rows of CHTs are for its two link predictors.
 PAPER_MLP: dict[str, dict[str, tuple[float, int | None]]] = {
     "mnist": {
         "fc": (98.78, None),
@@ -131,7 +131,7 @@ PAPER_TABLE_2: dict[str, dict[str, dict[float, float]]] = {
     },
 }
 
-# The same for 130M with weights in float32.
+# Validation perplexity of the paper's models of size 130M with weights in float32.
 PAPER_FLOAT32: dict[str, dict[float, float]] = {
     "fc": {0.0: 17.07},
     "rigl": {0.7: 18.34, 0.8: 19.64},

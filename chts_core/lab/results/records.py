@@ -50,7 +50,7 @@ _FIRST_NAMES = {
     **{f"{name}/llama_code": f"{name}/ri_zeros with {_FIRST_LLAMA_CODE}" for name in ("chts", "chtss")},
 }
 
-# A cell's output carries a notebook's results under this type; other viewers show the table next to it.
+# The type of a notebook's results in a cell's output. Jupyter does not know this type, so it shows the table.
 RESULTS_TYPE = "application/vnd.chts.results+json"
 
 _WIDEST_CELL = 24  # in characters
@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device with a name; "auto" means CUDA if there is a CUDA device, and otherwise the CPU.
+    """The named device; "auto" means CUDA if there is a CUDA device, and otherwise the CPU.
 
     Raises:
         ValueError: if there is no such device.
@@ -227,7 +227,7 @@ def digest(row: Mapping[str, Any]) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Yield the rows of a file of JSON lines, each checked with its digest.
+    """Return the rows of a file of JSON lines, each checked with its digest.
 
     Raises:
         ValueError: if a line is damaged, was changed after it was written, or has another schema; the message names the

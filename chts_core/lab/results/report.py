@@ -181,7 +181,7 @@ def _varying(rows: Sequence[Row]) -> list[str]:
     """The names of the recipe settings that differ between runs, except those that change only the computation."""
     recipes = [_recipe(row) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row["recipe"] if name not in _HOW)
-    # If an old record's value of a setting is unknown, the record does not differ in it.
+    # If an old record does not say the value of a setting, its value counts as equal.
     return [name for name in names if len({json.dumps(recipe[name]) for recipe in recipes if name in recipe}) > 1]
 
 
@@ -304,8 +304,8 @@ def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
         figure = figures.learning_curves(courses(rows, sparsity), score.course_name)
         return picture(
             figures.to_png(figure),
-            f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(shown)} by step; the line is the mean "
-            "over seeds, and the band goes from the lowest to the highest score of a seed.",
+            f"{name}, {sparsity:.0%} sparsity: {score.course_name} of {', '.join(shown)} by step. Each line is a mean "
+            "over seeds, and its band goes from the lowest to the highest score of a seed.",
         )
     rival = "set" if "set" in shown else next(iter(shown))
     lines = [{**row, "method": line, "sparsity": sparsity} for line, mine in shown.items() for row in mine]

@@ -21,9 +21,9 @@ def standing() -> list[dict[str, Any]]:
     """One row for each main claim, with all numbers from the paper's tables and recorded runs.
 
     Each row has claim, paper (the paper's result), where (which runs of ours) and unit, advantage (the mean over
-    seeds), interval (the half-width of its 95 % interval), seeds, needed (the seeds that a difference of this size
-    needs), verdict, how_sure and settle (an experiment that would settle it). Without runs, advantage, interval and
-    needed are None.
+    seeds), interval (the half-width of its 95 % interval), seeds, needed (the number of seeds that would show a
+    difference of this size), verdict, how_sure and settle (an experiment that would settle the claim). Without runs,
+    advantage, interval and needed are None.
     """
     return [*_between_methods(), *_between_choices(), *_between_networks()]
 

@@ -31,7 +31,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def seeds_needed(values: Sequence[float], effect: float) -> int:
-    """The smallest number of seeds with a 95 % interval as narrow as an effect, if new seeds vary as these values do.
+    """The smallest number of seeds whose 95 % interval is narrow enough to show an effect.
+
+    The function assumes that new seeds vary as much as these values do.
 
     Args:
         values: paired differences of the available seeds.

@@ -26,13 +26,13 @@ Row = Mapping[str, Any]
 _NAMES = METHOD_LABELS | EARLIER_LABELS
 _OLD_CHTS = "chts/ri_zeros"
 _DIGITS_AT = (0.9, 0.95, 0.97)
-# Today's names of scenarios, by the names in the recorded drill.
+# The current names of scenarios, by their names in the recorded drill.
 _NAMES_OF_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
 
 
 @cache
 def runs(name: str) -> tuple[Row, ...]:
-    """The recorded runs of a file in `results`, by the file's name without its ending."""
+    """The recorded runs of a file in `results`, by the file's name without its extension."""
     return tuple(records.read_runs(records.results_folder() / f"{name}.jsonl"))
 
 
@@ -64,7 +64,7 @@ def best_test_epoch(row: Row) -> float:
 
 
 def fashion_mnist() -> str:
-    """Recorded runs of the paper's MLP on Fashion-MNIST next to the paper's figures, for the paper's methods."""
+    """Recorded runs of the paper's MLP on Fashion-MNIST next to the paper's numbers, for the paper's methods."""
     rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
     lines = []
     for method in ("fc", "granet", "rigl", "set"):
@@ -80,7 +80,7 @@ def fashion_mnist() -> str:
 
 
 def mlp_paper() -> str:
-    """One row for each run of the paper's MLP on Fashion-MNIST with its own recipe, next to the paper's figures."""
+    """One row for each run of the paper's MLP on Fashion-MNIST with the paper's recipe, next to the paper's numbers."""
     published = PAPER_MLP["fashion_mnist"]
     beside = {
         "chts/paper_mlp_fashion": ("CHTs with CH2-L3n", *published["chts"]),
@@ -299,7 +299,7 @@ def _times(row: Row) -> str:
 
 
 def regrowth() -> str:
-    """How many times as fast our draws are as draws from a score matrix."""
+    """The speed of our draws, as a multiple of the speed of draws from a score matrix."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("regrowth").items():
         shape, share = re.search(r"(\d+×\d+) at (\d+)%", comparison).groups()  # type: ignore[union-attr]

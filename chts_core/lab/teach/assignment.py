@@ -14,7 +14,7 @@ def generator_of(student: str, question: str) -> torch.Generator:
     During grading, `student` is ignored, and the person who handed the notebook in counts as the student.
 
     Args:
-        student: the id of a student; blanks around it and upper case are ignored.
+        student: the id of a student; blanks around it are ignored, and "Anna7" equals "anna7".
         question: any text that names the question.
 
     Raises:

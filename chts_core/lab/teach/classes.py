@@ -33,12 +33,12 @@ from chts_core.lab.teach.assignment import GRADED
 
 ASSIGNMENT = "sparse_training"
 _CONFIG = f"""\
-# Read by nbgrader, also by its own commands: https://nbgrader.readthedocs.io/en/stable/configuration
+# nbgrader and its own commands read this file: https://nbgrader.readthedocs.io/en/stable/configuration
 c = get_config()
 c.CourseDirectory.course_id = "chts"
 c.CourseDirectory.db_assignments = [{{"name": "{ASSIGNMENT}"}}]
 c.Execute.timeout = 300  # seconds that a cell of a submission may take
-c.Execute.extra_arguments = ["--log-level=ERROR"]  # of its kernel
+c.Execute.extra_arguments = ["--log-level=ERROR"]  # for the kernel of a submission
 c.GenerateFeedback.preprocessors = [  # without the hidden tests
     "nbgrader.preprocessors.GetGrades",
     "nbgrader.preprocessors.ClearHiddenTests",
@@ -182,7 +182,7 @@ def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
             faults[student] = "nothing was handed in."
         elif len(inside) != 1:
             names = ", ".join(entry.name for entry in theirs)
-            faults[student] = f"{names}: {len(inside)} notebooks; keep only the one to grade."
+            faults[student] = f"{names}: found {len(inside)} notebooks; keep only the one to grade."
         elif fault := _fault(inside[0]):
             faults[student] = f"{inside[0].relative_to(folder)} {fault}"
         else:
@@ -209,7 +209,7 @@ def _fault(path: Path) -> str:
     if path.is_symlink() or path.suffix != ".ipynb" or not path.is_file():
         return "is not a notebook (.ipynb)."
     if path.stat().st_size > _LARGEST:
-        return f"has {path.stat().st_size / 2**20:.0f} MB; expected at most {_LARGEST // 2**20}: clear its outputs."
+        return f"has {path.stat().st_size / 2**20:.0f} MB; expected at most {_LARGEST // 2**20} MB. Clear its outputs."
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
@@ -324,7 +324,7 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
     rows = [
         {
             "student": one.student,
-            f"points of {of:g}": "–" if one.points is None else f"{sum(one.points.values()):g}",
+            f"points (out of {of:g})": "–" if one.points is None else f"{sum(one.points.values()):g}",
             "remark": one.remark,
         }
         | {question: "–" if one.points is None else f"{one.points.get(question, 0):g}" for question in most}
@@ -342,8 +342,8 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
         totals = [sum(points.values()) for _, points in done]
         solved = {question: [points.get(question, 0) for _, points in done] for question in most}
         words = (
-            f"Points of {len(done)} students, out of {of:g}: from {min(totals):g} to {max(totals):g}, "
-            f"with median {statistics.median(totals):g}; the mean is {statistics.mean(totals):.1f}."
+            f"The {len(done)} graded students have from {min(totals):g} to {max(totals):g} of {of:g} points. The "
+            f"median is {statistics.median(totals):g}, and the mean is {statistics.mean(totals):.1f}."
         )
         hardest = sorted(most, key=lambda question: statistics.mean(solved[question]) / most[question])
         body += [

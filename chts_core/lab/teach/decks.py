@@ -57,7 +57,7 @@ def read_deck(text: str) -> list[Written]:
         shown, _, notes = slide.partition("\nNote:\n")
         if not shown.strip().startswith("#"):
             raise ValueError(
-                f"slide {number} begins {shown.strip()[:40]!r}; expected a heading, such as '## Why sparse?'."
+                f"slide {number} begins with {shown.strip()[:40]!r}; expected a heading, such as '## Why sparse?'."
             )
         found.append(Written(tuple(re.split(r"^\. \. \.$", shown, flags=re.MULTILINE)), notes.strip()))
     return found

@@ -121,7 +121,7 @@ def slider(label: str, value: float, low: float, high: float, step: float) -> An
         max=max(high, value),
         step=step,
         description=label,
-        continuous_update=False,  # redraw where the slider is released, not at every value that it passes
+        continuous_update=False,  # redraw when the slider is released, not at every value that it passes
         **_look(),
     )
 

@@ -79,7 +79,10 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
             next(node for node in nodes if (node.side, node.number) == wanted)
             for wanted in (("input", path[1]), ("output", path[2]))
         )
-        terms = f"{first} has {_ratio(first, state.predictor)} and {second} has {_ratio(second, state.predictor)}"
+        terms = (
+            f"{first} has the term {_ratio(first, state.predictor)}, and {second} has the term "
+            f"{_ratio(second, state.predictor)}"
+        )
         if state.predictor.endswith("p"):
             term = f"{terms}, so the path adds {_path_term(first, second, state.predictor)}."
         else:

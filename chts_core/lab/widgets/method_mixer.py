@@ -123,7 +123,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
     @staticmethod
     def compute(state: MethodMixerState) -> MethodMixerResult:
-        """Train one short run of the mix and one of its rival. Each run is trained once and then kept."""
+        """Train the mix and its rival in a short run each. A second call with the same choices reuses the runs."""
         mix = Method(**{field: choices[getattr(state, field)] for field, choices in CHOICES.items()})
         name = METHOD_LABELS[state.rival]
         theirs = _trained(METHODS[state.rival], state.rival)

@@ -37,7 +37,7 @@ _STYLE = """
 def recording(explorer: type[Explorer[Any, Any]]) -> str:
     """A widget as HTML that needs no kernel and no network, with a control for each field in `explorer.recorded`.
 
-    The recording is kept in the cache until the package, the recorded runs or a library that draws changes.
+    The cache keeps the recording until the package, the recorded runs or a drawing library has changed.
     """
     return cached(
         f"{explorer.name}-{_digest()}.html", read=str, make=lambda: _record(explorer), write=lambda recorded: recorded

@@ -143,7 +143,7 @@ def _sentence(state: TopologyPlayerState, now: Tensor, links: dict[str, Tensor],
         )
     if state.view == "what changed":
         return (
-            f"{said}. The picture compares the masks before and after the update, so a link that is back at once "
-            "counts as kept."
+            f"{said}. The picture compares the masks before and after the update, so a link that the "
+            "update removed and regrew counts as kept."
         )
     return f"{said}. {int(links['gone'].sum())} links were active earlier and are gone."
