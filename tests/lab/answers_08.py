@@ -261,7 +261,7 @@ SLIPS = [
         ),
         (
             lead(scatter=lambda deviation, seeds: deviation / seeds),
-            "a mean of four seeds has half the error, so the lead should be ",
+            "a mean of four seeds has half the error of one seed, so the lead should be ",
         ),
     ),
 ]

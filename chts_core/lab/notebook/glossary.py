@@ -103,8 +103,8 @@ GLOSSARY = (
     ),
     Term(
         "CSTI",
-        "Correlated sparse topological initialisation: it links the input features that correlate most. The paper's "
-        "MLPs start from this network. It needs the correlations of the inputs.",
+        "Correlated sparse topological initialisation: it links the input features that correlate most, so it "
+        "needs the correlations of the inputs. The paper's MLPs start from this network.",
         r"\lvert r_{ij} \rvert",
         "Section 4.2",
         "chts_core.topology.correlated",
@@ -199,8 +199,8 @@ GLOSSARY = (
     ),
     Term(
         "softness δ, temperature T",
-        "Two measures of how strictly a soft draw follows the scores: T = 0 is uniform, and T → ∞ takes the best "
-        "links.",
+        "Two measures of how strictly a soft draw follows the scores. The draw is uniform at T = 0, and it takes the "
+        "best links for T → ∞.",
         r"T = \dfrac{\delta}{1 - \delta}",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.temperature_from_softness",
@@ -418,7 +418,7 @@ def rows() -> list[dict[str, str]]:
         {
             "term, stage": f"**{term.name}** <br> {term.stage}",
             "meaning": term.meaning,
-            "formula, in the paper": f"${term.formula}$ <br> {term.source}" if term.formula else term.source,
+            "formula, source": f"${term.formula}$ <br> {term.source}" if term.formula else term.source,
             "function, test": f"{_name(term.function.removeprefix('chts_core.'))} <br> {_name(term.test)}",
         }
         for term in GLOSSARY
