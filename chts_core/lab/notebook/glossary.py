@@ -375,7 +375,8 @@ GLOSSARY = (
     ),
     Term(
         "BLEU",
-        "A score of how many words, pairs, triples and quadruples of a translation are also in the reference.",
+        "A score of a translation. It rises with the share of words, word pairs, triples and quadruples of the "
+        "translation that are also in the reference.",
         r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
         "Table 1",
         "chts_core.lab.scores.bleu",
@@ -384,7 +385,7 @@ GLOSSARY = (
     ),
     Term(
         "perplexity",
-        "The number of equally likely tokens among which a guess would be as hard as the model's guess.",
+        "A perplexity of k means that the model's guesses are as hard as guesses among k equally likely tokens.",
         r"e^{-\frac{1}{n} \sum_i \log p_i}",
         "Table 2",
         "chts_core.lab.train.language.validation_loss",

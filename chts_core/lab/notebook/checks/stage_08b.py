@@ -84,8 +84,8 @@ NUMBERS: Following = {
     "zwei": {"·undvierzig": 0.9, "·tausend": 0.1},
     **{leaf: {"</s>": 1.0} for leaf in ("·hundert", "·zig", "·tausend", "·undvierzig")},
 }
-# With .52 and .48, "a" is more likely, but "b c d e" has the better score. With .6 and .4, only the mean per piece of
-# "b c d e" is better.
+# With chances of .52 and .48, "a" is more likely, but "b c d e" has the better score. With chances of .6 and .4, only
+# the mean per piece of "b c d e" is better.
 LONG: Following = {"a": {"</s>": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}, "d": {"e": 1.0}, "e": {"</s>": 1.0}}
 # The likeliest translation, "z z1", has only the third-likeliest beginning.
 WIDE: Following = {
