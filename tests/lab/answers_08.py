@@ -176,7 +176,7 @@ SLIPS = [
         (
             percolate_head(as_one=True),
             "you removed all neurons that are inactive in the pair or in the chain. Treat the pair and the chain "
-            "separately: a neuron ",
+            "separately. A neuron ",
         ),
         (
             percolate_head(pair=False),
