@@ -117,7 +117,7 @@ SLIPS = [
         "02.draw_link",
         (lambda *given: draw_link()(*given)[::-1], "return (output, input) in this order."),
         (draw_link(existing=True), "output 4 – input 0 is an existing link; reject this walk."),
-        (draw_link(again="end"), "so its loop does not end. If you reject a walk, begin the whole walk"),
+        (draw_link(again="end"), "so its loop does not end. If you reject a walk, repeat the whole walk"),
         (by_chances(lambda _: 1), "you drew output 0 – input 2, but it has no L3 path."),
         (from_any_output, "This happens if a walk starts at a random output and all its steps are equally likely."),
         (draw_link(lambda *_: 1), "This happens if all middle links are equally likely. How many walks go through a "),

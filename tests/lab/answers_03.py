@@ -119,7 +119,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "03.temperature_for_bits",
-        (lambda *_: -1.0, "you return T = -1; expected a finite T >= 0. Print what your loop does."),
+        (lambda *_: -1.0, "you return T = -1; expected a finite T >= 0. Print T in each step of your loop."),
         (
             bisected(in_nats),
             "Your entropy is in nats; use log2.",

@@ -92,7 +92,7 @@ SLIPS = [
         (mean_density(smooth=True), "Your density falls at every step, but it must stay the same between two updates."),
         (
             mean_density(ahead=1),
-            "You use the density of the next update, but a step has the density of the last update.",
+            "You use the density of the next update, but a step has the density of the previous update.",
         ),
         (
             lambda *of: of[1] * mean_density()(*of),

@@ -110,7 +110,7 @@ SLIPS = [
         ),
         (
             lambda _: ([0, 2, 3], [1, 3, 1], [5, 7, 6]),
-            "the columns are [1, 3, 1]; expected the input of the link with each of the",
+            "the columns are [1, 3, 1]; expected the input of each link, in the order",
         ),
         (
             lambda m: (lists(m)[0][:-1], *lists(m)[1:]),

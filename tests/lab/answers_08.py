@@ -176,7 +176,7 @@ SLIPS = [
         (
             percolate_head(as_one=True),
             "you removed all neurons that are inactive in the pair or in the chain. Treat the pair and the chain "
-            "separately: a neuron ",
+            "separately. A neuron ",
         ),
         (
             percolate_head(pair=False),
@@ -261,7 +261,7 @@ SLIPS = [
         ),
         (
             lead(scatter=lambda deviation, seeds: deviation / seeds),
-            "a mean of four seeds has half the error, so the lead should be ",
+            "a mean of four seeds has half the error of one seed, so the lead should be ",
         ),
     ),
 ]

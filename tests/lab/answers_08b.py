@@ -139,7 +139,7 @@ SLIPS = [
             merge(places=False),
             "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is ",
         ),
-        (merge(first_alone=True), "the pair occurs twice in anan; join it at both places."),
+        (merge(first_alone=True), "the pair occurs twice in anan; join it in both places."),
         (joined_twice, "a a a becomes aa a, not aa aa 1; join each letter only once."),
     ),
     *cases(
@@ -199,19 +199,20 @@ SLIPS = [
     *cases(
         "08b.clipped",
         (lambda *_: (2, 6), "the hypothesis has seven words, but you counted 6."),
-        (lambda *_: (7, 7), "you found 7. This is the number of words that occur in a reference; clip each count."),
+        (lambda *_: (7, 7), "you count 7. This is the number of words that occur in a reference; clip each count."),
         (
             summed,
-            "of 7 times 'the', you found 3. This is the sum over both references; take the higher of the two counts.",
+            "of the seven words 'the', you count 3. This is the sum over both references; take the higher of the two "
+            "counts.",
         ),
         (
             lambda written, references, n: clipped(written, references[1:], n),
-            "you found 1. This is the count in the last",
+            "you count 1. This is the count in the last",
         ),
         (
             lambda *_: (0, 7),
-            "of 7 times 'the', you found 0; the first reference contains the word twice, and the second contains it "
-            "once.",
+            "of the seven words 'the', you count 0; the first reference contains the word twice, and the second "
+            "contains it once.",
         ),
         (
             lambda written, references, n: clipped(written, references[:1], n),

@@ -328,8 +328,8 @@ SLIPS = [
         ),
         (
             lambda *_: [0, 3],
-            "Which key head contains this neuron, which query heads use this key head, and which place does the "
-            "neuron have in it?",
+            "Which key head contains this neuron, which query heads use this key head, and at which place of "
+            "the key head is the neuron?",
         ),
     ),
     *cases(
@@ -400,7 +400,8 @@ SLIPS = [
         (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean over all rates."),
         (
             lambda losses: (at_each(losses), by_the_count(losses)),
-            "fc has the lowest loss at the most rates. Compare the losses of the methods at their best rates.",
+            "fc has the lowest loss at the largest number of rates. Compare the losses of the methods at their best "
+            "rates.",
         ),
         (lambda losses: (at_each(losses), "cht"), "the lowest losses are fc 4.8, set 4.9, but you name cht."),
     ),

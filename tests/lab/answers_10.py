@@ -378,7 +378,7 @@ SLIPS = [
             lambda costs, seeds, *others: run(longest_first(costs, seeds), costs, *others),
             "you return the right runs in another order.",
         ),
-        (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a time line for each worker."),
+        (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a timeline for each worker."),
         (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last run does not end at hour 9."),
         (
             off_the_toy,

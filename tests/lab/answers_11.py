@@ -214,7 +214,7 @@ SLIPS = [
             decided(factor=1.96),
             "for the advantages [[1.0, 2.0, 0.2]], you say 'holds', but the interval of [1.0, 2.0, 0.2] goes from ",
         ),
-        (decided(single="holds"), "for the advantages [[0.4]], you say 'holds', but one seed has no interval."),
+        (decided(single="holds"), "for the advantages [[0.4]], you say 'holds', but a single seed gives no interval."),
         (
             lambda tasks: decided()(tasks) if tasks else "undecided",
             "for the advantages [], you say 'undecided', but there is no run.",

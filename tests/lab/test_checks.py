@@ -242,7 +242,7 @@ RIGHT = [
 STUBS = [
     *cases("00.density", (None, NUMBER)),
     *cases("00.links", (None, NUMBER)),
-    *cases("00.stored", (lambda *_: (0, 0), "5 % of 100 possible links are 5; the function returns 0.")),
+    *cases("00.stored", (lambda *_: (0, 0), "5 % of 100 possible links are 5 links; the function returns 0.")),
     *cases("01.links_per_output", (None, NUMBER)),
     *cases("01.four_cycles", (lambda mask: int(mask.sum()), "6 is the number of links. If you did count cycles, you ")),
     *cases("02.counted", (None, NUMBER)),
@@ -435,7 +435,7 @@ SLIPS = [
         "05.sigmoid_end",
         (0.1, "a window from 0.1 to 0.1 is empty; its end must come after its start."),
         (0.35, "You halved the end of the window; halve the whole window from 0.1 to 0.7."),
-        (0.7, "Over the same window, the sigmoid keeps, on average, twice as many links above the final number as "),
+        (0.7, "Over the same window, the sigmoid keeps, on average, twice as many of them as the cubic decay does."),
         (0.6, "the sigmoid costs 20.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window earlier."),
         (0.2, "the sigmoid costs 11.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window later."),
         (

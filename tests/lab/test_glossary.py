@@ -57,10 +57,10 @@ def test_the_rows_of_the_glossary() -> None:
     assert rows["**degree** <br> 01"] == {
         "term, stage": "**degree** <br> 01",
         "meaning": "Number of links of a neuron. A neuron with far more links than the others is a hub.",
-        "formula, in the paper": r"$d_i = \sum_j A_{ij}$ <br> notation",
+        "formula, source": r"$d_i = \sum_j A_{ij}$ <br> notation",
         "function, test": (
             "<code>diagnostics.<wbr>degrees</code> <br> "
             "<code>test_<wbr>diagnostics.<wbr>py::<wbr>test_<wbr>degrees_<wbr>by_<wbr>hand</code>"
         ),
     }
-    assert rows["**ER** <br> 01"]["formula, in the paper"] == "initial networks"
+    assert rows["**ER** <br> 01"]["formula, source"] == "initial networks"

@@ -150,7 +150,7 @@ def _without_outputs(notebook: Any) -> Any:
 
 
 def solved_version(notebook: Any) -> Any:
-    """A copy of a notebook in which the folded solution replaces each exercise, to test the solutions.
+    """A copy of a notebook in which the folded solutions replace the exercises, to test the solutions.
 
     Raises:
         ValueError: if an exercise has no ```python solution before the next exercise; the message names its first

@@ -16,7 +16,7 @@ from chts_core.lab.train import images, language, translation
 _CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12
 # Seconds that a pass spends on other work than matrix products, from recorded runs of small models.
 _MLP_PASS, _TRANSLATOR_PASS, _LLAMA_PASS = 0.0008, 0.02, 0.01
-_LOOKS = 1.1  # factor on the training time for validating, testing and saving
+_LOOKS = 1.1  # validating, testing and saving multiply the training time by this factor
 _KEPT_BYTES = 16  # bytes per weight: the weight, its gradient and two moments in float32
 # Numbers kept for the backward pass per token, layer and neuron, of an encoder and of a decoder: twice Equation 2 of
 # Korthikanti et al. (2022) without attention, because norms, gates and rotations that are not fused keep numbers, too.

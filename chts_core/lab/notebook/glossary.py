@@ -103,8 +103,8 @@ GLOSSARY = (
     ),
     Term(
         "CSTI",
-        "Correlated sparse topological initialisation: it links the input features that correlate most. The paper's "
-        "MLPs start from this network. It needs the correlations of the inputs.",
+        "Correlated sparse topological initialisation: it links the input features that correlate most, so it "
+        "needs the correlations of the inputs. The paper's MLPs start from this network.",
         r"\lvert r_{ij} \rvert",
         "Section 4.2",
         "chts_core.topology.correlated",
@@ -199,8 +199,8 @@ GLOSSARY = (
     ),
     Term(
         "softness δ, temperature T",
-        "Two measures of how strictly a soft draw follows the scores: T = 0 is uniform, and T → ∞ takes the best "
-        "links.",
+        "Two measures of how strictly a soft draw follows the scores. The draw is uniform at T = 0, and it takes the "
+        "best links for T → ∞.",
         r"T = \dfrac{\delta}{1 - \delta}",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.temperature_from_softness",
@@ -375,7 +375,8 @@ GLOSSARY = (
     ),
     Term(
         "BLEU",
-        "A score of how many words, pairs, triples and quadruples of a translation are also in the reference.",
+        "A score of a translation. It rises with the share of words, word pairs, triples and quadruples of the "
+        "translation that are also in the reference.",
         r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
         "Table 1",
         "chts_core.lab.scores.bleu",
@@ -384,7 +385,7 @@ GLOSSARY = (
     ),
     Term(
         "perplexity",
-        "The number of equally likely tokens among which a guess would be as hard as the model's guess.",
+        "A perplexity of k means that the model's guesses are as hard as guesses among k equally likely tokens.",
         r"e^{-\frac{1}{n} \sum_i \log p_i}",
         "Table 2",
         "chts_core.lab.train.language.validation_loss",
@@ -418,7 +419,7 @@ def rows() -> list[dict[str, str]]:
         {
             "term, stage": f"**{term.name}** <br> {term.stage}",
             "meaning": term.meaning,
-            "formula, in the paper": f"${term.formula}$ <br> {term.source}" if term.formula else term.source,
+            "formula, source": f"${term.formula}$ <br> {term.source}" if term.formula else term.source,
             "function, test": f"{_name(term.function.removeprefix('chts_core.'))} <br> {_name(term.test)}",
         }
         for term in GLOSSARY

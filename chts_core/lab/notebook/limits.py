@@ -56,7 +56,7 @@ class Choices(Choice):
         return set(named) <= set(self.words) and len(named) == len(set(named))
 
     def __str__(self) -> str:
-        return f"some of {', '.join(self.words)}, each once, separated by commas without spaces"
+        return f"some of {', '.join(self.words)}, each at most once, separated by commas without spaces"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Find, check, run and publish the staged notebooks."""
+"""Find, check, run and publish the notebooks of the stages."""
 
 import ast
 import copy
@@ -96,7 +96,7 @@ def find(name: str) -> Path:
     number = re.fullmatch(_STAGE, name)
     if number:
         for stem, path in known.items():
-            if number[1] == re.match(_STAGE, stem)[1]:  # type: ignore[index]  # they are named so
+            if number[1] == re.match(_STAGE, stem)[1]:  # type: ignore[index]  # all stages are named like this
                 return path
     stem = name.removesuffix(".ipynb")
     if stem in known:

@@ -55,7 +55,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
         paths: the notebooks; by default all stages.
 
     Returns:
-        Whether no stage failed.
+        Whether all stages succeeded.
 
     Raises:
         ValueError: for an unknown profile.
@@ -67,7 +67,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
     out_dir.mkdir(parents=True, exist_ok=True)
     minutes = max(sum(stage.minutes for stage in stages) / AT_A_TIME, *(stage.minutes for stage in stages))
     expected = f", expected to take {in_words(minutes)}" if minutes else ""
-    print(f"{len(stages)} stages at profile {profile}{expected}", flush=True)
+    print(f"{len(stages)} stages with profile {profile}{expected}", flush=True)
     try:
         _run_all(stages, profile, out_dir)
     finally:
@@ -249,7 +249,7 @@ def _index(stages: Sequence[_Stage], records: Sequence[Mapping[str, Any]], profi
 
 
 def _card(stage: _Stage, out_dir: Path) -> str:
-    """A card for a stage, with its title, its goal, its largest picture, its seconds and links to its files."""
+    """A card for a stage, with its title, its goal, its largest picture, its running time and links to its files."""
     stem = stage.path.stem
     goal = notebooks.goal(stage.path)
     able = markdown_as_html(f"You will be able to {html.escape(goal, quote=False)}") if goal else ""
@@ -268,7 +268,7 @@ def _card(stage: _Stage, out_dir: Path) -> str:
 
 
 def richest_picture(notebook: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The picture of a notebook that has the most bytes, as a PNG in base64, and its text alternative."""
+    """The picture with the most bytes in a notebook, as a PNG in base64, and its text alternative."""
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     pictured = [output for output in outputs if "image/png" in output.get("data", {})]
     if not pictured:

@@ -73,7 +73,7 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
     answer = stored(100, 0.05)
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
-    assert links == 5, f"5 % of 100 possible links are 5; the function returns {links}."
+    assert links == 5, f"5 % of 100 possible links are 5 links; the function returns {links}."
     assert size != 4 * links, f"{size} bytes hold only the values; store the position of each link, too."
     assert size == 40, f"5 links need 5 · (4 + 4) = 40 bytes; the function returns {size}."
     llama = LLAMA_SIZES["1b"]

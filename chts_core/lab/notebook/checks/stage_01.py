@@ -56,7 +56,7 @@ def small_world(small_world: Callable[[int, int, int, float, torch.Generator], T
 
 
 def _check_lattice(mask: Tensor, links: int) -> None:
-    """Check a lattice (β = 0): its number of links, the degrees on its larger side, and that its links are short."""
+    """Check a lattice (β = 0): its number of links, the degrees on its larger side, and the lengths of its links."""
     where = f"for {mask.shape[0]} outputs, {mask.shape[1]} inputs and {links} links at β = 0,"
     assert int(mask.sum()) == links, f"{where} the mask has {int(mask.sum())} links."
     side, other = ("output", "input") if mask.shape[0] >= mask.shape[1] else ("input", "output")
@@ -119,7 +119,7 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
 
 
 def rich(next_one: float | None, next_two: float | None) -> None:
-    """The rich get richer: the chances that the next newcomer chooses node 3, and that both of the next two do."""
+    """The rich get richer: the chance that the next newcomer chooses node 3, and the chance that the next two do."""
     assert next_one is not None, "replace each None in the cell above by a number."
     assert next_two is not None, "replace each None in the cell above by a number."
     slips = {

@@ -126,8 +126,8 @@ class _Counted(random.Random):
     def _count(self) -> None:
         self.asked += 1
         assert self.asked < 10_000, (
-            "a draw takes more than 10,000 random numbers, so its loop does not end. If you reject a walk, begin "
-            "the whole walk again, not only its last step."
+            "a draw takes more than 10,000 random numbers, so its loop does not end. If you reject a walk, repeat "
+            "the whole walk, not only its last step."
         )
 
     def random(self) -> float:

@@ -39,7 +39,7 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
         assert answer is not None, "temperature_for_bits() returns None; return a temperature T."
         asked = f"for the scores {name} and {bits:g} bits, you return T = {answer:g}"
         small = "Powers of small scores are 0 in float32; use logarithms. " if scores.max() < 1 else ""
-        assert 0 <= answer < math.inf, f"{asked}; expected a finite T >= 0. {small}Print what your loop does."
+        assert 0 <= answer < math.inf, f"{asked}; expected a finite T >= 0. {small}Print T in each step of your loop."
         left = _bits(scores, answer)
         if abs(left - bits) <= 0.01:
             continue

@@ -228,7 +228,10 @@ def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn
 
 
 def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
-    """Fold a bias: a function that drops each hidden neuron without incoming links and corrects the next biases."""
+    """Fold a bias: a function that drops each hidden neuron without incoming links.
+
+    The function also corrects the biases of the next layer.
+    """
     masks = [
         torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0], [1, 1, 0]]) > 0,
         torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1], [0, 1, 0, 0]]) > 0,

@@ -104,7 +104,7 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
                 1 - budget.at(step) for step in steps
             )
             / 1000,
-            "You use the density of the next update, but a step has the density of the last update": sum(
+            "You use the density of the next update, but a step has the density of the previous update": sum(
                 1 - budget.at(-(-(step + 1) // every) * every) for step in steps
             )
             / 1000,
@@ -124,8 +124,8 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
     compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, and the cubic decay costs {rival:.2%}"
     assert sigmoid_end != 0.35, f"{compared}. You halved the end of the window; halve the whole window from 0.1 to 0.7."
     assert sigmoid_end != 0.7, (
-        f"{compared}. Over the same window, the sigmoid keeps, on average, twice as many links above the final "
-        "number as the cubic decay does."
+        f"{compared}. Count only the links above the final number. Over the same window, the sigmoid keeps, on "
+        "average, twice as many of them as the cubic decay does."
     )
     assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, (

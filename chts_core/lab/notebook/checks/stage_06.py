@@ -96,7 +96,7 @@ def one_update(
 def train_sparse(train_sparse: Train) -> None:
     """Two lines in a loop of your own: a function that trains a sparse model, with an update every ten steps.
 
-    The model is a toy of 8 inputs and two sparse layers; each step must use only the gradient of its own batch.
+    The model is a toy with 8 inputs and two sparse layers; each step must use only the gradient of its own batch.
     """
     model, optimizer, batches = toys.training()
     right = _watched(model, optimizer, batches)
@@ -124,7 +124,7 @@ def train_sparse(train_sparse: Train) -> None:
     )
     for name, mask in sparsifier.masks.items():
         links, wanted = int(mask.sum()), round(0.25 * mask.numel())
-        assert links == wanted, f"layer {name} has {links} links; 25 % of {mask.numel()} are {wanted}."
+        assert links == wanted, f"layer {name} has {links} links; 25 % of {mask.numel()} is {wanted}."
 
 
 def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.Batches) -> list[bool]:

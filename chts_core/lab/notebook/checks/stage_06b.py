@@ -104,7 +104,7 @@ def _momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | None]) -> None:
-    """Who is not trained: a function that names the parameters of a model that its optimizer does not hold."""
+    """Who is not trained: a function that names the model parameters that the optimizer does not hold."""
     layers = [nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)]
     model = nn.Sequential(*layers)
     first, *rest = model.parameters()
@@ -214,7 +214,7 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
     links = sorted({int(row["links"]) for row in rows})
     rise = f"the ITOP rate goes from {rows[0]['itop']:.1%} to {rows[-1]['itop']:.1%}"
     return {
-        "collapsed layer": f"at the end, {rows[-1]['anp']:.0%} of its neurons are active. Then no other curve matters.",
+        "collapsed layer": f"at the end, {rows[-1]['anp']:.0%} of its neurons are active, so no other curve matters.",
         "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
         "stuck": f"{of_all}, and {rise}. One update says little: the last update regrows {rows[-1]['regrown']} links.",
@@ -224,8 +224,8 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
 
 
 # Each curve in words, the format of its number, and the lowest and highest multiple of the healthy run's number that
-# count as the same. The overlap of healthy runs differs by a few per cent, and their active neurons differ by one or
-# two neurons.
+# count as the same. The overlaps of healthy runs differ by a few per cent, and their numbers of active neurons differ
+# by one or two.
 _CURVES = {
     "links": ("the largest number of links", ".0f", 1.0, 1.0),
     "anp": ("the smallest share of active neurons", ".0%", 0.8, 2.0),

@@ -28,7 +28,7 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     assert columns != [2, 4, 1], "your columns count from 1; Python and CSR count from 0."
     assert columns != [0, 0, 1], "your columns are the rows of the links; CSR keeps the column of each link."
     assert columns == [1, 3, 0], (
-        f"the columns are {columns}; expected the input of the link with each of the values {values}."
+        f"the columns are {columns}; expected the input of each link, in the order of the values {values}."
     )
     assert begins != [0, 2], "your list `begins` has one entry per row; add a last entry for the end of the last row."
     assert begins != [2, 1], (

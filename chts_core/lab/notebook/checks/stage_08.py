@@ -82,7 +82,8 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
     all_as_one = {name: mask & (both if name == "o" else both[:, None]) for name, mask in given.items()}
     assert not _same(found, all_as_one), (
         "you removed all neurons that are inactive in the pair or in the chain. Treat the pair and the chain "
-        "separately: a neuron without queries still has a value, and the shares of the other neurons mix it."
+        "separately. A neuron without queries still has a value, and the head mixes this value, because the shares "
+        "come from the other neurons."
     )
     for first, second, what in (
         ("q", "k", "the queries and in the keys"),
@@ -235,6 +236,6 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
         f"with four seeds, you return {four:.2f}, as with one seed; take the mean over the seeds of a method first."
     )
     assert abs(four - highest) < 0.1, (
-        f"with four seeds, you return {four:.2f}; a mean of four seeds has half the error, so the lead should be "
-        f"{highest:.2f}."
+        f"with four seeds, you return {four:.2f}; a mean of four seeds has half the error of one seed, so the lead "
+        f"should be {highest:.2f}."
     )

@@ -36,7 +36,7 @@ def merge(merge: Callable[[Words], Words]) -> None:
         "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
         "frequent. Count every place."
     )
-    assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it at both places."
+    assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it in both places."
     right: Words = {("an", "an"): 2, ("n", "a"): 1}
     assert twice == right, f"for anan 2 and na 1, you return {_shown(twice)}; expected {_shown(right)}."
     three = merge({("a", "a", "a"): 1})
@@ -84,8 +84,8 @@ NUMBERS: Following = {
     "zwei": {"·undvierzig": 0.9, "·tausend": 0.1},
     **{leaf: {"</s>": 1.0} for leaf in ("·hundert", "·zig", "·tausend", "·undvierzig")},
 }
-# With .52 and .48, "a" is more likely, but "b c d e" has the better score. With .6 and .4, only the mean per piece of
-# "b c d e" is better.
+# With chances of .52 and .48, "a" is more likely, but "b c d e" has the better score. With chances of .6 and .4, only
+# the mean per piece of "b c d e" is better.
 LONG: Following = {"a": {"</s>": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}, "d": {"e": 1.0}, "e": {"</s>": 1.0}}
 # The likeliest translation, "z z1", has only the third-likeliest beginning.
 WIDE: Following = {
@@ -161,7 +161,7 @@ def scores(score_a: float | None, score_b: float | None) -> None:
 
 
 def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]]) -> None:
-    """Two references: a function that counts the n-grams of a hypothesis, clipped by the references and in total."""
+    """Two references: a function that returns the clipped number and the total number of n-grams of a hypothesis."""
     references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
     found = clipped(["the"] * 7, references, 1)
     assert found is not None, "clipped() returns None; return two numbers."
@@ -173,10 +173,10 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
         "the count in the last reference; take the higher of the two counts": 1,
     }
     for slip, wrong in slips.items():
-        assert hits != wrong, f"of 7 times 'the', you found {hits}. This is {slip}."
+        assert hits != wrong, f"of the seven words 'the', you count {hits}. This is {slip}."
     assert hits == 2, (
-        f"of 7 times 'the', you found {hits}; the first reference contains the word twice, and the second contains it "
-        "once."
+        f"of the seven words 'the', you count {hits}; the first reference contains the word twice, and the second "
+        "contains it once."
     )
     swapped = clipped(["the"] * 7, references[::-1], 1)
     assert swapped == (2, 7), f"with the references swapped, you return {swapped}; use all references, in any order."

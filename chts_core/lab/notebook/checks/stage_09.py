@@ -98,8 +98,8 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
             f"{where} In each of these heads, only the query neuron at the same place is multiplied by this key neuron."
         )
         raise AssertionError(
-            f"{where} Which key head contains this neuron, which query heads use this key head, and which place does "
-            "the neuron have in it?"
+            f"{where} Which key head contains this neuron, which query heads use this key head, and at which place "
+            "of the key head is the neuron?"
         )
 
 
@@ -339,7 +339,8 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
         )
         often = list(at_each.values())
         assert own == best or own != max(losses, key=often.count), (
-            f"{own} has the lowest loss at the most rates. Compare the losses of the methods at their best rates."
+            f"{own} has the lowest loss at the largest number of rates. Compare the losses of the methods at their "
+            "best rates."
         )
         lowest = ", ".join(f"{name} {min(found.values()):g}" for name, found in losses.items())
         assert own == best, f"the lowest losses are {lowest}, but you name {own}."

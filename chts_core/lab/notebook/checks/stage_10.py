@@ -19,7 +19,7 @@ from chts_core.lab.train import sweeps
 def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) -> None:
     """Unequal halves: the gradient of the whole batch from the mean gradient of each part.
 
-    Three examples have the mean gradient (2, 0), and one example has (6, 4).
+    Three examples have the mean gradient (2, 0), and one example has the gradient (6, 4).
     """
     parts, sizes = [torch.tensor([2.0, 0.0]), torch.tensor([6.0, 4.0])], [3, 1]
     copies = [part.clone() for part in parts]
@@ -57,8 +57,8 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """Regrow the same links: the mask that every rank makes from the gradients of all ranks.
 
-    The layer has 8 places. Three places have links, with the gradient 9, so the check notices if they are
-    chosen.
+    The layer has 8 places. Three places have links, with the gradient 9, so the check notices if the
+    function chooses one of them.
     """
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
     gradients = torch.tensor([[[9.0, 5, 1, -4], [0.5, 9, 3.5, 9]], [[9.0, -5, 4, -2], [1.5, 9, -3.5, 9]]])
@@ -133,7 +133,7 @@ _PARTS: Mapping[str, Part] = {
     "schedule": (
         lambda trial: trial.schedule.last_epoch,
         lambda trial, state: trial.schedule.load_state_dict(trial.schedule.state_dict() | {"last_epoch": state}),
-        "the schedule is not at the saved step, so the learning rate would start from the beginning. Save the "
+        "the schedule is not at the saved step, so the learning rate would return to its first value. Save the "
         "schedule too.",
     ),
     "generator": (
@@ -166,7 +166,7 @@ def continued(
         path = Path(folder) / "checkpoint.safetensors"
         save_run(run, path)
         assert path.is_file(), "save_run() wrote no file at the path; call checkpoint.save(path, state)."
-        right = [run.step() for _ in range(20)]  # would change a state that is only kept in memory
+        right = [run.step() for _ in range(20)]  # these steps change a state that is only kept in memory
         fresh = toys.Trial(seed=1)
         load_run(fresh, path)
     for name, (read, _, without) in _PARTS.items():
@@ -313,7 +313,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
         "you return the right runs in another order. List them in the order in which they start."
     )
     assert runs == right, (
-        f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a time line for each worker."
+        f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a timeline for each worker."
     )
     assert makespan == last, f"the runs are right, but the last run does not end at hour {makespan:g}."
     _compare_schedules(schedule)

@@ -199,5 +199,5 @@ def _interval(task: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
 def _evidence(task: Sequence[float]) -> str:
     mean, half = _interval(task)
     if mean is None or half is None:
-        return "one seed has no interval"
+        return "a single seed gives no interval"
     return f"the interval of {list(task)} goes from {mean - half:.2f} to {mean + half:.2f}"
