@@ -1,9 +1,9 @@
 """The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
 Each choice is a frozen dataclass that combines a function of the core with its settings. Write your own choices in the
-same way, because a saved run identifies its method by the repr. A topology, removal or regrowth that does not work with
-all layers may have a method `check_shapes(shapes)`, which raises an error if a shape is unsuitable. A topology may also
-have a method `check_mask(mask, source)`, which checks masks that the topology did not make.
+same way, because a saved run identifies its choices by their repr. A topology, removal or regrowth that does not work
+with all layers may have a method `check_shapes(shapes)`, which raises an error if a shape is unsuitable. A topology may
+also have a method `check_mask(mask, source)`, which checks masks that the topology did not make.
 """
 
 from bisect import bisect_right
@@ -221,7 +221,7 @@ class MissingLinkScore(Protocol):
     It is called with the mask of a layer, Boolean (out_features, in_features), and with the gradient with respect to
     all weights of the layer, which has the same shape. It returns finite scores >= 0 of this shape. The scores of
     existing links are ignored. The gradient is None unless the score's attribute `needs_gradient` is true. Make the
-    score a frozen dataclass, because a saved run identifies its method by the repr.
+    score a frozen dataclass, because a saved run identifies its scores by their repr.
     """
 
     def __call__(self, mask: Tensor, gradient: Tensor | None, /) -> Tensor: ...

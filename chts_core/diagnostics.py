@@ -74,7 +74,7 @@ def itop_rate(ever_active: Tensor) -> float:
 
 
 def clustering(mask: Tensor) -> float:
-    """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes to a 4-cycle.
+    """Bipartite clustering coefficient: the share of paths of three links that a fourth link closes into a 4-cycle.
 
     The coefficient is 4 · (number of 4-cycles) / (number of paths of three links); both numbers are exact. The 4-cycle
     is the shortest cycle of a bipartite network. (Robins & Alexander 2004, "Small worlds among interlocking
@@ -192,8 +192,8 @@ def small_worldness(
 
     The null networks have the layer's size and number of links but not its degrees, although σ also depends on the
     degrees. Neurons without links raise σ, because the rest of the layer is then denser than the null networks. To
-    measure only the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal,
-    σ is lower.
+    measure only the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all small and
+    equal lower σ.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.

@@ -107,8 +107,8 @@ class LinkScore(Protocol):
 
     It is called with the links of a layer and returns finite scores >= 0, (links,). Links with a low score are likely
     to be removed. If the score's attribute `needs_gradient` is true, the links come with their gradients, or with None
-    if there are no gradients yet. Make the score a frozen dataclass, because a saved run identifies its method by the
-    repr.
+    if there are no gradients yet. Make the score a frozen dataclass, because a saved run identifies its scores by
+    their repr.
     """
 
     def __call__(self, links: WeightedLinks, /) -> Tensor:

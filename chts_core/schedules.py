@@ -49,7 +49,7 @@ def exponential_sparsity(step: int, start: int, end: int, initial: float = 0.5, 
 def staged_sparsity(
     step: int, switch: int, end: int, final: float = 0.95, excess: tuple[float, float] = (0.05, 0.025)
 ) -> float:
-    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: two stages below the final sparsity.
+    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: two stages, then the final value.
 
     Before step `switch` <= `end`, the density exceeds the target density by `excess[0]`, in [0, 1]. Then it exceeds the
     target by `excess[1]`, and from step `end` on it is equal to the target (Yuan et al., 2021). The sparsity is never
@@ -184,7 +184,7 @@ class Timeline:
         return self.updates[earlier - 1] if earlier else 0
 
     def window(self, start: float, end: float) -> tuple[int, int]:
-        """First and last step of a decay, given as fractions of the run.
+        """First and last step of a decay whose start and end are given as fractions of the run.
 
         Each of the two steps is moved back to the latest update, or to step 0 if there was none yet. Raises a
         ValueError if the decay continues after the last update, or contains no update.

@@ -144,10 +144,10 @@ def scale_free(
 
     Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales all degrees of a side by the same
     factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
-    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails, almost completely in dense
-    layers. With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model. Batagelj and
-    Brandes 2005, "Efficient generation of large random networks", draw by degree from a list of link ends. Here pointer
-    jumping resolves that list, so the growth is vectorised.)
+    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails of the degrees, in dense
+    layers almost completely. With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free
+    model. Batagelj and Brandes 2005, "Efficient generation of large random networks", draw by degree from a list of
+    link ends. Here pointer jumping resolves that list, so the growth is vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)

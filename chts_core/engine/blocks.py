@@ -314,7 +314,7 @@ def keeps_channels(function: object) -> bool:
 
 
 def _gates(block: nn.Module, names: tuple[str, str, str]) -> bool:
-    """Whether a block computes down(act(gate(x)) * up(x)), and no neuron of the product depends on another neuron.
+    """Whether a block computes down(act(gate(x)) * up(x)), and whether no neuron of the product depends on another.
 
     Then a neuron has no effect if its gate, or the factor that it gates, is zero.
     """

@@ -30,7 +30,7 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
         graph: says which layers, sparse or dense, feed each other.
         args, kwargs: an example input of the model.
 
-    The outputs of the copy on the example are compared with the outputs of the model. This shows whether anything else,
+    The copy and the model both run on the example, and their outputs are compared. This shows whether anything else,
     such as a hook, changes the values of neurons between two layers.
 
     Returns:

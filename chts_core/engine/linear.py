@@ -220,8 +220,8 @@ class SparseLinear(nn.Module):
         if self._mixed_beyond is not None and not self.has_trained and _writes(self.values) != self._mixed_beyond:
             raise RuntimeError(
                 f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after its "
-                "original changed its links, but never trained or loaded. This has mixed values of different links, "
-                "as torch.optim.swa_utils.AveragedModel does. For an average, use chts_core.AveragedModel, which "
+                "original changed its links, but never trained or loaded. So it mixes values that belong to different "
+                "links, as in torch.optim.swa_utils.AveragedModel. For an average, use chts_core.AveragedModel, which "
                 "follows the links; to copy a model again, use load_state_dict()."
             )
 

@@ -95,7 +95,7 @@ class SparseNetwork:
                     yield part.matrix(weight), part.matrix(masks[parameter])
 
     def parts_by_weight(self) -> Iterator[tuple[str, list[tuple[str, Layer]]]]:
-        """The parts of each weight, which follow each other in `parts`."""
+        """Each weight with its parts, which are consecutive entries of `parts`."""
         for parameter, parts in groupby(self.parts.items(), key=lambda part: part[1].parameter):
             yield parameter, list(parts)
 

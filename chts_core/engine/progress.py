@@ -50,7 +50,8 @@ class Progress:
 
     budget: how many links each part has at every step.
     generators: the random generators, by part.
-    ever_active: all links that have existed so far, as bits by weight (:func:`chts_core.engine.weights.pack_bits`).
+    ever_active: for each weight, all links that have existed so far, packed into bits
+        (:func:`chts_core.engine.weights.pack_bits`).
     past_weights: the last weights of all links that were ever removed, by parameter, if the method needs them.
     steps: the number of steps so far.
     updated_at: the step of the schedule to which the current number of links belongs.
@@ -145,11 +146,11 @@ def from_state(
     settings: Mapping[str, object],
     reschedule: bool,
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """The progress that :func:`to_state` saved, and the masks as bits by weight. The arguments do not change.
+    """The progress that :func:`to_state` saved, and the bits of each weight's mask. The arguments do not change.
 
     Args:
         progress, settings: the progress and the settings of the run that continues.
-        reschedule: whether the saved run may have had another `total_steps`.
+        reschedule: whether the saved run may have had a different `total_steps`.
 
     Raises:
         TypeError, ValueError: see `Sparsifier.load_state_dict`.
@@ -299,8 +300,8 @@ def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
     ended = state["steps"] >= timeline.last_update
     if ended and budget.links(0) != budget.links(timeline.total_steps):
         raise ValueError(
-            f"the saved state is from step {state['steps']}, with {sum(budget.links(0).values())} links, and in a run "
-            f"of {timeline.total_steps} steps no update is left to reach the final number of links, "
+            f"the saved state is from step {state['steps']} and has {sum(budget.links(0).values())} links. A run of "
+            f"{timeline.total_steps} steps has no update left that could reach the final number of links, "
             f"{sum(budget.links(timeline.total_steps).values())}; train for more steps."
         )
     return budget

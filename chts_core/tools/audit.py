@@ -146,8 +146,8 @@ def _number_of_links(sparsifier: Sparsifier) -> Iterator[Finding]:
                 "links",
                 name,
                 f"{found} links after step {sparsifier.steps}; expected exactly {wanted} (difference "
-                f"{found - wanted:+}). Select this number of links by rank. A threshold also selects all links with an "
-                "equal score.",
+                f"{found - wanted:+}). Select this number of links by rank. A threshold also selects every link "
+                "whose score equals the threshold.",
             )
 
 

@@ -158,8 +158,8 @@ class SparsifierCallback(TrainerCallback):
                 return folder / FILE_NAME
         raise FileNotFoundError(
             f"training resumes at step {state.global_step} but {folders[-1] / FILE_NAME} does not exist; resume from a "
-            "checkpoint that was saved with this callback. If it was moved, pass its folder as "
-            "SparsifierCallback(checkpoint=...) too."
+            "checkpoint that was saved with this callback. If you have moved that checkpoint, pass its "
+            "folder as SparsifierCallback(checkpoint=...)."
         )
 
 

@@ -41,8 +41,8 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
             weights.
 
     Raises:
-        ValueError: when training begins, if the module has manual optimization, the Trainer has no last step, or
-            the checkpoint was saved without this callback.
+        ValueError: when training begins, if the module uses manual optimization, if neither the Trainer nor
+            `total_steps` sets a last step, or if the checkpoint was saved without this callback.
 
     Attributes:
         sparsifier: the Sparsifier, once training has begun.

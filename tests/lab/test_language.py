@@ -516,7 +516,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         save(where, state)
 
     monkeypatch.setattr(checkpoint, "save", until_it_is_full)
-    with pytest.raises(OSError, match=r"of step 9 could not be written to .*No space left on device. The previous"):
+    with pytest.raises(OSError, match=r"of step 9 could not be written to .*No space left on device\). The previous"):
         language.train(task, "set", 0.8, RECIPE, save_to=path, save_every=3)
     assert (saved, checkpoint.load(path)["step"]) == ([3, 6], 6)
     monkeypatch.undo()

@@ -92,6 +92,6 @@ def _train_lacking(
                 "there was no time to train it. Run the arena again with the same folder, or with more minutes."
             )
         elif seeds:
-            print(f"\n{race.task.title}: {len(seeds)} runs of {method} that are not recorded", flush=True)
+            print(f"\n{race.task.title}: {len(seeds)} runs of {method}, which are not recorded yet", flush=True)
             race.train(method, method, seeds, place)
     return left_out

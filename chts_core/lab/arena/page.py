@@ -22,7 +22,7 @@ _HOW_TO_READ = (
 
 
 def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
-    """A table row for the user's method and for each of the nine, as text.
+    """One table row for the user's method and one for each of the nine methods of the paper, as text.
 
     Args:
         name: the user's method.

@@ -353,7 +353,9 @@ CLAIMS = (
         "chts with removal=Removal('magnitude', percolate=True)",
         **_ON_DIGITS,
     ),
-    Claim("regrowth at the last weight is ahead of regrowth at zero", "Appendix J", "chts", "chts/zeros", **_ON_DIGITS),
+    Claim(
+        "regrowth with the last weight is ahead of regrowth from zero", "Appendix J", "chts", "chts/zeros", **_ON_DIGITS
+    ),
     Claim(
         "receptive fields are ahead of Erdős–Rényi networks",
         "its design",
@@ -383,7 +385,11 @@ CLAIMS = (
         **_NUMBER_WORDS,
     ),
     Claim(
-        "regrowth at the last weight is ahead of regrowth at zero", "Appendix J", "chts", "chts/zeros", **_NUMBER_WORDS
+        "regrowth with the last weight is ahead of regrowth from zero",
+        "Appendix J",
+        "chts",
+        "chts/zeros",
+        **_NUMBER_WORDS,
     ),
     Claim("CHTs is ahead of SET, RigL and CHT on Fashion-MNIST", "MLP table", differs=_ONE_SEED),
     Claim("relative importance suits Fashion-MNIST better than magnitude", "text", differs=_ONE_SEED),

@@ -268,8 +268,8 @@ def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[f
     """The learning curves of all methods at a sparsity, and of FC, in the form that `figures.learning_curves` needs.
 
     If a method has runs with several recipes, only the recipe of its first run at this sparsity counts. The function
-    leaves out runs without validation data, and methods that are described in words. Their long names would leave no
-    room for lines, and the table shows these methods.
+    leaves out runs without validation data, and methods that are described in words. The names of these methods
+    are so long that they would leave no room for the curves. The table contains these methods.
     """
     course = SCORES[rows[0]["task"]].course
     return {line: list(map(course, mine)) for line, mine in _shown(rows, sparsity).items()}

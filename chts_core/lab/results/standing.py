@@ -105,7 +105,7 @@ def _between_choices() -> list[dict[str, Any]]:
             ahead_of("topology=ErdosRenyi()"),
         ),
         _row(
-            "regrowth at the last weight is ahead of regrowth at zero in translation",
+            "regrowth with the last weight is ahead of regrowth from zero in translation",
             "the paper uses the last weight (Appendix J)",
             "a second corpus, and more seeds",
             ("a tiny translator of number words, 95 %", "BLEU"),

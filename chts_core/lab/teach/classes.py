@@ -315,7 +315,7 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
     Args:
         out_dir: folder for both files.
         graded: the grades of each student.
-        most: the maximum points of each question.
+        most: the maximum number of points for each question.
         strays: the files in the folder of submissions that belong to no student, with the reasons.
     """
     out_dir.mkdir(parents=True, exist_ok=True)

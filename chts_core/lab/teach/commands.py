@@ -10,7 +10,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_teach(commands: Commands) -> None:
     """Add the command `teach` and its subcommands."""
-    parser = commands.add_parser("teach", help="a course to teach: assignment, grades of a class, slides")
+    parser = commands.add_parser("teach", help="teach a course: make an assignment, grade a class, make slides")
     inner = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_course, _add_grade, _add_slides):
         add(inner)

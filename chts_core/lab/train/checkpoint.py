@@ -170,7 +170,7 @@ def _load(path: Path, device: torch.device | str) -> Any:
 
 @contextmanager
 def _refusing_forgeries(path: Path) -> Iterator[None]:
-    """Refuse a file that causes any error although its checksum is right, because somebody made such a file by hand."""
+    """Refuse a file that causes an error although its checksum is right: somebody must have made it by hand."""
     try:
         yield
     except Exception as error:

@@ -108,8 +108,8 @@ class Run(runs.Run):
     looks: measurements on the validation tokens.
     updates: the loss around each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
-    mfu: the operations per second that a dense model would need, as a share of the operations per second of a matrix
-        product on this device, in the recipe's precision. If the mfu is higher than for FC, sparsity saved time.
+    mfu: model FLOPs utilisation (:func:`chts_core.lab.train.speed.mfu`), in the recipe's precision. If it is higher
+        than for FC, sparsity saved time.
     ranks: number of processes that trained together.
     """
 

@@ -211,8 +211,9 @@ class Training(Generic[LearnerT]):
         failed = self.learner.ranks.gather(None if error is None else str(error))[0]
         if failed:
             raise OSError(
-                f"the checkpoint of step {self.step} could not be written to {path}: {failed} The previous checkpoint, "
-                "if there is one, is intact; free space or choose another folder, and continue from it."
+                f"the checkpoint of step {self.step} could not be written to {path} ({failed.rstrip('.')}). The "
+                "previous checkpoint, if there is one, is intact; free some disk space or choose another folder, and "
+                "continue from it."
             ) from error
 
     def resume(self, path: Path) -> None:

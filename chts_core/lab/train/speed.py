@@ -38,8 +38,9 @@ def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def mfu(recipe: LanguageRecipe, tokens_per_second: float, device: torch.device) -> float:
-    """The operations per second that a dense model would need, as a share of the operations per second of a large
-    matrix product.
+    """Model FLOPs utilisation (MFU): how much of the device a dense model would use to train at this speed.
+
+    The result is the operations per second of such a model, divided by those of a large matrix product.
 
     Args:
         recipe: the recipe of the run; the product uses its precision.

@@ -75,7 +75,7 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
             moments = [value for value in run.optimizer.state[weight].values() if value.shape == weight.shape]
             for tensor in (weight.detach(), run.gradient(name), *moments):
                 if tensor[~mask].any():
-                    return False, f"an absent link of {name} is not zero after step {step}"
+                    return False, f"an absent link of {name} has a weight, gradient or moment after step {step}"
             for tensor in (run.gradient(name), *moments):
                 if tensor[mask & ~old[name]].any():
                     return False, f"a new link of {name} has a gradient or a moment at step {step}"

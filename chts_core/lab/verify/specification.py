@@ -34,7 +34,8 @@ class Spec:
     shares: computes the number of links in each of several equal blocks of a layer, from the layer's number of links
         and its shape.
     removes_by_block: whether a removal takes links from all blocks equally.
-    shows: whether even a small run must regrow links with their last weights and remove incomplete links.
+    shows: whether a check fails if its small run regrows no removed link (with `history`), or removes no incomplete
+        link. True for the paper's methods, for which some checks also use another optimizer.
     """
 
     sparsity: Callable[[int], float]

@@ -41,7 +41,7 @@ def test_stage_11_says_what_its_text_says(executed: Executed) -> None:
     compared = [row for claim in claims.values() for row in claim["comparisons"] if row["advantage"] is not None]
     assert len(compared) == 13
     (against,) = [row for row in claims.values() if row["verdict"] == "does not hold"]
-    assert against["claim"] == "regrowth at the last weight is ahead of regrowth at zero"
+    assert against["claim"] == "regrowth with the last weight is ahead of regrowth from zero"
     on_digits, translated = against["comparisons"]
     assert (on_digits["verdict"], translated["verdict"]) == ("undecided", "does not hold")
     assert -translated["advantage"] == pytest.approx(translated["interval"], abs=0.01)

@@ -68,7 +68,7 @@ def test_the_text_counts_the_claims_as_the_table_does(committed: Any, rows: list
     ]
     assert [claim for claim, verdict in verdicts.items() if verdict == "does not hold"] == [
         "link prediction is ahead of random regrowth",
-        "regrowth at the last weight is ahead of regrowth at zero in translation",
+        "regrowth with the last weight is ahead of regrowth from zero in translation",
     ]
     assert list(verdicts.values()).count("untested") == 1
     assert "Three intervals exclude 0, and one of the three agrees with its claim." in text
