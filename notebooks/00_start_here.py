@@ -67,18 +67,18 @@ settings = notebooks.start("00_start_here", profile, seed=seed, sparsity=sparsit
 # %% [markdown]
 # ## What does training cost?
 #
-# Take a language model with a billion weights. For each token of text, the forward pass multiplies and adds once per
-# weight. The backward pass takes twice as many operations as the forward pass. So training takes about 6 operations
-# (FLOPs) per weight and token ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam needs four
-# numbers of 4 bytes for each weight: the weight, its gradient and the two moments of Adam. The paper trains such a
-# model for 100,000 steps, each on 512 sequences of 256 tokens.
+# Take a language model with a billion weights. For each token of text, the forward pass does one multiplication and one
+# addition per weight. The backward pass takes twice as many operations as the forward pass. So training takes about 6
+# operations (FLOPs) per weight and token ([Kaplan et al., 2020](https://arxiv.org/abs/2001.08361)). Training with Adam
+# needs four numbers of 4 bytes for each weight: the weight, its gradient and the two moments of Adam. The authors of
+# the paper train such a model for 100,000 steps, and each step uses 512 sequences of 256 tokens.
 #
 # Now suppose that only 5 % of the weights exist. We call an existing weight a **link**. A sparse model must also store
 # the position of each link. During training, this package stores 12 bytes for the position of a link (stage 07 explains
 # why). In a file, the position needs only 4 bytes.
 #
 # **Predict:** does the sparse model need 5 % of the operations of the dense model? Does the sparse model need 5 % of
-# the memory?
+# the memory of the dense model?
 
 # %%
 TOKENS = 100_000 * 512 * 256
@@ -97,8 +97,9 @@ Markdown(notebooks.as_markdown(costs))
 # <details><summary>What you should have seen</summary>
 #
 # The number of operations falls to 5 %, so the training time falls from 9.1 days to 0.5 days. The memory falls from 16
-# GB to 1.4 GB, which is almost 9 %, because each link also stores its position. The time of 0.5 days assumes a machine
-# that skips absent links. Most machines cannot skip absent links yet, as you will read below.
+# GB to 1.4 GB. This is almost 9 %, and not 5 %, because the sparse model also stores the position of each link. The
+# time of 0.5 days assumes a machine that skips absent links. Most machines cannot skip absent links yet, as you will
+# read below.
 # </details>
 #
 # ## Why could fewer links be enough?
@@ -114,9 +115,9 @@ Markdown(notebooks.as_markdown(costs))
 # ### Start sparse
 #
 # A **mask** says which links exist. Can we choose the mask before training? In the *lottery ticket* experiments of
-# [Frankle and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense one.
-# But the masks of these networks came from a dense network that had already been trained. A mask that never changes is
-# **static**. If a static mask lacks a useful link, training cannot add this link.
+# [Frankle and Carbin (2019)](https://arxiv.org/abs/1803.03635), some sparse networks learned as well as the dense
+# network. But the masks of these networks came from a dense network that had already been trained. A mask that never
+# changes is **static**. If a static mask lacks a useful link, training cannot add this link.
 #
 # ### Change the mask
 #
@@ -126,13 +127,13 @@ Markdown(notebooks.as_markdown(costs))
 # - [SET](https://arxiv.org/abs/1707.04780) (2018) removes small weights and regrows links at random.
 # - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. The authors report that
 #   RigL reaches a higher accuracy on ImageNet than static masks do.
-# - [MEST](https://arxiv.org/abs/2110.14032) (2021) holds more links than its target number until the last update.
+# - [MEST](https://arxiv.org/abs/2110.14032) (2021) keeps the number of links above the target until the last update.
 # - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually, and it also replaces some links with new ones.
 # - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. CHT counts short paths to predict
-#   which missing links are likely.
-# - CHTs turns such predictions into chances and draws the new links at random. This random choice is called the *soft
-#   rule*. CHTss also lets the number of links fall along a sigmoid curve. CHTs and CHTss come from the paper of this
-#   course ([Zhang et al., NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
+#   which missing links are most likely to appear.
+# - CHTs turns such predictions into chances and uses these chances to draw the new links at random. This random choice
+#   is called the *soft rule*. CHTss also lets the number of links fall along a sigmoid curve. CHTs and CHTss come from
+#   the paper of this course ([Zhang et al., NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
 
 # %%
 figures.show(
@@ -150,7 +151,7 @@ figures.show(
 # static network keeps the initial mask of CHTs.
 #
 # **Predict:** how many percentage points of accuracy does CHTs lose compared with the dense network? Does the static
-# network lose more than CHTs? Write down two numbers, then run the next two cells.
+# network lose more than CHTs? Write down both answers, and then run the next two cells.
 
 # %%
 task = data.load_images("digits")
@@ -200,9 +201,9 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links,
 # turnover of links, and, in methods such as CHTss, more links at the start than at the end.
 #
-# The analogy ends there. Our networks learn by backpropagation. Our updates of the mask happen at fixed steps, and each
-# update compares all weights of a layer. A synapse has only local information and can change at any time. A good result
-# of CHTs says something about networks. Such a result does not say how a brain learns.
+# The analogy ends there. Our networks learn by backpropagation. We update the mask at fixed steps, and each update
+# compares all weights of a layer. A synapse has only local information and can change at any time. A good result of
+# CHTs teaches us something about artificial networks. But such a result does not show how a brain learns.
 #
 # ## The map
 #
@@ -235,9 +236,9 @@ figures.show(
 )
 
 # %% [markdown]
-# **For a lecture:** stages 02 and 03 are the heart of the method. If you have time to show only one experiment, show
-# stage 06. Stage 06b suits a lab session. The command `chts exercises` writes all notebooks without solutions or
-# outputs.
+# **For a lecture:** stages 02 and 03 explain the heart of the method. If you have time to show only one experiment,
+# show stage 06. Stage 06b suits a lab session. The command `chts exercises` writes student versions of all notebooks,
+# without solutions or outputs.
 #
 # ## Before you go on
 #
@@ -257,7 +258,7 @@ print(doctor.report(places=False))
 # *★☆☆ · 2 minutes · essential · objective 3 · work out*
 #
 # All exercises look like this one. The line above says how hard the exercise is, how long it takes, how important it
-# is, and which objectives of this stage it practises. If your answer is wrong, you get a hint, so just try.
+# is, and which objectives of this stage it covers. If your answer is wrong, you get a hint, so just try.
 #
 # A layer has a sparsity of 0.95. What is its density? Replace `None` with your answer, and run the next two cells.
 
@@ -298,7 +299,7 @@ exercises.check("00.links", links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The number of possible links is outputs times inputs. Multiply this number by the density.
+# The number of possible links is the number of outputs times the number of inputs. Multiply this number by the density.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -315,12 +316,12 @@ exercises.check("00.links", links)
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# The paper's MLP for MNIST has layers of 784, 1568, 1568, 1568 and 10 neurons. All its layers are sparse except the
-# last one, which stays dense. Write a function that counts the FLOPs of one training step: 6 for each link and each
-# image of the batch. Round the number of links of each layer to an integer.
+# The paper's MLP for MNIST has layers of 784, 1568, 1568, 1568 and 10 neurons. All its linear layers are sparse except
+# the last one, which stays dense. Write a function that counts the FLOPs of one training step: for each image of the
+# batch, every link takes 6 FLOPs. Round the number of links of each layer to an integer.
 #
-# **First guess:** the sparse layers keep 1 % of their links. Does a step need 1 % of the FLOPs of the dense network, or
-# more? The check prints the exact share.
+# **First guess:** the sparse layers keep 1 % of their possible links. Does a step need 1 % of the FLOPs that the dense
+# network needs, or more? The check prints the exact share.
 
 
 # %% tags=["exercise"]
@@ -334,14 +335,14 @@ exercises.check("00.step_flops", step_flops)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(neurons, neurons[1:])` gives the number of inputs and the number of outputs of each layer. Treat the last pair
-# separately.
+# `zip(neurons, neurons[1:])` gives one pair for each linear layer: the number of inputs and the number of outputs.
+# Treat the last pair separately.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# At a density of 1 %, a step needs 1.25 % of the FLOPs of the dense network. At a density of 0.1 %, a step would need
-# 0.35 %, because the dense last layer of ten neurons then costs more than all other layers together.
+# At a density of 1 %, a step needs 1.25 % of the FLOPs that the dense network needs. At a density of 0.1 %, a step
+# would need 0.35 %, because the dense last layer of ten neurons then costs more than all other layers together.
 #
 # ```python
 # def step_flops(neurons: list[int], density: float, batch: int) -> int:
@@ -356,10 +357,10 @@ exercises.check("00.step_flops", step_flops)
 #
 # *★★☆ · 8 minutes · useful · objectives 1 and 3 · write code*
 #
-# A file of a sparse model needs two numbers for each link: its value and its position, 4 bytes each. The paper's
-# LLaMA-1B has 24 blocks. The attention of a block has four layers of 2048×2048. The feed-forward part of a block has
-# three layers of 2048×5461. Complete the function. The check prints the result of your function for LLaMA-1B at a
-# density of 5 %.
+# In a file, a sparse model needs two numbers of 4 bytes for each link: the value and the position. The paper's LLaMA-1B
+# has 24 blocks. The attention of a block has four layers of 2048×2048. The feed-forward part of a block has three
+# layers of 2048×5461. Complete the function. The check prints the result of your function for LLaMA-1B at a density of
+# 5 %.
 
 
 # %% tags=["exercise"]
@@ -378,8 +379,8 @@ exercises.check("00.stored", stored)
 #
 # <details><summary>Solution</summary>
 #
-# LLaMA-1B keeps 60,395,520 of 1,207,910,400 links. These links take 483 MB, and all weights would take 4,832 MB. So 5 %
-# of the links take 10 % of the bytes.
+# LLaMA-1B keeps 60,395,520 of 1,207,910,400 possible links. These links take 483 MB, while all weights of the dense
+# model take 4,832 MB. So 5 % of the links take 10 % of the bytes of the dense model.
 #
 # ```python
 # def stored(possible: int, density: float) -> tuple[int, int]:
@@ -397,7 +398,7 @@ exercises.check("00.stored", stored)
 # masks and returns one of three words:
 #
 # - `"static"`: the mask never changes;
-# - `"pruning"`: links disappear, and no link appears;
+# - `"pruning"`: links disappear, but no link appears;
 # - `"dynamic"`: at least one update adds a link that the previous mask did not have.
 #
 # **First guess:** is it enough to count the links of each mask?
@@ -445,8 +446,8 @@ exercises.check("00.kind", kind)
 # | number of short paths between its two ends | 1 | 6 | 0 | 4 | 0 | 5 |
 #
 # Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. CHT always takes the links
-# with the best scores. CHTs draws links at random, and a link with a higher score has a higher chance. Here the score
-# is the number of short paths. Which method is which?
+# with the highest scores. CHTs draws links at random, but a link with a higher score has a higher chance of being
+# drawn. Here the score of a link is the number of short paths between its two ends. Which method is which?
 
 # %% tags=["exercise"]
 regrown_by = {"run 1": None, "run 2": None, "run 3": None, "run 4": None}  # "SET", "RigL", "CHT" or "CHTs"
@@ -463,8 +464,8 @@ exercises.check("00.regrown_by", regrown_by)
 # <details><summary>Solution</summary>
 #
 # Links a and c have the largest gradients, so run 1 is RigL. Links b and f have the most paths, so run 2 is CHT. Only
-# SET can regrow link e, so run 4 is SET. The remaining run 3 is CHTs: both links of this run have paths, but they are
-# not the two links with the most paths.
+# SET can regrow link e, so run 4 is SET. The remaining run, run 3, is CHTs: both links of this run have paths, but they
+# are not the two links with the most paths.
 #
 # ```python
 # regrown_by = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
@@ -532,7 +533,7 @@ exercises.check("00.needed", needed, needs=needs)
 # <details><summary>Answer</summary>
 #
 # CHTs has fewer links: 5 % of the possible links in its hidden layers. The mask also changes: updates remove some links
-# and regrow others, and the number of links stays the same.
+# and regrow others, but the number of links stays the same.
 # </details>
 #
 # 2. A colleague says: "sparsity 0.9, so a tenth of the links is gone." What is wrong?
@@ -547,7 +548,7 @@ exercises.check("00.needed", needed, needs=needs)
 # <details><summary>Answer</summary>
 #
 # The program still computes with all weights, including the zeros. To save time, the program must store only the
-# existing links, and the machine must compute with them fast.
+# existing links, and the machine must compute with these links quickly.
 # </details>
 #
 # 4. What does pruning after training save, and what does it not save?

@@ -70,8 +70,9 @@ settings = notebooks.start("01_networks_as_masks", profile, seed=seed, sparsity=
 # ## A layer is a bipartite network
 #
 # A linear layer computes $y = Wx$. Think of each input and each output as a node, and of each weight as a link between
-# two nodes. Links run only between the two sides, so the network is *bipartite*. A **mask** says which links exist. The
-# mask has the shape of the weight, `(out_features, in_features)`: one row per output and one column per input.
+# two nodes. Links run only between one side (the inputs) and the other side (the outputs), so the network is
+# *bipartite*. A **mask** says which links exist. The mask has the shape of the weight, `(out_features, in_features)`:
+# one row per output and one column per input.
 
 # %% tags=["nbval-check-output"]
 mask = torch.tensor(
@@ -135,7 +136,8 @@ assert torch.equal(by_hand, from_core)
 print(from_core.int())
 
 # %% [markdown]
-# Nothing in this network is local: the inputs of an output can lie anywhere, and some inputs may have no link.
+# Nothing in this network is local: the inputs that an output is linked to can lie anywhere, and some inputs may have no
+# link.
 #
 # ## A receptive field: nearby inputs first
 #
@@ -158,9 +160,9 @@ distance = torch.minimum(apart, 8 - apart)
 print(distance)
 
 # %% [markdown]
-# The parameter $r$ sets the randomness. The next cell prints the chance of each input in the first draw of output 0. At
-# $r = 1$, the exponent is 0, so all inputs are equally likely. At $r = 0$, we take the limit of the formula, so the
-# output draws only its nearest inputs.
+# The parameter $r$ sets how random the links are. For each input, the next cell prints the chance that output 0 draws
+# this input first. At $r = 1$, the exponent is 0, so all inputs are equally likely. At $r = 0$, we take the limit of
+# the formula, so the output draws only its nearest inputs.
 
 # %% tags=["nbval-check-output"]
 for randomness in (0.1, 0.25, 0.5, 1.0):
@@ -171,8 +173,9 @@ for randomness in (0.1, 0.25, 0.5, 1.0):
 # %% [markdown]
 # How can we draw several inputs without drawing any input twice? Here is one method. Add random *Gumbel noise* to the
 # logarithm of each probability, and take the $d$ inputs with the highest sums. Stage 03 shows why this method works.
-# The core draws with the same probabilities in a faster way, but with other random numbers. So we draw 4000 networks
-# with Gumbel noise and 4000 networks with the core, and we compare how often each link appears.
+# The core draws with the same probabilities in a faster way, but it uses different random numbers. So we draw 4000
+# networks with Gumbel noise and 4000 networks with the core, and we compare how often each link appears in the two sets
+# of networks.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -219,8 +222,8 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $r = 0$, all links lie on the diagonal. At $r = 1$, the links are everywhere. (The dots in two corners come from
-# the ring: the last input is next to the first.) The picture does not distinguish the network with $r = 1$ from the
+# At $r = 0$, all links lie on the diagonal. (The dots in two corners come from the ring: the last input is next to the
+# first.) At $r = 1$, the links are everywhere. The picture does not distinguish the network with $r = 1$ from the
 # Erdős–Rényi network. The degrees of the outputs distinguish the two networks, as the next section shows.
 # </details>
 #
@@ -244,9 +247,9 @@ figures.show(
 # ## The centres must cover all inputs
 #
 # When the layer is wide, the centres must be spread over the *whole* input side. Some published code rounds the step
-# from one centre to the next to an integer. Then no centre lies among the last inputs. For example, in a LLaMA layer
-# with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the last centre is input 1022
-# of 1376.
+# between neighbouring centres to an integer. If the code rounds down, no centre lies among the last inputs. For
+# example, in a LLaMA layer with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the
+# last centre is input 1022 of 1376.
 
 # %% tags=["nbval-check-output"]
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
@@ -255,7 +258,7 @@ print("inputs without a link:", int((~wide.any(dim=0)).sum()))
 
 # %% tags=["nbval-check-output"]
 rounded_centres = torch.arange(512) * (1376 // 512)
-windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 nearest inputs of each centre
+windows = (rounded_centres[:, None] + torch.arange(-6, 8)) % 1376  # the 14 inputs nearest to each centre
 print("inputs without a link, if the step were rounded:", 1376 - windows.unique().numel())
 
 # %% [markdown]
@@ -279,8 +282,8 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # <details><summary>What you should have seen</summary>
 #
 # At $r = 0$, every input has nearly the same degree, because the receptive fields cover the input side evenly. A larger
-# $r$ makes the degrees of the inputs less similar. At $r = 1$, the degrees of the inputs depend only on chance.
-# *Uniform* degrees give some rows many links and other rows few links. The links still lie near the diagonal.
+# $r$ makes the degrees of the inputs less similar. At $r = 1$, the degrees of the inputs depend only on chance. With
+# *uniform* degrees, some rows have many links and other rows have few, but the links still lie near the diagonal.
 # </details>
 #
 # ## Small worlds: mostly near, a few far
@@ -288,7 +291,7 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # Most of our friends live nearby. The few friends who live far away make the paths between all people short. The
 # **bipartite small world** (BSW) starts with links between nearest neighbours only and rewires a fraction $\beta$ of
 # these links at random. BSW adapts the model of Watts and Strogatz to networks with two sides. If there are at least as
-# many outputs as inputs, the network at $\beta = 0$ is the receptive field network at $r = 0$.
+# many outputs as inputs, BSW at $\beta = 0$ is the same network as BRF at $r = 0$.
 
 # %% tags=["nbval-check-output"]
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
@@ -326,13 +329,13 @@ print(from_core[0].int())
 #
 # Networks of citations, airports and proteins have *hubs*. The **bipartite scale-free** network (BSF) grows hubs as in
 # the model of Barabási and Albert: neurons join one after another. A newcomer links to one of the older neurons. The
-# newcomer chooses each older neuron with a probability proportional to the degree of that neuron. Keep a list of the
-# ends of all links. A neuron with three links is in this list three times. So a uniform draw from the list picks a
-# neuron with a probability proportional to its degree. Sometimes a newcomer chooses a neuron on its own side. A layer
-# cannot hold such a link. In this case, we replace the older neuron with a neuron on the opposite side, which we draw
-# from the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one link. (If two links have the same
-# two ends, the code below keeps only one of them. The core draws another link instead, so the hubs of its networks are
-# a little larger.)
+# newcomer chooses each older neuron with a probability proportional to the degree of that neuron. To draw with these
+# probabilities, keep a list of the ends of all links. A neuron with three links is in this list three times. So a
+# uniform draw from the list picks a neuron with a probability proportional to its degree. Sometimes a newcomer chooses
+# a neuron on its own side. A layer cannot hold such a link. In this case, we replace the older neuron with a neuron on
+# the opposite side, which we draw from the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one
+# link. (If two links have the same two ends, the code below keeps only one of them. The core draws another link
+# instead, so the hubs of its networks are a little larger.)
 
 
 # %%
@@ -342,7 +345,7 @@ def grown(generator: torch.Generator) -> torch.Tensor:
 
     outputs, inputs = torch.randperm(3, generator=generator).tolist(), torch.randperm(5, generator=generator).tolist()
     newcomers = [*outputs[1:], *(3 + node for node in inputs[1:])]  # outputs are nodes 0 to 2, inputs 3 to 7
-    ends = [outputs[0], 3 + inputs[0]]  # a link between two founders
+    ends = [outputs[0], 3 + inputs[0]]  # a link between the two founders
     for place in torch.randperm(6, generator=generator).tolist():
         ends += [newcomers[place], any_of(ends)]
     mask = torch.zeros(3, 5, dtype=torch.bool)
@@ -403,8 +406,8 @@ figures.show(
 )
 
 # %% [markdown]
-# A layer sees the image as a row of 64 numbers, line by line. So the pixel to the right of a pixel is 1 place further
-# on, and the pixel below it is 8 places further on.
+# A layer sees the image as a row of 64 numbers, line by line. So for any pixel, the pixel on its right is 1 place
+# further on, and the pixel below it is 8 places further on.
 #
 # **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will the
 # links of CSTI be, and which rows will stay empty?
@@ -433,17 +436,17 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# CSTI found in the data that mostly nearby pixels correlate. The stripes at a distance of 8 from the diagonal link a
-# pixel to the pixels above and below it. The dots next to the diagonal link a pixel to the pixels on its left and
-# right. The blocks in the corners link the top of the image to its bottom: these pixels correlate as well. Pixels that
-# hardly vary get no link. BRF assumes locality and does not look at the data. So BRF also works deep in a network,
-# where there are no features to correlate before training. But for BRF, only neighbours in the row of numbers are near:
-# the pixels on the left and right, and not the pixels above and below.
+# CSTI found in the data that the strongest correlations are mostly between nearby pixels. The stripes at a distance of
+# 8 from the diagonal link a pixel to the pixels above and below it. The dots next to the diagonal link a pixel to the
+# pixels on its left and right. The blocks in the corners link the top of the image to the bottom, because the pixels
+# there correlate as well. Pixels that hardly vary get no link. BRF assumes locality and does not look at the data. So
+# BRF also works deep in a network, where there are no features to correlate before training. But for BRF, only
+# neighbours in the row of numbers are near: the pixels on the left and right, but not the pixels above and below.
 # </details>
 #
 # The paper uses both CSTI and BRF. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, these
 # methods start from BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp`
-# starts from CSTI. This method needs the correlations: pass the matrix that we called `pixels` as `correlation=pixels`.
+# starts from CSTI. This method needs the correlations: pass the matrix `pixels` from above with `correlation=pixels`.
 #
 # ## Five networks side by side
 #
@@ -469,7 +472,7 @@ figures.show(
 # %% [markdown]
 # **Predict:** which of the five networks has the neuron with the most links, and how many links will this neuron have?
 # A network is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On
-# logarithmic axes, such a power is a straight line.
+# logarithmic axes, the curve of such a power is a straight line.
 
 # %%
 figures.show(
@@ -495,10 +498,10 @@ for name, mask in five.items():
 #
 # ## Is it a small world?
 #
-# Two numbers describe how a network is connected. **Clustering** asks: how often does a fourth link join the two ends
-# of a path of three links? If there is such a fourth link, the four links form a cycle. (In social networks, clustering
-# counts triangles. A layer has no triangles, because links run only between the two sides.) One 4-cycle contains four
-# paths of three links, so the formula has the factor 4:
+# Two numbers describe how a network is connected. **Clustering** measures how often a fourth link joins the two ends of
+# a path of three links. If there is such a fourth link, the four links form a cycle, which is called a *4-cycle*. (In
+# social networks, clustering counts triangles. A layer has no triangles, because links run only between the two sides.)
+# One 4-cycle contains four paths of three links, so the formula has the factor 4:
 #
 # $$C = \frac{4 \cdot \text{number of 4-cycles}}{\text{number of paths of three links}}$$
 #
@@ -521,25 +524,26 @@ figures.show(
 
 # %% [markdown]
 # Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of the
-# middle link. So the middle link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ gives
+# middle link. So the link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ is the middle link of
 # $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by
-# its output and then its input. The links 0–0 and 0–1 give $1 \cdot 1$ path each, the links 1–0 and 1–1 give
-# $2 \cdot 1$ paths each, and the other links give none. The sum is 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+# its output and then its input. The links 0–0 and 0–1 are each the middle link of $1 \cdot 1$ path, the links 1–0 and
+# 1–1 are each the middle link of $2 \cdot 1$ paths, and no path has another link in the middle. The sum is 6 paths. So
+# $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
 paths = int((torch.outer(outputs - 1, inputs - 1) * small).sum())
 inputs_of = [set(row.nonzero()[:, 0].tolist()) for row in small]
-shared = [len(one & other) for one, other in combinations(inputs_of, 2)]  # inputs that two outputs share
+shared = [len(one & other) for one, other in combinations(inputs_of, 2)]  # number of shared inputs per pair of outputs
 cycles = sum(p * (p - 1) // 2 for p in shared)  # p shared inputs make p (p - 1) / 2 cycles
 print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% [markdown]
-# **Path length** asks: on average, how many links apart are two neurons that a path joins? In the picture, 6 pairs are
-# 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2, and inputs 1 and 2.
-# Output 0 and input 2 are 3 links apart. So the mean is $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7
-# neurons form 21 pairs, and a path joins 11 of them.
+# **Path length** measures how many links apart two neurons are on average, if a path joins them. In the picture, 6
+# pairs are 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2, and inputs
+# 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$.
+# The 7 neurons form 21 pairs, and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
@@ -598,7 +602,7 @@ figures.show(
 #
 # *★☆☆ · 4 minutes · essential · objective 1 · work out*
 #
-# A layer of 100 outputs and 40 inputs has a sparsity of 0.9. How many links does each output have when the degrees are
+# A layer of 100 outputs and 40 inputs has a sparsity of 0.9. How many links does each output have if the degrees are
 # fixed? Replace `None`.
 
 # %% tags=["exercise"]
@@ -630,10 +634,10 @@ exercises.check("01.links_per_output", links_per_output)
 # Write a function that draws a bipartite small world with an exact number of links, for a layer of any shape:
 #
 # 1. The nodes of the larger side share the links evenly: their degrees differ by at most one. If both sides have the
-#    same size, the outputs are the larger side.
+#    same size, the outputs count as the larger side.
 # 2. Node $i$ of the $n$ nodes of the larger side has its centre at position $(i + \tfrac12) m / n - \tfrac12$ on the
-#    smaller side, which has $m$ nodes. This node is linked to the nearest nodes of the smaller side. Distances are
-#    measured on a ring. The result is the lattice.
+#    smaller side, which has $m$ nodes. This node is linked to the nodes of the smaller side that are nearest to this
+#    centre. Distances are measured on a ring. The result is the lattice.
 # 3. Choose exactly round(β · links) links at random. Remove all chosen links. Then each node of the larger side draws
 #    as many new links as it lost, to nodes to which it has no link. A link may return to its old place.
 #
@@ -652,9 +656,9 @@ exercises.check("01.small_world", small_world)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First solve the case with at least as many outputs as inputs. For the other case, transpose the mask.
-# `argsort(1).argsort(1)` of the distances ranks all inputs by their distance from each output. The nearest input has
-# rank 0. Remove all chosen links before you draw the first new one.
+# First solve the case with at least as many outputs as inputs. For the other case, transpose the mask. For each output,
+# `argsort(1).argsort(1)` of the distances ranks all inputs by their distance from the centre of this output. The
+# nearest input has rank 0. Remove all chosen links before you draw the first new one.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -717,13 +721,14 @@ exercises.check("01.rich", next_one, next_two)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 4 · write code*
 #
-# BRF knows the left and the right neighbour of a pixel, but not the pixels above and below it. Wire a layer that knows
-# the neighbours in all directions. The layer has one neuron for each pixel of an image. Each neuron is linked to the
-# `degree` pixels that are nearest to its own place *in the image*, and its own pixel is one of them. Use the Euclidean
-# distance. The image has edges, so do not measure distances on a ring. Pixels and neurons are numbered line by line.
+# For BRF, the pixels on the left and right of a pixel are near, but the pixels above and below it are not. Wire a layer
+# for which the neighbours in all directions are near. The layer has one neuron for each pixel of an image. Each neuron
+# is linked to the `degree` pixels that are nearest to its own place *in the image*, and its own pixel is one of them.
+# Use the Euclidean distance. The image has edges, so do not measure distances on a ring. Pixels and neurons are
+# numbered line by line.
 #
-# **First guess:** do linked pixels correlate most in your layer, in BRF or in ER? The check prints the three mean
-# correlations.
+# **First guess:** in which layer do linked pixels correlate most: in yours, in BRF or in ER? The check prints the three
+# mean correlations.
 
 
 # %% tags=["exercise"]
@@ -760,8 +765,8 @@ exercises.check("01.image_field", image_field, pixels=pixels)
 #
 # *★★☆ · 10 minutes · useful · objectives 1 and 3 · write code*
 #
-# Write a function that returns the number of 4-cycles of any mask. The code of the section *Is it a small world?* uses
-# the same idea: two outputs that share $p$ inputs lie together on $p(p-1)/2$ cycles.
+# Write a function that returns the number of 4-cycles of any mask. Use an idea from the code of the section *Is it a
+# small world?*: two outputs that share $p$ inputs lie together on $p(p-1)/2$ cycles.
 
 
 # %% tags=["exercise"]
@@ -792,8 +797,8 @@ exercises.check("01.four_cycles", four_cycles)
 #
 # *★★☆ · 12 minutes · essential · objective 3 · work out*
 #
-# Here are five new networks of 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF and
-# CSTI. The order is unknown. The neurons of each network are shuffled, so you cannot tell the networks apart in a
+# Here are five new networks, each with 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF
+# and CSTI. The order is unknown. The neurons of each network are shuffled, so you cannot tell the networks apart in a
 # picture. Use the degrees, the clustering and the path lengths of the networks. The density is 0.15, and the clustering
 # of an ER network is close to its density. Give each network its name.
 
@@ -833,15 +838,15 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Which networks set the degrees of their outputs first? Which network leaves neurons without links, and which network
-# has hubs?
+# Which networks set the degrees of their outputs before they draw links? Which network leaves neurons without links,
+# and which network has hubs?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # In two networks, BSW and BRF, the degrees of the outputs differ by at most one. BRF is more clustered than BSW and has
-# longer paths. Among the other three networks, CSTI has inputs and outputs without any link. BSF has the hubs and the
-# shortest paths. ER is the least clustered network.
+# longer paths. Among the other three networks, only CSTI has inputs and outputs without any link. BSF has the hubs and
+# the shortest paths. ER is the least clustered network.
 #
 # ```python
 # names = {"A": "ER", "B": "BRF", "C": "BSW", "D": "BSF", "E": "CSTI"}
@@ -871,16 +876,17 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # </details>
 #
 # 2. Two BRF networks have the same number of links per output. One network has $r = 0$, and the other has $r = 1$. You
-#    do not see the masks. Which number distinguishes the two networks?
+#    cannot see the masks. Which number distinguishes the two networks?
 #
 # <details><summary>Answer</summary>
 #
 # The clustering distinguishes the two networks. At $r = 0$, the receptive fields of neighbouring outputs overlap, so
-# there are many 4-cycles. At $r = 1$, the inputs are random, so there are few 4-cycles. The path length and the spread
-# of the inputs' degrees also differ.
+# there are many 4-cycles. At $r = 1$, each output draws its inputs at random, so there are few 4-cycles. The path
+# length and the spread of the inputs' degrees also differ.
 # </details>
 #
-# 3. Why do we draw the Erdős–Rényi networks of the null model with the same shape *and* the same number of links?
+# 3. Why do we draw the Erdős–Rényi networks of the null model with the same shape *and* the same number of links as the
+#    network that we measure?
 #
 # <details><summary>Answer</summary>
 #
