@@ -169,7 +169,7 @@ figures.show(
 for name, run in (("dense", dense), ("CHTs", sparse), ("static", static)):
     links = sum(int(mask.sum()) for mask in run.last_masks.values())
     print(f"{name:<6} {links:>7,} links in the hidden layers, validation accuracy {run.validation_accuracy[-1]:.1%}")
-print(f"CHTs loses {100 * (dense.validation_accuracy[-1] - sparse.validation_accuracy[-1]):.1f} points")
+print(f"CHTs loses {100 * (dense.validation_accuracy[-1] - sparse.validation_accuracy[-1]):.1f} percentage points")
 print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tried {sparse.itop:.1%} in total")
 
 # %% [markdown]

@@ -215,8 +215,8 @@ compared = {
 }
 figures.show(
     figures.masks(compared),
-    "The links leave the diagonal as r grows. At r = 0 all lie on the diagonal. At r = 1 they are everywhere, as "
-    "in the Erdős–Rényi network. All four networks have the same number of links.",
+    "The links leave the diagonal as r grows. At r = 0, all links lie on the diagonal. At r = 1, the links are "
+    "everywhere, as in the Erdős–Rényi network. All four networks have the same number of links.",
 )
 
 # %% [markdown]
