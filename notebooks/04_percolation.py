@@ -897,7 +897,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # 2. The published script for LLaMA does not percolate. The incomplete links of such a run stay and count as links. Is a
 #    comparison at equal sparsity fair to such a run? What would you report besides the sparsity?
 # 3. In our runs, an inactive neuron never becomes active again. How would you make such a neuron active again, and what
-#    would the neuron need to stay active?
+#    would the neuron need in order to stay active?
 #
 # ## Self-check
 #
@@ -934,7 +934,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # <details><summary>Answer</summary>
 #
-# No. With ReLU the neuron always sends 2, and each neuron that it links to receives 2 times the weight of the link.
+# No. With ReLU, the neuron always sends 2, and each neuron that it links to receives 2 times the weight of the link.
 # First add this product to the bias of each neuron that receives it. Then you may drop the neuron with the bias of 2.
 # </details>
 #

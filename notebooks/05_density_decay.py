@@ -642,9 +642,9 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# If no layer is dense, the training FLOPs, as a share of the dense FLOPs, are equal to the mean density over the run.
-# Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only at steps
-# that are multiples of `update_every`. So for each step, use the sparsity at the most recent update.
+# If no layer is dense, the training FLOPs divided by the FLOPs of the dense model are equal to the mean density over
+# the run. Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only
+# at steps that are multiples of `update_every`. So for each step, use the sparsity at the most recent update.
 #
 # Predict first: with fewer updates, does a falling density cost more or less?
 
@@ -799,7 +799,8 @@ exercises.check("05.reached", reached_sparsity)
 # 2. A decay begins with half of all links, so it needs the memory for these links at the start. On which hardware is
 #    memory the limiting factor? Which schedule of this notebook would you choose for such hardware?
 # 3. You compare two methods in two cases: for a phone that only runs the trained network, and for a company that pays
-#    for the training. In each case, which number do you keep equal: the final links or the training FLOPs?
+#    for the training. In each case, which quantity do you keep equal: the number of links at the end or the training
+#    FLOPs?
 #
 # ## Self-check
 #
