@@ -110,8 +110,8 @@ for step, value in by_hand.items():
 #
 # The expression in the brackets is the share of the rise in sparsity that is complete, a number between 0 and 1. At
 # $u = \tfrac12$ the argument of $\sigma$ is 0 and $\sigma(0) = \tfrac12$, so the share is $\tfrac12$ and
-# $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$ is exactly minus half the denominator, so the share is
-# 0. At $u = 1$ the share is 1.
+# $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, the numerator $\sigma(-k) - \tfrac12$ is exactly minus half the denominator,
+# so the share is 0. At $u = 1$ the share is 1.
 
 
 # %% tags=["nbval-check-output"]
