@@ -75,13 +75,13 @@ settings = notebooks.start(
 # ## Inactive neurons
 #
 # A hidden neuron receives values through its incoming links and sends its own value through its outgoing links. If a
-# removal takes all incoming links or all outgoing links of a neuron, the neuron is **inactive**. If a neuron has no
-# incoming links, its value is the same for every image. If a neuron has no outgoing links, no other neuron uses its
-# value. The links that an inactive neuron still has on its other side are **incomplete**.
+# removal leaves a neuron without incoming links or without outgoing links, the neuron is **inactive**. If a neuron has
+# no incoming links, its value is the same for every image. If a neuron has no outgoing links, no other neuron uses its
+# value. The incoming or outgoing links that an inactive neuron still has are **incomplete**.
 #
 # Why should we cut the incomplete links? The total number of links is fixed. An incomplete link does nothing, but it
-# takes the place of a useful link. **Percolation** cuts the incomplete links. Regrowth then adds the same number of
-# links elsewhere.
+# takes the place of a useful link. **Percolation** cuts the incomplete links. For each link that percolation cuts,
+# regrowth then adds a link elsewhere.
 #
 # The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. An update has just removed 3 of
 # the network's 15 links:
@@ -154,8 +154,8 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # of hidden layer 2 are still active.
 # </details>
 #
-# The core runs both sweeps for any model. To do so, the core needs a `LayerGraph`, which says which layer feeds which.
-# An MLP is one *chain*.
+# The core runs both sweeps for any model. To do so, the core needs a `LayerGraph`, which lists the layers that feed
+# each other. In an MLP, each layer feeds the next layer, so the layers form one *chain*.
 
 # %% tags=["nbval-check-output"]
 chain = chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))
@@ -173,8 +173,8 @@ figures.show(
 
 # %% [markdown]
 # **Why one sweep in each direction is enough for a chain.** After the backward sweep, each hidden neuron with incoming
-# links also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. So no
-# neuron with incoming links loses an outgoing link, and a second backward sweep would cut nothing.
+# links also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links.
+# Therefore, no neuron with incoming links loses an outgoing link, so a second backward sweep would cut nothing.
 #
 # The links that remain after both sweeps are exactly the links on a path from an input to an output.
 #
@@ -274,10 +274,11 @@ exercises.check("04.backward", backward)
 # *★★☆ · 15 minutes · useful · objectives 1 and 2 · write code*
 #
 # Percolation keeps the links that lie on a path from an input to an output. So you can percolate without sweeps: count
-# the paths through each link. Write a function that takes the masks and returns one tensor of integers for each mask.
-# Each tensor holds the number of paths through each link, and 0 where there is no link.
+# the paths through each link, and cut the links that lie on no path. Write a function that takes the masks and returns
+# one tensor of integers for each mask. Each tensor holds the number of paths through each link, and 0 where there is no
+# link.
 #
-# Predict first: add up the counts of each layer. Do all layers have the same sum?
+# Predict first: if you add up the counts of each layer, do all layers have the same sum?
 
 
 # %% tags=["exercise"]
@@ -291,9 +292,9 @@ exercises.check("04.paths_through", paths_through)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Count the ways from the inputs to the source of a link, and the ways from its target to the outputs. The number of
-# paths through the link is the product of these two numbers. Begin with one way to each input. The number of ways to a
-# neuron is the sum of the numbers of ways to all neurons that link to it: `mask.long() @ ways`.
+# Count the ways from the inputs to the source of the link, and the ways from the target of the link to the outputs. The
+# number of paths through the link is the product of these two numbers. Begin with one way to each input. The number of
+# ways to a neuron is the sum of the numbers of ways to all neurons that link to it: `mask.long() @ ways`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -315,8 +316,8 @@ exercises.check("04.paths_through", paths_through)
 #
 # ## Pairs: two layers that need each other
 #
-# A Transformer has chains too. But some of its layers do not feed each other: their outputs are *multiplied*, neuron by
-# neuron.
+# A Transformer has chains too. But some of its layers do not feed each other. Instead, their outputs are *multiplied*,
+# neuron by neuron.
 #
 # | layers | how they meet | consequence |
 # |---|---|---|
@@ -336,8 +337,8 @@ figures.show(
 # (In LLaMA, the layers of these blocks have no biases, so the value of a neuron without incoming links is 0.) In an
 # attention head, `q` and `k` form a pair, and `v` and `o` form a chain. LLaMA encodes the position of a token by a
 # *rotation*. In a head of width $d$, LLaMA rotates neurons $j$ and $j + d/2$ by an angle that grows with the position.
-# The rotation mixes the two neurons, so they can only be inactive together. The core's `Attention` takes the heads and
-# the rotation into account.
+# The rotation mixes the two neurons, so either both are active or both are inactive. The core's `Attention` takes the
+# heads and the rotation into account.
 #
 # **Predict:** the block below has three gated neurons. Row 1 of `gate` has no links, and column 2 of
 # `down` has no links. Which rows of `up` does percolation cut?
@@ -361,7 +362,8 @@ for name, mask in complete.items():
 # from neuron 1. Neuron 2 has no link to `down`, so percolation cuts row 2 of `gate` too.
 # </details>
 #
-# By hand: neuron $j$ stays active if `gate` *and* `up` have a link in row $j$ *and* `down` has a link in column $j$.
+# You can check this result by hand. Neuron $j$ stays active if `gate` *and* `up` each have a link in row $j$ *and*
+# `down` has a link in column $j$.
 
 # %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
@@ -372,13 +374,14 @@ for name, mask in complete.items():
 # %% [markdown]
 # ## When one round is not enough
 #
-# With a pair, a cascade can go *forward* along one branch, across the pair, and *backward* along the other branch. But
-# the backward sweep has already passed the other branch. The two sweeps together are called one *round*. The core
-# repeats rounds until nothing changes.
+# If two branches meet in a pair, a cascade can go *forward* along one branch, across the pair, and *backward* along the
+# other branch. But by then, the backward sweep has already passed the other branch. The two sweeps together are called
+# one *round*. The core repeats rounds until nothing changes.
 #
-# Here is a small example. `a` feeds `gate`, `b` feeds `up`, and each layer has one neuron. Layer `a` has lost its link.
-# Two layers *meet* in a chain or in a pair. A round goes through the list of meetings from last to first, and then from
-# first to last. In the list below, the pair comes last.
+# Here is a small example. `a` feeds `gate`, `b` feeds `up`, and each layer has one neuron. Layer `a` has lost its only
+# link. Two layers *meet* if one of them feeds the other in a chain, or if they form a pair. A round goes through the
+# list of meetings from the last to the first, and then from the first to the last. In the list below, the pair comes
+# last.
 
 # %% tags=["nbval-check-output"]
 one, none = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
@@ -417,17 +420,17 @@ print("WM\n", chts.removal.magnitude(weight))
 print("RI\n", importance.round(decimals=2))
 
 # %% [markdown]
-# Let us compute two values by hand. The link from input 1 to output 0 has the weight 1.0. The column of this link sums
+# Let us compute two values by hand. The link from input 1 to output 0 has a weight of 1.0. The column of this link sums
 # to 1 + 4 = 5, and its row sums to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the link with weight 0.5 in the corner, the
 # column and the row each sum to 0.5, so RI = 1 + 1 = 2. The value 2 is the highest possible RI.
 #
 # Now remove one link. WM removes the link with weight 0.5. This link is the only link of input 2 and of output 2, so
-# this input and this output are both cut off. RI removes the link with weight 1.0. Each of its two neurons has another
-# link. If a link is the only link of a neuron, one of the two fractions in its RI is 1, so its RI is above 1. A typical
-# link between neurons with $d$ links each has an RI near $2/d$. The links with the lowest RI are removed first, so the
-# only link of a neuron is among the last to be removed. (A *linked neuron* has at least one link. At each linked
-# neuron, the fractions of its links add up to 1, so the RI values of a layer add up to the number of its linked
-# neurons. In our example, the sum is 6.)
+# this input and this output are both cut off. RI removes the link with weight 1.0. The two neurons that this link
+# connects each have another link. If a link is the only link of a neuron, one of the two fractions in the link's RI is
+# 1, so this RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The links with the
+# lowest RI are removed first, so the only link of a neuron is among the last to be removed. (A *linked neuron* has at
+# least one link. At each linked neuron, the fractions of its links add up to 1, so the RI values of a layer add up to
+# the number of its linked neurons. In our example, the sum is 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -439,8 +442,8 @@ print("removed first, as (output, input):", {name: divmod(int(at), 3) for name, 
 
 # %% [markdown]
 # Now take a chain of four Erdős–Rényi layers with random weights. In each layer, we remove the 30 % of links that have
-# the lowest scores (ζ = 30 %). Then we percolate. (CHTs removes links softly, as stage 03 explains. Hard removal shows
-# the difference between the scores most clearly.)
+# the lowest scores (ζ = 30 %). Then we percolate. (CHTs removes links softly, as stage 03 explains. Here we use hard
+# removal, because it shows the difference between the scores most clearly.)
 
 
 # %%
@@ -470,8 +473,8 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 #
 # $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
 #
-# Here we count the active neurons of the three hidden layers, before and after one removal with percolation. First we
-# look at each layer separately, at 99 % sparsity.
+# Here we count the active neurons of the three hidden layers twice: before one removal, and after this removal and
+# percolation. First we look at each layer separately, at 99 % sparsity.
 #
 # **Predict:** under both scores, each layer loses 30 % of its links. How much will the numbers of active neurons under
 # WM and under RI differ? Does percolation make many neurons inactive in addition to the neurons that the removal cuts
@@ -506,10 +509,11 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Under RI, nearly all neurons stay active. WM cuts off many neurons, because WM looks at each weight in isolation: it
-# removes the only link of a neuron as often as one of many links. The more neurons the removal cuts off, the more
-# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar shows a
-# network without incomplete links, and the middle bar shows a network that still has incomplete links.
+# Under RI, nearly all neurons stay active. WM cuts off many neurons, because WM looks at each weight in isolation: a
+# neuron's only link is as likely to be removed as one of the links of a neuron that has many. The more neurons the
+# removal cuts off, the more neurons percolation makes inactive. Under RI, the middle bar can be higher than the first
+# bar. The first bar shows a network without incomplete links, but the middle bar shows a network that still has
+# incomplete links.
 # </details>
 #
 # We repeat this measurement at several sparsities, with several networks at each sparsity:
@@ -540,7 +544,8 @@ figures.show(
 # under WM, so fewer neurons stay active. The paper chooses the score for each task. CHTs removes links by RI on
 # Fashion-MNIST, and by WM on MNIST and EMNIST, in translation and in LLaMA. CHTss needs two scores. CHTss *exchanges*
 # links by the score of the task, as CHTs does. CHTss also *prunes* links, because its density falls (stage 05). CHTss
-# prunes by RI on every task. An inactive neuron reduces the capacity of the network, but the computer can skip it.
+# prunes by RI on every task. An inactive neuron reduces the capacity of the network, but the computer can skip this
+# neuron.
 #
 # ## Exercise: importance by hand
 #
@@ -550,12 +555,12 @@ figures.show(
 #
 # $$W = \begin{pmatrix} 3 & 7 & 0 \\ 0 & 1 & 0 \\ 2 & 0 & 4 \end{pmatrix}$$
 #
-# Compute the RI of the link with weight 1. Then find the link that a removal by RI takes first, which is the link with
-# the lowest RI. A removal by WM would take the link with weight 1. Which neuron would WM cut off?
+# Compute the RI of the link with weight 1. Then find the link with the lowest RI, which RI removes first. WM would
+# remove the link with weight 1 first. Which neuron would WM cut off?
 
 # %% tags=["exercise"]
 importance_of_1 = None  # the RI of the link with weight 1
-removed_by_ri = None  # the link that a removal by RI takes, as (output, input)
+removed_by_ri = None  # the link that RI removes first, as (output, input)
 
 # %% tags=["check"]
 exercises.check("04.importance", importance_of_1, removed_by_ri)
@@ -584,9 +589,9 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · work out*
 #
-# RI protects the last link of a neuron, but not in every network. Write a 3 × 3 weight matrix with at least 4 links for
-# which RI fails: the link with the lowest RI is the last link of one of its neurons. No other link may have an equally
-# low RI.
+# RI protects the last link of a neuron, but not in every network. Write a 3 × 3 weight matrix that has at least 4 links
+# and for which RI fails: the link with the lowest RI is the last link of one of its neurons. No other link may have an
+# equally low RI.
 
 # %% tags=["exercise"]
 unprotected = None  # for example torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
@@ -619,8 +624,8 @@ exercises.check("04.break_importance", unprotected)
 # ## Explore
 #
 # **Predict before you move a control:** what share of the links must you remove before WM leaves fewer than half of the
-# neurons active? Switch to relative importance at this share. How many more neurons does relative importance leave
-# active? Then step through the sweeps and follow one cascade.
+# neurons active? Keep this share, and switch to relative importance. How many more neurons does relative importance
+# leave active? Then step through the sweeps and follow one cascade.
 
 # %%
 sandbox = widgets.PercolationSandbox()
@@ -689,9 +694,9 @@ started_with, trained = {}, {}
 runs = {(score, number): train(score, number) for score in LABELS for number in chosen[:2]}
 
 # %% [markdown]
-# The history of a `Sparsifier` has a value `anp` for each update and layer. This value is the share of *all* output
-# neurons of the layer that are active after the update and its regrowth. (The ANP above divides by the neurons that
-# were active before.) The next cell computes the mean of this share over the layers:
+# The history of a `Sparsifier` contains a value `anp` for each update and layer. This value is the share of *all*
+# output neurons of the layer that are active after the update and its regrowth. (The ANP above divides by the number of
+# neurons that were active before the removal.) The next cell computes the mean of this share over the layers:
 
 # %%
 courses: dict[str, list[list[float]]] = {"WM": [], "RI": []}
@@ -713,7 +718,7 @@ figures.show(
 
 # %% [markdown]
 # In these runs, RI keeps slightly more neurons active than WM. The lead of RI is far smaller than after the single
-# removal above. The removal is soft now, so it can take the last link of a neuron under RI too. The removal is also
+# removal above. The removal is soft now, so even under RI it can remove the last link of a neuron. The removal is also
 # repeated, and inactive neurons stay inactive. Most of these neurons become inactive in the first two updates. Two runs
 # per score cannot show which score leads to a better accuracy.
 #
@@ -766,10 +771,10 @@ print(f"parameters ÷ {row['parameters before'] / row['parameters after']:.1f}")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The forward pass is faster. These matrices are small, so part of the time is spent on calling the layers. This part of
-# the time is the same for both models. So the time falls by a smaller factor than the number of parameters. The times
-# also vary from run to run and between machines. This gain in speed needs no software for sparse matrices. The smaller
-# matrices are ordinary dense matrices, although most of their entries are still zero.
+# The forward pass of the compacted model is faster. These matrices are small, so part of the time is spent on calling
+# the layers. This part of the time is the same for both models. So the time falls by a smaller factor than the number
+# of parameters. The times also vary from run to run and between machines. This gain in speed needs no software for
+# sparse matrices. The smaller matrices are ordinary dense matrices, although most of their entries are still zero.
 # </details>
 #
 # ## Exercise: how small does it get?
@@ -793,7 +798,7 @@ exercises.check("04.compacted_size", parameters)
 # <details><summary>Hint</summary>
 #
 # After percolation, a hidden neuron is active if its row has a link. List the widths from the inputs to the outputs.
-# Each layer connects two neighbouring widths.
+# Two neighbouring widths in this list are the numbers of inputs and outputs of one layer.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -819,9 +824,9 @@ exercises.check("04.compacted_size", parameters)
 # layers of an MLP, a list of pairs `(weight, bias)` in order from the inputs to the outputs. The function drops every
 # hidden neuron without incoming links. Each layer except the last is followed by the activation.
 #
-# Keep the same neurons as the core's `compact`. The network of the check has one neuron that only looks connected: it
-# is in hidden layer 2, and its only incoming link comes from a neuron that you drop. Predict first: what does this
-# neuron of layer 2 send after the constant of the dropped neuron is folded into its bias?
+# Keep the neurons that the core's `compact` keeps. The network of the check has one neuron that only looks connected:
+# it is in hidden layer 2, and its only incoming link comes from a neuron that you drop. Predict first: after you fold
+# the constant of the dropped neuron into the bias of this neuron of layer 2, what does the neuron of layer 2 send?
 
 
 # %% tags=["exercise"]
@@ -887,12 +892,12 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # %% [markdown]
 # ## To discuss
 #
-# 1. Is an inactive neuron a disadvantage or an advantage? Name one situation for each, and say what you would measure
-#    to decide.
+# 1. Is an inactive neuron a disadvantage or an advantage? Name one situation in which it is a disadvantage and one in
+#    which it is an advantage, and say what you would measure to decide.
 # 2. The published script for LLaMA does not percolate. The incomplete links of such a run stay and count as links. Is a
 #    comparison at equal sparsity fair to such a run? What would you report besides the sparsity?
 # 3. In our runs, an inactive neuron never becomes active again. How would you make such a neuron active again, and what
-#    would the neuron need to stay active?
+#    would the neuron need in order to stay active?
 #
 # ## Self-check
 #
@@ -904,7 +909,7 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # The three incoming links of this neuron are incomplete. The backward sweep cuts these links.
 # </details>
 #
-# 2. Why does a chain need only one sweep in each direction? Why may two branches that meet in a pair need another
+# 2. Why does a chain need only one sweep in each direction? Why may two branches that meet in a pair need a second
 #    round?
 #
 # <details><summary>Answer</summary>
@@ -915,21 +920,21 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # a neuron in the previous layer.
 # </details>
 #
-# 3. A link of weight 0.01 is the only link of its output neuron. The other links of its input have weights that sum to
-#    9.99. What is the RI of the first link? How does this RI compare with the RI of a link that is one of ten equal
-#    links on both sides?
+# 3. A link of weight 0.01 is the only link of its output neuron. The input of this link has other links, and their
+#    weights sum to 9.99. What is the RI of this first link? A second link is one of ten equal links at its input, and
+#    also one of ten equal links at its output. How do the two RI values compare?
 #
 # <details><summary>Answer</summary>
 #
-# The RI of the first link is 0.01/10 + 0.01/0.01 = 1.001. The second link has an RI of 1/10 + 1/10 = 0.2. So a removal
-# by RI would take the second link, and a removal by WM would most likely take the first link.
+# The RI of the first link is 0.01/10 + 0.01/0.01 = 1.001. The second link has an RI of 1/10 + 1/10 = 0.2. So RI would
+# remove the second link, but WM would most likely remove the first link.
 # </details>
 #
 # 4. A neuron has no incoming links, but it has a bias of 2. May a compacted model simply drop this neuron?
 #
 # <details><summary>Answer</summary>
 #
-# No. With ReLU the neuron always sends 2, and each neuron that it links to receives 2 times the weight of the link.
+# No. With ReLU, the neuron always sends 2, and each neuron that it links to receives 2 times the weight of the link.
 # First add this product to the bias of each neuron that receives it. Then you may drop the neuron with the bias of 2.
 # </details>
 #

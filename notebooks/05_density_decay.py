@@ -80,9 +80,10 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # training, so the trained weights decide which links are removed. (GMP prunes by magnitude. A pruned link keeps its
 # last weight, and GMP restores the link when this weight is among the largest. GraNet prunes and also exchanges links.
 # SET, which appears below, has few links from the start and regrows links at random. Stage 06 compares all these
-# methods.) The price is more computation: a link that stays longer takes part in more multiplications.
+# methods.) The price of a start with many links is more computation: a link that stays longer takes part in more
+# multiplications.
 #
-# A **schedule** gives the sparsity of the network at each step $t$. The schedule starts at step $t_0$ with the sparsity
+# A **schedule** sets the sparsity of the network at each step $t$. The schedule starts at step $t_0$ with the sparsity
 # $s_i$, and it ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are the *window* of the
 # schedule. The position in the window is $u = (t - t_0)/(t_f - t_0)$, which is 0 at the start and 1 at the end.
 #
@@ -90,9 +91,9 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 #
 # $$s_t = s_f + (s_i - s_f)(1 - u)^3$$
 #
-# By hand, for a sparsity that rises from 0.5 to 0.95: at $u = 0$ the sparsity is $0.95 - 0.45 = 0.5$, at $u = \tfrac12$
-# it is $0.95 - 0.45 \cdot \tfrac18 = 0.89375$, and at $u = 1$ it is 0.95. We check these values with a window of 1000
-# steps:
+# Let us compute three values by hand, for a sparsity that rises from 0.5 to 0.95. At $u = 0$ the sparsity is
+# $0.95 - 0.45 = 0.5$, at $u = \tfrac12$ it is $0.95 - 0.45 \cdot \tfrac18 = 0.89375$, and at $u = 1$ it is 0.95. We
+# check these values with a window of 1000 steps:
 
 # %% tags=["nbval-check-output"]
 by_hand = {0: 0.5, 500: 0.89375, 1000: 0.95}
@@ -107,9 +108,10 @@ for step, value in by_hand.items():
 #
 # $$s_t = s_i + (s_f - s_i) \left[\frac12 + \frac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]$$
 #
-# The expression in the brackets is a share between 0 and 1. At $u = \tfrac12$ the argument of $\sigma$ is 0 and
-# $\sigma(0) = \tfrac12$, so the share is $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, $\sigma(-k) - \tfrac12$
-# is exactly minus half the denominator, so the share is 0. At $u = 1$ the share is 1.
+# The expression in the brackets is the share of the rise in sparsity that is complete, a number between 0 and 1. At
+# $u = \tfrac12$ the argument of $\sigma$ is 0 and $\sigma(0) = \tfrac12$, so the share is $\tfrac12$ and
+# $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, the numerator $\sigma(-k) - \tfrac12$ is exactly minus half the denominator,
+# so the share is 0. At $u = 1$ the share is 1.
 
 
 # %% tags=["nbval-check-output"]
@@ -127,10 +129,10 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 # %% [markdown]
 # ## Two common mistakes
 #
-# **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ comes close to its endpoints but does not
+# **The rescaling.** The bare sigmoid $s_i + (s_f - s_i)\,\sigma(k(2u - 1))$ comes close to $s_i$ and $s_f$ but does not
 # reach them. At $k = 6$, $\sigma(-6) = 0.00247$ and $0.45 \cdot 0.00247 = 0.0011$. So the bare sigmoid starts at a
 # sparsity of 0.5011 and ends at 0.9489. This error in the sparsity looks small. But a layer would keep 5.1 % of its
-# links instead of 5 %. The next cell counts the surplus links in a layer of a million weights:
+# possible links instead of 5 %. The next cell counts the surplus links in a layer of a million weights:
 
 # %% tags=["nbval-check-output"]
 missed = 0.45 * sigma(-6)
@@ -139,8 +141,8 @@ surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topol
 print(f"surplus links at the end: {surplus:,} more than 50,000")
 
 # %% [markdown]
-# **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What would the
-# printed sign change?
+# **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What effect would the
+# printed sign have?
 #
 # **Predict:** use the formula as printed, with $s_i = 0.5$ and $s_f = 0.95$. What is the sparsity at the end of the
 # window?
@@ -168,20 +170,20 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The sparsity is 0.05: the network would end with 95 % of its links instead of 5 %. The printed formula is also wrong
-# if $s$ is a density that falls from 0.5 to 0.05: $0.5 + (0.5 - 0.05) = 0.95$, so the network would still gain links.
-# The correct factor is $(s_f - s_i)$, and the core uses this factor.
+# The sparsity is 0.05: the network would end with 95 % of its possible links instead of 5 %. The printed formula is
+# also wrong if $s$ is a density that falls from 0.5 to 0.05: $0.5 + (0.5 - 0.05) = 0.95$, so the network would still
+# gain links. The correct factor is $(s_f - s_i)$, and the core uses this factor.
 # </details>
 #
 # ## Equal training FLOPs
 #
-# The sigmoid keeps many links for longer than the cubic schedule. How much more computation does the sigmoid need? The
-# **excess density** $s_f - s_t$ is the density minus the final density. We sum the excess density over a window of
+# The sigmoid keeps many links for longer than the cubic schedule does. How much more computation does the sigmoid need?
+# The **excess density** $s_f - s_t$ is the density minus the final density. We sum the excess density over a window of
 # $\Delta$ steps:
 #
 # - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
-# - sigmoid: its share is symmetric about the point $u = \tfrac12$, $\text{share} = \tfrac12$, so for any $k$ the mean
-#   excess density is $\frac{s_f - s_i}{2}$ and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
+# - sigmoid: the curve of its share is symmetric about the point $(\tfrac12, \tfrac12)$, so for any $k$ the mean excess
+#   density is $\frac{s_f - s_i}{2}$ and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
 #
 # If the sparsity rises from 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and
 # $0.45/2 \cdot 1000 = 225$ *dense steps*. A dense step is the computation of one training step with all links. We check
@@ -254,9 +256,9 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 #
 # $$\zeta_t = \frac{\zeta}{2} \left(1 + \cos \frac{\pi t}{t_\text{end}}\right)$$
 #
-# By hand, with $\zeta = 0.3$ and $t_\text{end} = 750$: at step 250 the angle is $\pi/3$ and its cosine is $\tfrac12$,
-# so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 the share is half of $\zeta$ (15 %), and
-# at step 750 an update exchanges no links.
+# Let us compute three values by hand, with $\zeta = 0.3$ and $t_\text{end} = 750$. At step 250 the angle is $\pi/3$ and
+# its cosine is $\tfrac12$, so an update exchanges $0.15 \cdot 1.5 = 22.5\,\%$ of the links. At step 375 the turnover is
+# half of $\zeta$ (15 %), and at step 750 an update exchanges no links.
 
 # %% tags=["nbval-check-output"]
 for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
@@ -266,14 +268,15 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 # %% [markdown]
 # ## The damage of one update
 #
-# The paper chooses the sigmoid because of its smoother start: the sigmoid prunes few links while the network is still
-# warming up. We test this claim on the handwritten digits. We train a small MLP at 50 % density for a quarter of the
-# run. Then the density of the MLP falls along the cubic schedule, or along the sigmoid at equal FLOPs.
+# The paper chooses the sigmoid because it starts more smoothly than the cubic schedule: the sigmoid prunes few links
+# while the network is still warming up. We test this claim on the handwritten digits. We train a small MLP at 50 %
+# density for a quarter of the run. Then the density of the MLP falls along the cubic schedule, or along the sigmoid at
+# equal FLOPs.
 #
-# An update of CHTss has **two removals**. First it *prunes*: to lower the number of links, it removes the links with
+# An update of CHTss makes **two removals**. First it *prunes*: to lower the number of links, it removes the links with
 # the lowest relative importance (stage 04). Then it *exchanges*: it removes a share of the links and regrows the same
-# number elsewhere. The exchange removes its links softly, by weight magnitude (stage 03). To see only the pruning, we
-# switch the exchange off ($\zeta = 0$).
+# number of links elsewhere. The exchange removes its links softly, by weight magnitude (stage 03). To see only the
+# pruning, we switch the exchange off ($\zeta = 0$).
 
 # %%
 task = data.load_images("digits")
@@ -378,15 +381,15 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 #
 # The numbers below are from the laptop profile with seed 0. At the start, the paper's argument holds. The first three
 # updates of the sigmoid remove few links and together cost 0.06 points of accuracy. The first three updates of the
-# cubic schedule cost 1.67 points. But in the end, the sigmoid must remove as many links as the cubic schedule. By far
-# the worst update of either schedule is one of the sigmoid's, just after the steep middle of its window. This update
-# costs 23.39 points, and the worst update of the cubic schedule costs 7.22 points.
+# cubic schedule cost 1.67 points. But in the end, the sigmoid must remove as many links as the cubic schedule. The
+# sigmoid has by far the worst update, just after the steep middle of its window. This update costs 23.39 points, while
+# the worst update of the cubic schedule costs 7.22 points.
 #
 # The *number* of removed links does not explain the drop in accuracy. The cubic schedule removes the most links at its
-# first update and loses almost no accuracy, because half of all links are still there. The *share* of removed links
-# (middle panel) is not enough to explain the drop either. The cubic schedule removes nearly the same share at its first
-# update and at its worst update. The drop is large when the share is large and few links are left. (The sigmoid also
-# has only half as many updates as the cubic schedule for the same fall in density.)
+# first update but loses almost no accuracy there, because the network still has half of all links. The *share* of
+# removed links (middle panel) is not enough to explain the drop either. The cubic schedule removes nearly the same
+# share at its first update and at its worst update. The drop is large when the share is large and few links are left.
+# (The sigmoid also has only half as many updates as the cubic schedule for the same fall in density.)
 #
 # The final accuracies differ by less than their intervals, so these runs show no difference between the schedules. (The
 # sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say nothing about
@@ -410,10 +413,10 @@ print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
 print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than the target allows")
 
 # %% [markdown]
-# Such a run raises no error. A report of this run would say 90 % sparsity, but the model has 1.1 % more links than the
-# target allows. With the cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$, because
-# this schedule is flat at its end. The core refuses such settings before it trains anything, and its message gives both
-# steps:
+# Such a run raises no error. A report of this run would state a sparsity of 90 %, but the model has 1.1 % more links
+# than the target allows. With the cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$,
+# because this schedule is flat at its end. The core refuses such settings before it trains anything, and the error
+# message names the two steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -446,9 +449,9 @@ print(plan)
 # %% [markdown]
 # Read the plan line by line:
 #
-# - **Density** is a table with a row for each sparse layer. Each row shows the density at the start, after a quarter,
-#   half and three quarters of the updates, and at the end. The last two columns show the links at the end and the links
-#   that the updates exchange. The output layer has no row, because it stays dense.
+# - **Density** is a table with a row for each sparse layer. Each row shows the density at the start, after one quarter,
+#   one half and three quarters of the updates, and at the end. The last two columns show the number of links at the end
+#   and the number of links that the updates exchange. The output layer has no row, because it stays dense.
 # - **Final links** is the total number of links of the sparse layers.
 # - **Updates** take place every 100 steps. The last update is at 75 % of the run.
 # - **Training FLOPs** count every linear layer, including the dense output layer. This count assumes that absent links
@@ -456,12 +459,12 @@ print(plan)
 # - **Memory** does not include the memory for activations. Here the weights are dense tensors that hold zeros, so
 #   sparsity saves no memory. *Past weights* are the last weights of removed links. The run keeps these weights because
 #   a regrown link starts from the last weight that it had.
-# - **The last lines** name the cubic schedule that costs the same training FLOPs. Compare the sigmoid with this cubic
-#   schedule.
+# - **The last lines** name the cubic schedule that costs as many training FLOPs as the sigmoid. Compare the sigmoid
+#   with this cubic schedule.
 #
 # Check one entry by hand. The window ends at step 3000, so step 1500 is the middle of the window, and the sparsity
 # there is 0.725. Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So this layer has 18022 links,
-# the nearest integer.
+# because the core rounds to the nearest integer.
 
 # %% tags=["nbval-check-output"]
 for step in (0, 1500, 3000, 8000):
@@ -469,9 +472,9 @@ for step in (0, 1500, 3000, 8000):
 assert plan.budget.links(1500)["2.weight"] == round((1 - 0.725) * 256 * 256) == 18022
 
 # %% [markdown]
-# Between two updates nothing changes: the links at step 1550 are the links of step 1500. Now we compare the costs of
-# methods. You can check the cost of SET by hand too. Two layers of 65536 weights and one layer of 16384 weights keep 5
-# % of their links. The output layer of 2560 weights is dense. So SET costs
+# Between two updates the links do not change: the layer has the same links at step 1550 as at step 1500. Now we compare
+# the costs of five methods. You can check the cost of SET by hand too. Two layers with 65536 weights each and one layer
+# with 16384 weights keep 5 % of their possible links. The output layer of 2560 weights is dense. So SET costs
 # $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$ of the dense FLOPs.
 
 # %%
@@ -484,7 +487,7 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 
 # %% [markdown]
 # A run that starts with half of all links costs more than twice as much as a run that is sparse from the start. A fair
-# comparison says which quantity is equal for all methods: the number of links at the end or the training FLOPs.
+# comparison states which quantity is equal for all methods: the number of links at the end or the training FLOPs.
 #
 # ## MEST: a few more links, in stages
 #
@@ -511,9 +514,9 @@ figures.show(
 # ## Explore
 #
 # **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's
-# window. Move the end of the sigmoid's window to later steps. How late can the sigmoid's window end before the cubic
-# window passes the last update? Does a larger $k$ change the cost of the run? What will the text below the figure say
-# when the window ends after the last update?
+# window. Move the end of the sigmoid's window to later steps: how late can this window end if the cubic window must not
+# end after the last update? Does a larger $k$ change the cost of the run? What will the text below the figure say if
+# the sigmoid's window ends after the last update?
 
 # %%
 explorer = widgets.DensityDesigner()
@@ -587,12 +590,13 @@ exercises.check("05.links_at_step", links_at_2050)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Between two updates nothing changes. At which step was the last update before step 2050, and what is $u$ at that step?
+# Between two updates the links do not change. At which step was the last update before step 2050, and what is $u$ at
+# that step?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The last update before step 2050 was at step 2000, in the middle of the window. There the sparsity is
+# The last update before step 2050 was at step 2000, in the middle of the window. At this step the sparsity is
 # $0.9 - 0.4 \cdot \tfrac18 = 0.85$, and 15 % of the 20000 places hold a link:
 #
 # ```python
@@ -605,9 +609,9 @@ exercises.check("05.links_at_step", links_at_2050)
 #
 # *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
-# The layer of the previous exercise now has the fixed sparsity 0.9, so it has 2000 links. The turnover begins at
+# The layer of the previous exercise now has a fixed sparsity of 0.9, so it has 2000 links. The turnover begins at
 # $\zeta = 0.3$ and falls to 0 at $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow?
-# Estimate first: two thirds of the steps are over, so is the answer a third of 600?
+# Estimate first: two thirds of the steps are over, so is the answer a third of $0.3 \cdot 2000 = 600$ links?
 
 # %% tags=["exercise"]
 links_exchanged = None
@@ -618,7 +622,8 @@ exercises.check("05.exchanged", links_exchanged)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The angle is $\tfrac23 \pi$, or 120 degrees. The cosine of this angle is negative.
+# At step 4000 the angle in the formula of the turnover is $\tfrac23 \pi$, or 120 degrees. The cosine of this angle is
+# negative.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -637,9 +642,9 @@ exercises.check("05.exchanged", links_exchanged)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# If no layer is dense, the training FLOPs, as a share of the dense FLOPs, are equal to the mean density over the run.
-# Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only at steps
-# that are multiples of `update_every`. So for each step, use the sparsity at the most recent update.
+# If no layer is dense, the training FLOPs divided by the FLOPs of the dense model are equal to the mean density over
+# the run. Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only
+# at steps that are multiples of `update_every`. So for each step, use the sparsity at the most recent update.
 #
 # Predict first: with fewer updates, does a falling density cost more or less?
 
@@ -675,8 +680,8 @@ exercises.check("05.mean_density", mean_density)
 #
 # *★☆☆ · 5 minutes · essential · objective 2 · work out*
 #
-# A cubic decay goes from 10 % to 70 % of the run. A sigmoid decay also begins at 10 %. Where must the sigmoid decay
-# end, as a share of the run, to cost the same training FLOPs? Replace `None`.
+# A cubic decay goes from 10 % to 70 % of the run. A sigmoid decay also begins at 10 %. At which share of the run must
+# the sigmoid decay end, so that the two decays cost the same training FLOPs? Replace `None`.
 
 # %% tags=["exercise"]
 sigmoid_end = None
@@ -732,7 +737,7 @@ exercises.check("05.own_schedule", share_of_fall)
 # <details><summary>Hint</summary>
 #
 # Let the share rise along a straight line from $u = a$ to $u = b$. The share is 0 before $a$ and 1 after $b$. Compute
-# the mean of $1 - \text{share}$ and the slope.
+# the mean of $1 - \text{share}$, and then compute the slope of the line.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -789,12 +794,13 @@ exercises.check("05.reached", reached_sparsity)
 # %% [markdown]
 # ## To discuss
 #
-# 1. The paper chooses the sigmoid because of its gentle start. In our runs the sigmoid also has the worst single
+# 1. The paper chooses the sigmoid because of its gentle start. But in our runs, the sigmoid also has the worst single
 #    update. Which measurement would decide between the two schedules?
 # 2. A decay begins with half of all links, so it needs the memory for these links at the start. On which hardware is
-#    this memory the limit? Which schedule of this notebook would you choose for such hardware?
+#    memory the limiting factor? Which schedule of this notebook would you choose for such hardware?
 # 3. You compare two methods in two cases: for a phone that only runs the trained network, and for a company that pays
-#    for the training. In each case, which number do you keep equal: the final links or the training FLOPs?
+#    for the training. In each case, which quantity do you keep equal: the number of links at the end or the training
+#    FLOPs?
 #
 # ## Self-check
 #
@@ -814,7 +820,7 @@ exercises.check("05.reached", reached_sparsity)
 # sigmoid has half as many steps, the two schedules need equal training FLOPs.
 # </details>
 #
-# 3. A run ends at a density of 0.1011 instead of 0.10, without an error. Where do you look for the cause?
+# 3. A run raises no error, but it ends at a density of 0.1011 instead of 0.10. Where do you look for the cause?
 #
 # <details><summary>Answer</summary>
 #
@@ -827,8 +833,8 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# No. For any $k$, the share is symmetric about the point $u = \tfrac12$, $\text{share} = \tfrac12$, so the mean density
-# stays the same. With a larger $k$, the steepest updates remove more links.
+# No. For any $k$, the curve of the share is symmetric about the point $(\tfrac12, \tfrac12)$, so the mean density stays
+# the same. With a larger $k$, the steepest updates remove more links.
 # </details>
 #
 # ## Key takeaways
@@ -836,7 +842,7 @@ exercises.check("05.reached", reached_sparsity)
 # - The cubic schedule prunes most at the start, and the sigmoid prunes most in the middle. At equal FLOPs, the sigmoid
 #   has half as many steps as the cubic schedule.
 # - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid reaches both end values exactly.
-# - On this small task, the sigmoid lost little accuracy at its start and a lot in its middle. The final accuracies did
+# - On this small task, the sigmoid lost little accuracy at its start but a lot in its middle. The final accuracies did
 #   not show which schedule is better.
 # - A decay must not end after the last update. Before the run starts, `chts.plan` refuses a decay that ends later.
 #

@@ -83,7 +83,7 @@ def test_the_text_of_stage_05_has_the_losses_that_it_measured(committed: Page) -
     lost, worst = "accuracy lost by the first three updates (points)", "accuracy lost by the worst update (points)"
     first = f"together cost {sigmoid[lost]:.2f} points of accuracy. The first three updates of the cubic schedule"
     assert f"{first} cost {cubic[lost]:.2f} points" in text
-    steepest = f"This update costs {sigmoid[worst]:.2f} points, and the worst update of the cubic schedule costs"
+    steepest = f"This update costs {sigmoid[worst]:.2f} points, while the worst update of the cubic schedule costs"
     assert f"{steepest} {cubic[worst]:.2f} points." in text
     assert (
         abs(cubic["final accuracy (%)"] - sigmoid["final accuracy (%)"])
