@@ -86,7 +86,7 @@ def test_the_text_on_the_three_networks_holds(executed: Executed) -> None:
         found = accuracies(notebook)
         assert list(found) == ["dense", "CHTs", "static"]
         assert abs(found["static"] - found["CHTs"]) < 2
-        (points,) = re.findall(r"^CHTs loses (-?[\d.]+) points$", printed(notebook), re.MULTILINE)
+        (points,) = re.findall(r"^CHTs loses (-?[\d.]+) percentage points$", printed(notebook), re.MULTILINE)
         assert float(points) == pytest.approx(found["dense"] - found["CHTs"], abs=0.11)
         lost[profile] = float(points)
     assert "static network does about as well as CHTs" in text
