@@ -18,7 +18,7 @@
 #
 # 1. train an image classifier with 1 % of its links;
 # 2. attach any method to your own training loop in two lines;
-# 3. read a race between methods without fooling yourself.
+# 3. interpret a race between methods without fooling yourself.
 #
 # | | |
 # |---|---|
@@ -101,11 +101,11 @@ figures.show(figures.images(task), f"These are the first ten training images of 
 # %% [markdown]
 # ## A method is five choices
 #
-# A method says how the network is wired at the start, which links an update removes, which links it regrows, how many
-# links there are at step $t$, and how many links an update exchanges. Read each row of the table as a sentence. Compare
-# two rows to see what a paper changed. FC removes nothing and regrows nothing, so it has a dash in the columns
-# *removal* and *regrowth*. The turnover of FC and GMP is *none*, because they exchange no links. But the number of
-# links of GMP falls.
+# A method specifies how the network is wired at the start, which links an update removes, which links the update
+# regrows, how many links the network has at step $t$, and how many links an update exchanges. Read each row of the
+# table as a sentence. Compare two rows to see what a paper changed. FC removes nothing and regrows nothing, so its row
+# has a dash in the columns *removal* and *regrowth*. The turnover of FC and GMP is *none*, because they exchange no
+# links. But GMP lowers its number of links.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
@@ -124,31 +124,32 @@ table.rename(columns={"sparsity": "number of links"})
 # - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes
 #   on the schedule of GMP and also exchanges links as RigL does.
 # - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), trains with
-#   more links than it keeps at the end. The extra links are 5 % of all possible links, and later 2.5 %. Every update
-#   removes the weakest links, as many as there are extra links, and regrows the same number at random. The last update
-#   only removes links.
+#   more links than it keeps at the end. At first, the extra links are 5 % of all possible links. Later, they are 2.5 %.
+#   Every update removes the weakest links until only the final number of links remains, and then regrows the extra
+#   links at random. The last update only removes links.
 # - **CHT** is the first method in this list that predicts links from the topology alone. CHT starts from receptive
 #   fields (stage 01). Its updates stop permanently when every layer has reached an overlap above 90 % (a later section
 #   explains *overlap*).
-# - **CHTs** also starts from receptive fields. Soft sampling removes mostly links with small weights (stage 03).
-#   Percolation then cuts the incomplete links (stage 04). CHTs draws the new links in proportion to their score CH2-L3n
-#   (stage 02). A link that returns starts with its last weight.
-# - **CHTss** works like CHTs, but its density falls from 50 % to the final density along a sigmoid (stage 05). To
-#   choose the links that it prunes, CHTss uses another score, relative importance.
+# - **CHTs** also starts from receptive fields. CHTs removes links by soft sampling, so most of the removed links have
+#   small weights (stage 03). Percolation then cuts the incomplete links (stage 04). CHTs draws the new links with
+#   probabilities proportional to their CH2-L3n scores (stage 02). A link that returns starts with its last weight.
+# - **CHTss** works like CHTs, but its density falls from 50 % to the final density along a sigmoid (stage 05). To lower
+#   the number of links, CHTss removes the links with the lowest *relative importance*, not the links with the smallest
+#   weights.
 #
 # ## One update, by hand
 #
 # Take a layer with three outputs, four inputs and six links. We remove one link. By *weight magnitude* $|W_{ij}|$, the
-# weakest link has weight 1. This link goes from input 1 to output 0. *Relative importance* (RI) divides $|W_{ij}|$ by
-# the sum of all weights at the same input, and by the sum of all weights at the same output. RI is the sum of these two
-# shares:
+# weakest link has weight 1. This link goes from input 1 to output 0. *Relative importance* (RI) is the sum of two
+# shares: $|W_{ij}|$ divided by the sum of all weights at the same input, and $|W_{ij}|$ divided by the sum of all
+# weights at the same output.
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The link of weight 1 has 1/3 of the weight in its column and 1/3 of the weight in its row, so its RI is 0.67. The link
-# from input 2 to output 2 has 2/6 of the weight in its column and 2/10 of the weight in its row, so its RI is 0.53.
-# This RI is the lowest in the layer, although the link has weight 2. The reason is that the two neurons of this link
-# have other links that are much stronger.
+# The link of weight 1 accounts for 1/3 of the total weight in its column and 1/3 of the total weight in its row, so its
+# RI is 0.67. The link from input 2 to output 2 accounts for 2/6 of the total weight in its column and 2/10 of the total
+# weight in its row, so its RI is 0.53. This RI is the lowest in the layer, although the link has weight 2. The reason
+# is that the two neurons of this link have other links that are much stronger.
 
 # %%
 weight = torch.tensor([[2.0, 1, 0, 0], [0, 2, 4, 0], [0, 0, 2, 8]])
@@ -161,8 +162,8 @@ assert importance[mask].min() == importance[2, 2]
 # %% [markdown]
 # Which score is better depends on the task. The paper removes links by magnitude on MNIST and EMNIST, in translation
 # and in LLaMA, and by relative importance on Fashion-MNIST. In this notebook, CHTs removes links by magnitude. The cell
-# below uses the hard rule and removes the weakest link. CHTs instead draws the links that stay, with probability ∝
-# $|W|^T$.
+# below uses the hard rule and removes the weakest link. CHTs instead draws the links that stay, with probabilities
+# proportional to $|W|^T$.
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -171,8 +172,9 @@ print(survivors.int())
 assert not survivors[0, 1]
 
 # %% [markdown]
-# Now we regrow one link, drawn in proportion to its CH2-L3n score. Two of the missing links have a path of three links
-# between their ends. Each of these two links has the score 4. All other missing links have the score 0.
+# Now we regrow one link. The probability of drawing a link is proportional to its CH2-L3n score. Two of the missing
+# links have a path of three links between their ends. Each of these two links has a score of 4. All other missing links
+# have a score of 0.
 
 # %%
 scores = chts.link_prediction.ch2_l3n(survivors)
@@ -183,8 +185,8 @@ assert scores[regrown].tolist() == [4]
 
 # %% [markdown]
 # Which weight does a regrown link start with? It starts with its last weight. The link that we regrew was never in the
-# network before, so it starts from 0. If a later update brings back the link that we removed, that link starts from 1
-# again.
+# network before, so it starts from 0. If a later update brings back the link that we removed, that link starts from its
+# last weight, 1.
 
 # %%
 last = weight * ~survivors
@@ -229,9 +231,8 @@ history.drop(columns="seconds").round(3)
 # the number of neurons active after an update, divided by the number active before it. Stage 04 computes the paper's
 # ANP.)
 #
-# An update is meant to exchange at most ζ = 30 % of the links, but it may remove more. The network has so few links
-# that some neurons have no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage
-# 04).
+# An update is meant to exchange at most ζ = 30 % of the links, but it may remove more. With so few links, some neurons
+# have no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage 04).
 #
 # All weights outside the mask are 0:
 
@@ -269,12 +270,13 @@ chosen = max(validation, key=validation.__getitem__)
 print("chosen:", chosen)
 
 # %% [markdown]
-# The intervals are too wide to rank the three values of $r$. We did not use the test images, so the test accuracy stays
-# unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, but only one setting of
-# each of the other methods. CHTss uses the same $r$ as CHTs. The other methods run with the untuned settings of the
-# table above. Not all settings come from the papers. On images, the paper starts CHT, CHTs and CHTss from CSTI, a
-# topology that depends on the correlations between the inputs (stage 01). The preset `chts/paper_mlp` starts from CSTI
-# too. In RigL's paper, there is one update every 100 steps. Here, every method has one update per epoch.
+# The intervals are too wide to rank the three values of $r$. We did not use the test images to choose $r$, so the test
+# accuracy stays unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, but only
+# one setting of each of the other methods. CHTss uses the same $r$ as CHTs. The other methods run with the untuned
+# settings of the table above. Not all settings come from the papers. For image tasks, the paper starts CHT, CHTs and
+# CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). The preset
+# `chts/paper_mlp` also starts from CSTI. In RigL's paper, there is one update every 100 steps. Here, every method has
+# one update per epoch.
 #
 # ## The race
 #
@@ -282,8 +284,8 @@ print("chosen:", chosen)
 # the same initial weights and batches.
 #
 # **Predict:** with 1 % of the links, by how many percentage points is each sparse method behind FC? Some methods start
-# with more than 1 % of the links. We say that a method *stumbles* if it loses accuracy during training. Which of these
-# methods will stumble? Write down your answers before you run the cells.
+# with more than 1 % of the links. We say that a method *stumbles* if it loses accuracy during training. Which of the
+# methods with more links will stumble? Write down your answers before you run the cells.
 
 # %%
 topology = candidates[chosen].topology
@@ -303,19 +305,20 @@ figures.show(
 #
 # In the right panel, the accuracy of a method dips when the method removes links faster than the remaining links can
 # adapt. The accuracy of CHTss dips where its sigmoid is steep. GMP has a smaller dip. MEST shows no dip, not even at
-# its last update, because we measure the accuracy just after an update. At this moment, the extra links are new and
-# have weight 0, so they do not change the output. But MEST learns slowly at the start. The left panel has no such dip,
-# because its networks have the same number of links during the whole run. The table of differences below and the
-# section *What did we find?* show how many points each method loses against FC.
+# its last update, because we measure the accuracy just after an update. At that moment, the extra links are new and
+# have weight 0, so they do not change the output. But MEST learns slowly at the start. The left panel shows no such
+# dip, because its methods keep the number of links constant during the whole run. The table of differences below and
+# the section *What did we find?* show how many points each method is behind FC.
 # </details>
 #
 # ## Equal steps are not equal cost
 #
-# Now we use the test images. We test the network of the last epoch. All methods were trained for the same number of
-# steps, but methods that start with more links need more arithmetic. `FLOPs` is the cost of all steps relative to FC,
-# if absent links cost nothing. This cost follows from the schedule of the method, so we know it before any run. For
-# CHTs, the cost (2.7 %) is larger than the density (1 %), because the output layer stays dense. At each update, RigL
-# and GraNet also need the gradient of absent links.
+# Now we use the test images. In each run, we test the network of the last epoch. All methods were trained for the same
+# number of steps, but methods that start with more links need more arithmetic. The column `FLOPs` gives the cost of the
+# whole run as a share of FC's cost, if absent links cost nothing. This cost follows from the schedule of the method, so
+# we can compute it before the run. For CHTs, the cost (2.7 %) is larger than the density (1 %), because the output
+# layer stays dense. The cost of RigL and GraNet also includes the gradients of absent links, which these two methods
+# need at each update.
 
 # %%
 summary = [
@@ -329,16 +332,16 @@ percent = ["test accuracy", "interval", "density", "active", "itop", "FLOPs"]
 shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").format("{:.1f}", subset=["seconds"])
 
 # %% [markdown]
-# The column `seconds` shows that the sparse methods are not faster. Every method here multiplies dense matrices, even
-# where they hold zeros, and the sparse methods also update their masks.
+# The column `seconds` shows that the sparse methods are not faster. Every method here multiplies dense matrices and
+# does not skip their zeros, and the sparse methods also update their masks.
 #
-# **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores the values of the links and
-# their positions (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the links, a
-# layer of 1568 × 1568 processes 256 samples 12 times as fast as `nn.Linear`. The layer is 5 times as fast with 5 % of
-# the links, but slower than `nn.Linear` with 30 %. The measurements include the forward and the backward pass. A dense
-# product reads whole blocks of numbers, which is fast. A sparse product must look up each link. In a narrow layer,
-# calling the operation takes longer than computing the product. So csr pays off at a low density, in wide layers, and
-# on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
+# **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores only the weights and the
+# positions of the links (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the
+# links, a layer of 1568 × 1568 processes 256 samples 12 times as fast as `nn.Linear`. With 5 % of the links, the layer
+# is 5 times as fast as `nn.Linear`, but with 30 % of the links, the layer is slower. The measurements include the
+# forward and the backward pass. A dense product reads whole blocks of numbers, which is fast. A sparse product must
+# look up each link. In a narrow layer, calling the operation takes longer than computing the product. So csr pays off
+# at a low density, in wide layers, and on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
 #
 # ## Is the difference real?
 #
@@ -353,8 +356,8 @@ for n in (2, 3, 5, 10, 1000):
     print(f"{n:>4} runs: t = {stats.t.ppf(0.975, n - 1):.2f}")
 
 # %% [markdown]
-# Runs with equal seeds share their initial weights and batches. So subtract the accuracies seed by seed, and report the
-# interval of the *difference*. Luck that both runs share cancels out.
+# Runs with equal seeds share their initial weights and batches. So subtract one accuracy from the other for each seed,
+# and report the interval of the mean *difference*. Luck that both runs share cancels out.
 
 # %%
 differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
@@ -367,7 +370,7 @@ pd.DataFrame(table).T
 
 # %% [markdown]
 # The numbers are differences in test accuracy, in percentage points. If an interval contains 0, these runs do not show
-# that one of the two methods is better. The runs do not show that the two methods are equal either. The table has
+# that one of the two methods is better. The runs do not show that the two methods are equal either. The table contains
 # fifteen different comparisons. A 95 % interval misses the true difference in about one in twenty cases, so expect
 # about one wrong interval here. Do not expect the same order of the methods as in the paper's tables: images of 8×8
 # pixels and layers of a few hundred links make this a different task.
@@ -405,15 +408,15 @@ beside_small.style.format(percents, na_rep="–").set_caption(
 )
 
 # %% [markdown]
-# If a sparse method is behind this network, then its sparse network has no advantage here over a narrow dense network.
-# For the digits, `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits
-# are an easy task, and the output layer of the narrow network is also smaller than the output layer of the sparse
-# networks. For a larger task, you need new runs.
+# If a sparse method is behind this network, then here the method has no advantage over a narrow dense network. For the
+# digits, `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits are an
+# easy task, and the output layer of the narrow network is also smaller than the output layer of the sparse networks.
+# The results may differ on a larger task, so such a task needs new runs.
 #
 # ## How to flatter a method
 #
-# Many reports give the accuracy of the *best test epoch*. We recorded the test accuracy of every epoch, so we can see
-# the effect of this choice.
+# Many reports give the accuracy of the *best test epoch*, the epoch with the highest test accuracy. We recorded the
+# test accuracy of every epoch, so we can see the effect of this choice.
 #
 # **Predict:** can the best test epoch ever be worse than the last epoch? Which methods gain the most if they report
 # their best test epoch? What is special about their best epochs?
@@ -428,19 +431,19 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # <details><summary>What you should have seen</summary>
 #
 # The best test epoch is a maximum, so it is never worse than the last epoch. The gain comes only from the choice of the
-# epoch. The gain is largest for methods whose accuracy varies a lot between epochs. Methods that lower their number of
-# links have a second problem: `best had more links` counts the runs whose best epoch came *before* the network reached
-# its final sparsity. The accuracy of such an epoch belongs to a denser network. (For MEST, this problem matters less:
-# its extra links have weight 0 when we measure the accuracy.) Choosing on the validation images solves the first
-# problem, but not the second. So we report the last epoch.
+# epoch. The gain is largest for methods whose accuracy varies a lot between epochs. For methods that lower their number
+# of links, the choice of the best test epoch causes a second problem: `best had more links` counts the runs whose best
+# epoch came *before* the network reached its final sparsity. The accuracy of such an epoch is the accuracy of a denser
+# network. (For MEST, this problem matters less: its extra links have weight 0 when we measure the accuracy.) Choosing
+# on the validation images solves the first problem, but not the second. So we report the last epoch.
 # </details>
 #
 # ## What happened to the network
 #
-# Now we look at the first hidden layer of a CHTs run, before and after training. We train this network again and keep
-# the mask after each update. The same seed gives the same run. In the figure, the links that still lie near the
-# diagonal come from the initial receptive field. New links gather in a few columns, because link prediction favours
-# inputs that are already well connected.
+# Now we look at the first hidden layer of a CHTs run, before and after training. We repeat this run and keep the mask
+# after each update. The repeated run is the same as the first, because it uses the same seed. In the figure, the links
+# that still lie near the diagonal come from the initial receptive field. New links gather in a few columns, because
+# link prediction favours inputs that are already well connected.
 
 # %%
 played = images.train(
@@ -468,7 +471,7 @@ player = widgets.TopologyPlayer.of(played)
 player
 
 # %% [markdown]
-# GitHub does not show widgets. This figure shows the first state of the player:
+# GitHub does not show widgets. This figure shows the initial state of the player:
 
 # %%
 state = widgets.TopologyPlayer.state_of(played)
@@ -480,20 +483,20 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 # The first updates exchange the most links, because ζ falls along a cosine to 0. In the deeper layers, percolation also
 # cuts many links at the start. The ITOP rate can only rise, and it levels off as the updates exchange fewer links. The
 # overlap rises in the first layer. With the laptop profile, the overlap of the first layer reaches 86 %, although CHTs
-# draws its links at random. In the deeper layers, which have four times as many links, the overlap stays below 30 %.
-# Soft sampling makes a layer less likely to get stuck, but a layer with so few links can still get stuck. In the last
-# updates, the overlap is a share of very few links, so it varies a lot.
+# draws its links at random. In the deeper layers, which have four times as many links as the first layer, the overlap
+# stays below 30 %. Soft sampling makes a layer less likely to get stuck, but a layer with as few links as the first
+# layer can still get stuck. In the last updates, the overlap is a share of very few links, so it varies a lot.
 # </details>
 #
 # ## Did the topology explore?
 #
-# Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or link prediction can
-# bring such a link back: a link with a high score before the update often has a high score after it too. At an overlap
-# of 100 %, the update would undo itself, and the network would be stuck. CHT stops its updates permanently when the
-# overlap of every layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead of
-# taking the best ones. So the mean overlap over its layers stays lower than the mean overlap of CHT. In a single layer,
-# the overlap can still come near 100 %, as in the first layer above. The second measure is the ITOP rate, the share of
-# all possible links that were ever active.
+# Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or by link prediction can
+# bring such a link back: a link with a high score before the update often has a high score after the update too. At an
+# overlap of 100 %, the update would undo itself, and the network would be stuck. CHT stops its updates permanently when
+# the overlap of every layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead
+# of taking the links with the highest scores. So the mean overlap over the layers is lower for CHTs than for CHT. In a
+# single layer, the overlap can still come near 100 %, as in the first layer above. Besides the overlap, we measure the
+# ITOP rate, the share of all possible links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -507,9 +510,9 @@ figures.show(
 # %% [markdown]
 # ## What did we find?
 #
-# You predicted two things: how many points each sparse method loses against FC, and which methods stumble. We begin
-# with the first prediction. The paired differences come from the table above. We also show the difference between the
-# small dense network and FC.
+# You predicted two things: how many points each sparse method is behind FC, and which methods stumble. We begin with
+# the first prediction. The paired differences come from the table of differences above. We also show the difference
+# between the small dense network and FC.
 
 
 # %%
@@ -546,8 +549,8 @@ for row in answer:
 pd.DataFrame(rows, columns=["method", "test accuracy", "minus FC", "training FLOPs"]).style.hide(axis="index")
 
 # %% [markdown]
-# The second prediction was about stumbling. For each method, the table shows how far the mean validation accuracy fell
-# below its earlier best.
+# The second prediction was about stumbling. For each method, the table shows the largest fall of the mean validation
+# accuracy below its earlier maximum.
 
 # %%
 falls = []
@@ -566,20 +569,20 @@ pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "t
 #   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, the interval of GraNet
 #   was just below 0.
 # - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
-#   So this race shows no advantage of link prediction, and no disadvantage.
+#   So this race shows neither an advantage nor a disadvantage of link prediction.
 # - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
-#   points and GraNet by 6.1. MEST starts with more links too, but its accuracy falls by only 1.0 point.
+#   points and GraNet by 6.1. MEST also starts with extra links, but its accuracy falls by only 1.0 point.
 # - **The sparse methods with the highest mean accuracies cost the most.** GraNet costs 13.0 % of FC's training FLOPs
 #   and GMP 12.3 %. RigL costs 3.4 % and CHTs 2.7 %.
-# - **The small dense network is hard to beat.** It loses 1.6 ± 1.7 points against FC and costs 1.0 % of FC's training
+# - **The small dense network is hard to beat.** It is 1.6 ± 1.7 points behind FC and costs 1.0 % of FC's training
 #   FLOPs. The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is
-#   ahead of the small network by more than the interval, by 0.5 ± 0.4.
+#   ahead of the small network by more than the interval: by 0.5 ± 0.4 points.
 #
 # ### What do larger runs say?
 #
-# The folder `results` has a record of every longer run, and stage 11 shows all these records. Two sets of records help
-# with this question. The first set contains runs of the same MLP with 3 % of the links instead of 1 %, and ten seeds
-# instead of three:
+# The folder `results` contains a record of every longer run, and stage 11 shows all these records. Two sets of records
+# help to judge the results above. The first set contains runs of the same MLP with 3 % of the links instead of 1 %, and
+# ten seeds instead of three:
 
 # %%
 recorded = report.read(records.results_folder())
@@ -605,28 +608,28 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 
 # %% [markdown]
 # RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
-# the pixels and trains on all training images. The other runs do neither of these two things. So compare only runs with
-# the same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and
-# MEST have no recorded run of this size.
+# the pixels and trains on all training images. The recipe of the other runs does neither. So compare only runs with the
+# same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and MEST
+# have no recorded run of this size.
 #
 # ### What would change our mind?
 #
-# - **More seeds.** With the same standard deviation, ten seeds instead of three divide the width of an interval by 3.5:
-#   $4.30/\sqrt{3} = 2.48$ against $2.26/\sqrt{10} = 0.71$. If CHTs is then ahead of a rival and the interval excludes
-#   0, we will call CHTs better.
+# - **More seeds.** If the standard deviation stays the same, ten seeds instead of three make an interval 3.5 times
+#   narrower: the factor $4.30/\sqrt{3} = 2.48$ becomes $2.26/\sqrt{10} = 0.71$. If CHTs is then ahead of a rival and
+#   the interval excludes 0, we will call CHTs better.
 # - **A small dense network that loses.** A sparse network is worth the effort on a task where it is ahead of a dense
 #   network with the same number of weights.
 # - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
 #   paths of three links, and such a layer has almost none.
-# - **Equal FLOPs.** If SET and CHTs could use as many FLOPs as GraNet, they could train more than four times as long.
-#   We have not tried this.
+# - **Equal FLOPs.** If SET and CHTs could use as many FLOPs as GraNet, they could train more than four times as long as
+#   they did here. We have not tried this.
 
 # %% [markdown]
 # ## Mix a method
 #
 # **Predict:** which change lowers the accuracy more in a run of a few epochs: an Erdős–Rényi start or random regrowth?
 # Change one choice at a time. The mixer trains a small network on the digits, with 64 units per layer and 90 %
-# sparsity. The training of a new mix takes a moment.
+# sparsity. Training a new mix takes a moment.
 
 # %%
 mixer = widgets.MethodMixer()
@@ -645,8 +648,8 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # The figure shows a mix with an Erdős–Rényi start. The sentence below the figure names every choice in which the mix
 # differs from CHTs. To see the other change, set the topology to *receptive field* and the regrowth to *random*. Each
 # mix is trained only once, so the order of two close curves may change with the seed. So the mixer does not answer the
-# question. The next exercise computes an interval. The mixer also shows which choices fit together. For example, if the
-# number of links does not fit a dense start, the sentence says so.
+# question above. The next exercise computes an interval. The mixer also shows which choices fit together. For example,
+# if the number of links does not fit a dense start, the sentence says so.
 # </details>
 #
 # ## Exercise: mix a method of your own
@@ -654,8 +657,8 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
 # Change *one* choice of CHTs, and race the new method against CHTs with all seeds. Which does CHTs need more: its
-# receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument with the name of its field.
-# The check trains one network for each seed, which takes several seconds.
+# receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument, and use the name of the field
+# as the keyword. The check trains one network for each seed, which takes several seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -739,7 +742,7 @@ exercises.check("06.one_update", one_update)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
-# Write a training loop of one epoch. Each batch is a pair of inputs and labels, and the loss is the cross-entropy.
+# Write a training loop for one epoch. Each batch is a pair of inputs and labels, and the loss is the cross-entropy.
 # Attach `method` at the given sparsity, with an update every ten steps, and return the `Sparsifier`. The check looks at
 # every step: the gradient must come only from the current batch, and the `Sparsifier` must count the step.
 
@@ -777,10 +780,10 @@ exercises.check("06.train_sparse", train_sparse)
 #
 # *★★☆ · 10 minutes · useful · objective 3 · write code*
 #
-# Write a function that computes the column `FLOPs` of the table above. `sizes` lists the number of possible links of
-# each layer. The last layer is the output layer, which stays dense. `densities` lists the density of the other layers
-# at each step. Absent links cost nothing. Return the cost of the whole run as a share of the cost of the dense network.
-# The check compares your result with `chts.plan`.
+# Write a function that computes a method's value in the column `FLOPs` of the table above. `sizes` lists the number of
+# possible links of each layer. The last layer is the output layer, which stays dense. `densities` lists the density of
+# the other layers at each step. Absent links cost nothing. Return the cost of the whole run as a share of the cost of
+# the dense network. The check compares your result with `chts.plan`.
 
 
 # %% tags=["exercise"]
@@ -795,7 +798,7 @@ exercises.check("06.flops_share", flops_share)
 # <details><summary>Hint</summary>
 #
 # A step at density $d$ costs $d$ times the sum of the sizes of the sparse layers, plus the size of the output layer. A
-# step of the dense network costs the sum of all sizes. Take the mean of the cost over all steps.
+# step of the dense network costs the sum of all sizes. Divide the mean cost of a step by the cost of a dense step.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -829,8 +832,8 @@ exercises.check("06.fair_report", fair_report)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `max(runs, key=...)` returns the name with the highest value. If `course` lists values by epoch, `course[-1]` is the
-# value of the last epoch.
+# `max(runs, key=...)` returns the name with the highest value. If `course` lists one value per epoch, `course[-1]` is
+# the value of the last epoch.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -850,8 +853,9 @@ exercises.check("06.fair_report", fair_report)
 #
 # *★☆☆ · 5 minutes · useful · objective 3 · work out*
 #
-# Three runs of a method reach 90 %, 92 % and 94 % test accuracy. What is the half-width of the 95 % confidence interval of
-# their mean, in percentage points? Use the formula above and the printed $t$, and round to one decimal.
+# Three runs of a method reach 90 %, 92 % and 94 % test accuracy. What is the half-width of the 95 % confidence interval
+# of their mean, in percentage points? Use the formula above and the value of $t$ printed below it, and round to one
+# decimal place.
 
 # %% tags=["exercise"]
 half_width = None
@@ -881,9 +885,10 @@ exercises.check("06.half_width", half_width)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · write code*
 #
-# For each of two methods, a dictionary maps each seed to the accuracy of its run, such as `{0: 91.0, 1: 93.0}`. Some
-# seeds were used with only one of the methods. Return the mean of the paired difference (the first method minus the
-# second) and the half-width of its 95 % confidence interval. `stats.t.ppf(0.975, k)` is the factor $t_k$.
+# You get one dictionary for each of two methods. The dictionary maps each seed to the accuracy of the run with this
+# seed, for example `{0: 91.0, 1: 93.0}`. Some seeds were used with only one of the methods. Return the mean of the
+# paired difference (the first method minus the second) and the half-width of its 95 % confidence interval.
+# `stats.t.ppf(0.975, k)` is the factor $t_k$.
 
 
 # %% tags=["exercise"]
@@ -916,8 +921,8 @@ exercises.check("06.paired", paired)
 #
 # 1. The small dense network is nearly as accurate as the best sparse method, and it is cheaper. On which task would you
 #    still choose a sparse network? Which measurement would support your choice?
-# 2. GraNet loses the fewest points, and RigL costs about a quarter of GraNet's FLOPs. Plan a race that is fair to both
-#    methods. What do you keep equal: the epochs, the FLOPs, or the final number of links?
+# 2. GraNet is nearest to FC, but RigL needs only about a quarter of GraNet's FLOPs. Plan a race that is fair to both
+#    methods. What would you keep equal: the epochs, the FLOPs, or the final number of links?
 # 3. We tuned $r$ for CHTs, but we tuned no setting of the other methods. Which method gains from this tuning? How many
 #    runs would it take to tune one setting for each of the nine methods?
 #
@@ -927,8 +932,8 @@ exercises.check("06.paired", paired)
 #
 # <details><summary>Answer</summary>
 #
-# They differ only in the regrowth: SET regrows at random, and RigL regrows the links with the largest gradients. In the
-# other columns of the table, their rows are the same.
+# They differ only in the regrowth: SET regrows at random, and RigL regrows the links with the largest gradients. In all
+# other columns of the table of methods, the rows of SET and RigL are the same.
 # </details>
 #
 # 2. GraNet beats SET in a race with equal numbers of steps. What must you ask before you call GraNet the better method?
@@ -958,10 +963,10 @@ exercises.check("06.paired", paired)
 #
 # ## Key takeaways
 #
-# - A method is five choices. The `Sparsifier` adds any method to an ordinary training loop.
-# - The number of links is exact at every step. A removed link has the weight 0 in the network, and CHTs remembers its
-#   last weight.
-# - A fair race has equal steps and equal seeds, and it reports the cost with the accuracy.
+# - A method consists of five choices. The `Sparsifier` adds any method to an ordinary training loop.
+# - At every step, each layer has exactly the scheduled number of links. A removed link has weight 0 in the network, but
+#   CHTs remembers the link's last weight.
+# - A fair race uses equal steps and equal seeds, and reports the cost along with the accuracy.
 # - Choose on the validation images, and report the last epoch. A difference smaller than its interval may be due to
 #   chance.
 # - On the digits, five sparse methods are behind FC, and no sparse method is clearly better or worse than CHTs. A small

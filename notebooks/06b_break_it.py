@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. see from a curve or a number that a sparse training run is broken;
+# 1. recognise from a curve or a number that a sparse training run is broken;
 # 2. find the cause with two lines of PyTorch;
 # 3. check your own runs with an audit.
 #
@@ -94,7 +94,8 @@ for gradient in (1.0, 1.0, 0.0):
 # %% [markdown]
 # The weight of the removed link has changed: the buffer is $0.9 \cdot 1.9 = 1.71$, and the weight is
 # $-0.1 \cdot 1.71 = -0.171$. A removed link comes back by itself, unless the code also sets its buffer to 0 or applies
-# the mask again after every optimizer step. If the link is regrown later, its old momentum moves its weight.
+# the mask again after every optimizer step. If the code only applies the mask, the old momentum stays in the buffer and
+# moves the weight when the link is regrown.
 
 # %%
 assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
@@ -109,16 +110,17 @@ assert math.isclose(link.item(), -0.171, abs_tol=1e-6)
 # 5. after the last update, every layer has its final density;
 # 6. all weights are finite;
 # 7. right after an update, the optimizer state of the regrown links is 0. The weights of these links are 0 too, unless
-#    the method says otherwise: in CHTs and CHTss, a link that returns starts with its last weight.
+#    the method sets them to other values: in CHTs and CHTss, a link that returns starts with its last weight.
 #
-# `chts.audit.audit(sparsifier)` checks the first six rules at any moment. Use `chts.audit.Auditor` to check a run after
-# every step. An auditor also checks the seventh rule, because it remembers the masks from before the update. In a run
-# of CHTs or CHTss, the auditor checks only the optimizer state of the regrown links, not their weights.
+# You can call `chts.audit.audit(sparsifier)` between any two steps. This function checks the first six rules. Use
+# `chts.audit.Auditor` to check a run after every step. An auditor also checks the seventh rule, because it remembers
+# the masks from before the update. In a run of CHTs or CHTss, the auditor checks only the optimizer state of the
+# regrown links, not their weights.
 #
 # ## A healthy run
 #
-# CHTss trains a network on the handwritten digits, and the density falls from 50 % to the target density. An auditor
-# checks every step.
+# We train a network on the handwritten digits with CHTss, which lowers the density from 50 % to the target density. An
+# auditor checks the run after every step.
 
 
 # %%
@@ -143,10 +145,10 @@ figures.show(
 
 # %% [markdown]
 # Learn what a healthy run looks like: a symptom is a difference from a healthy run. In the figures below, the dashed
-# curves show the healthy run. At the beginning of this run, the curve of the share of weights that are not zero looks
-# like a comb. This shape is normal: a link that is regrown for the first time has weight 0 until the next optimizer
-# step. Later, nearly all regrown links were in the network before and start with their last weights, so the teeth of
-# the comb vanish.
+# curves show the healthy run. At the beginning of this run, the share of weights that are not zero falls at each update
+# and rises again after it, so its curve looks like a comb. This shape is normal: a link that is regrown for the first
+# time has weight 0 until the next optimizer step. Later, nearly all regrown links were in the network before and start
+# with their last weights, so the teeth of the comb vanish.
 #
 # ## Patient 1: nothing to see
 #
@@ -181,8 +183,8 @@ assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} a
 
 # %% [markdown]
 # By the end of the run, the momentum of absent links has faded: it has shrunk by a factor of 0.9 in each step since the
-# last update. Between two updates, the momentum had too little time to fade. The auditor checked every step, so it saw
-# what happens when an update regrows such links:
+# last update. Earlier in the run, the momentum had too little time to fade between two updates. The auditor checked
+# every step, so it saw what happens when an update regrows links that still have momentum:
 
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
@@ -193,7 +195,7 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # <details><summary>What you should have seen</summary>
 #
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
-# or one update later, its momentum does not start from zero. The first steps of this link follow gradients of an
+# or one update later, its momentum does not start from zero. So the first steps of this link follow the gradients of an
 # earlier network. (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does
 # not show the fault, and one run cannot show whether the accuracy suffers. But the run did not use the method that its
 # report describes. Some published code did not mask the momentum of SGD.
@@ -235,13 +237,13 @@ assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 # <details><summary>What you should have seen</summary>
 #
 # *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. The code
-# also does not mask the gradient. After a few steps, most entries of the weight matrix are non-zero again. So the run
+# does not mask the gradient either. After a few steps, most entries of the weight matrix are non-zero again. So the run
 # is nearly dense, although its report calls it sparse. Neither its loss nor its accuracy says anything about sparse
-# training. Some published code ignored the masks after it resumed a run. In other published code, momentum moved pruned
-# weights.
+# training. Some published code ignored the masks after a run was resumed. In other published code, momentum moved
+# pruned weights.
 #
 # Remedy: outside the mask, set the gradient and the weight to 0 at every step. To measure the sparsity, count the
-# non-zero weights of the *model*. The masks do not show this fault.
+# non-zero weights of the *model*. You cannot see this fault in the masks.
 # </details>
 #
 # ## Patient 3: flat line
@@ -277,11 +279,11 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *A collapsed layer.* The scheduled number of links of one layer fell to zero, so no signal passes through it. The
-# output depends only on the biases after the empty layer, so the output is the same for every image. The network learns
-# only how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are incomplete, so no
-# neuron is active. In published code, a density decay that did not start at step 0 reduced the density of a network to
-# 0.014 %.
+# *A collapsed layer.* The scheduled number of links of one layer fell to zero, so no signal passes through this layer.
+# The output depends only on the biases after the empty layer, so the output is the same for every image. The network
+# learns only how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are
+# incomplete, so no neuron is active. In published code, a density decay that did not start at step 0 reduced the
+# density of a network to 0.014 %.
 #
 # Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows the planned links and
 # refuses an empty layer.
@@ -289,8 +291,8 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 #
 # ## Patient 4: more links than promised
 #
-# The density of the fourth patient decays over the whole run, but updates stop at 75 % of the run. The planner refuses
-# these settings:
+# The density of the fourth patient should decay over the whole run, but the updates stop at 75 % of the run. The
+# planner refuses these settings:
 
 # %%
 late = replace(chts.METHODS["chtss"], sparsity=Sigmoid(initial=0.5, end=1.0))
@@ -305,16 +307,17 @@ print(refusal)
 assert "never be reached" in refusal
 
 # %% [markdown]
-# To get the sick run, we switch off this check of the planner.
+# To create the sick run, we switch off this check of the planner.
 #
-# **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$, which is
-# rescaled so that it starts at $s_i$ and ends at $s_f$:
+# **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$ that is
+# rescaled to start at $s_i$ and end at $s_f$:
 #
 # $$s_t = s_i + (s_f - s_i)\left[\frac12 + \frac{\tanh(3(2u-1))}{2\tanh 3}\right]$$
 #
 # (This is the formula of stage 05, since $\sigma(x) - \tfrac12 = \tfrac12 \tanh \tfrac{x}{2}$.)
 #
-# The updates stop at $u = 0.75$. By how many percentage points will the density be too high? About two, ten or thirty?
+# Here $u$ is the elapsed share of the decay, which lasts for the whole run. The updates stop at $u = 0.75$. By how many
+# percentage points will the final density be too high? About two, ten or thirty?
 
 # %%
 fourth = admit("outliving decay")
@@ -337,15 +340,16 @@ assert fourth.sparsifier.density() > healthy.sparsifier.density()
 assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay"]
 
 # %% [markdown]
-# The formula and the masks may differ slightly, because the last update may come slightly before 75 % of the run.
+# The density by the formula may differ slightly from the density of the masks, because the last update may come
+# slightly before 75 % of the run.
 #
 # <details><summary>What you should have seen</summary>
 #
-# *A decay that outlives the updates.* The density is about two points too high. The tail of a sigmoid is flat, so the
-# error is small. The loss looks no worse, because this run had more links than the healthy run most of the time. But
-# the additional links make a comparison with other methods unfair. In published code, a decay window that ended after
-# the last update left 1.1 % more links than the target density of 10 % allows (stage 05). With a target density of 1 %,
-# the window left 13.5 % more links than the target allows.
+# *A decay that outlives the updates.* The final density is about two percentage points too high. The tail of a sigmoid
+# is flat, so the error is small. The loss looks no worse, because this run had more links than the healthy run for most
+# of the training. But the additional links make a comparison with other methods unfair. In published code, a decay
+# window that ended after the last update left 1.1 % more links than the target density of 10 % allows (stage 05). With
+# a target density of 1 %, the window left 13.5 % more links than the target allows.
 #
 # Remedy: end the decay at an update, and count the links of the final model.
 # </details>
@@ -372,7 +376,7 @@ threshold = scores.topk(2).values[-1]
 print("links by threshold:", int((scores >= threshold).sum()), "links by rank:", len(scores.topk(2).indices))
 
 # %% [markdown]
-# The diagnosis compares the history, row by row, with the plan. A sum over all layers could hide the fault.
+# To find the fault, we compare the history with the plan, row by row. A sum over all layers could hide the fault.
 
 # %%
 plan = chts.plan(model, "chtss", settings.sparsity, **times)
@@ -404,13 +408,13 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 #
 # ## Patient 6: it takes two
 #
-# *Soft* regrowth draws links at random, in proportion to their scores. The code of the sixth patient claims to be soft,
-# but it takes the links with the highest scores. Each single run of this code passes every check. So we run the code
-# twice with different seeds of the topology. Both runs have the same initial weights, the same batches and the same
-# initial masks, and both remove links by the hard rule.
+# *Soft* regrowth draws links at random, with probabilities proportional to their scores. The code of the sixth patient
+# claims to be soft, but it takes the links with the highest scores. Each single run of this code passes every check. So
+# we run the code twice with different seeds of the topology. Both runs have the same initial weights, the same batches
+# and the same initial masks, and both remove links by the hard rule.
 #
 # **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain if
-# regrowth truly samples, and what share if it takes the highest scores?
+# regrowth truly samples, and what share if regrowth takes the links with the highest scores?
 
 # %%
 hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))  # neither soft nor percolating
@@ -438,10 +442,10 @@ assert shared["called soft"] > shared["soft"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Regrowth that does not draw.* If regrowth takes the highest scores, both runs gain the same links, whatever the two
-# seeds are. The runs could differ only where scores are equal. Confidence intervals from such runs are too narrow,
-# since the topologies are copies of each other. In some published code, "soft" regrowth took the highest scores, and
-# the masks were identical across seeds.
+# *Regrowth that does not draw.* If regrowth takes the links with the highest scores, both runs gain the same links,
+# whatever the two seeds are. The runs could differ only where scores are equal. Confidence intervals from such runs are
+# too narrow, since the topologies are copies of each other. In some published code, "soft" regrowth took the links with
+# the highest scores, and the masks were identical across seeds.
 #
 # Remedy: compare masks across seeds before you report a mean over seeds.
 # </details>
@@ -464,7 +468,7 @@ exercises.check("06b.resting_weight", resting_weight)
 # <details><summary>Hint</summary>
 #
 # The first step after the removal moves the weight by $-0.1 \cdot 0.9 \cdot 1.9 = -0.171$. Each later step is 0.9 times
-# the step before.
+# as large as the step before.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -475,7 +479,7 @@ exercises.check("06b.resting_weight", resting_weight)
 # resting_weight = -0.171 / (1 - 0.9)
 # ```
 #
-# The weight of the removed link approaches −1.71, although its gradient was 0 in all these steps.
+# The weight of the removed link approaches −1.71, although the link's gradient is 0 in all these steps.
 # </details>
 
 # %% [markdown]
@@ -584,7 +588,7 @@ exercises.check("06b.not_held", not_held)
 #     return [name for name, parameter in model.named_parameters() if id(parameter) not in held]
 # ```
 #
-# A `Sparsifier` raises an error if you build it with such an optimizer.
+# If the optimizer does not hold the weight of a sparse layer, building a `Sparsifier` raises an error.
 # </details>
 
 # %% [markdown]
@@ -594,8 +598,8 @@ exercises.check("06b.not_held", not_held)
 #
 # `train_step()` does one step of training, including `optimizer.step()`. It does not call `sparsifier.step()`, so your
 # function must call it. Train for `steps` steps, and call the auditor after each step. At the first finding, return the
-# number of the step and the finding's `check`. The first step has the number 1. If the auditor finds nothing, return
-# None. The check uses a run in which a fault appears and disappears again before the end.
+# number of the step and the finding's `check`. Count the steps from 1. If the auditor finds nothing, return None. The
+# check uses a run in which a fault appears and disappears again before the end.
 
 
 # %% tags=["exercise"]
@@ -609,8 +613,8 @@ exercises.check("06b.first_finding", first_finding)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Build one `chts.audit.Auditor(sparsifier)` before the loop. Call its method `check()` after `sparsifier.step()`. This
-# method returns a list of new findings.
+# Build one `chts.audit.Auditor(sparsifier)` before the loop. In the loop, call the auditor's method `check()` after
+# `sparsifier.step()`. This method returns a list of new findings.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -632,9 +636,9 @@ exercises.check("06b.first_finding", first_finding)
 #
 # *★★★ · 25 minutes · useful · objective 1 · write code*
 #
-# Here are six recorded runs of one layer. All six runs use CHTs at 90 % sparsity for 128 steps, with an update every 8
-# steps until 75 % of the run. One run is healthy, and each of the other runs has a different fault. You have only the
-# rows of the history, but no weights and no masks.
+# Here are six recorded runs of one layer. All six runs were meant to use CHTs at 90 % sparsity for 128 steps, with an
+# update every 8 steps during the first 75 % of the run. One run is healthy, and each of the other runs has a different
+# fault. You have only the rows of the history, but no weights and no masks.
 #
 # | name | what happened |
 # |---|---|
@@ -658,9 +662,9 @@ figures.show(
 pd.DataFrame(recorded_runs["A"])
 
 # %% [markdown]
-# Write a function that takes the rows of one run and returns a name from the table of faults. A row is a dictionary
-# whose keys are the columns of the last table. The check also uses runs that are not on this page: runs of another
-# layer, and runs with another seed. Think about two questions first:
+# Write a function that takes the rows of one run and returns a name from the first table of this exercise. A row is a
+# dictionary whose keys are the columns of the second table. The check also uses runs that are not on this page: runs of
+# another layer, and runs with another seed. Think about two questions first:
 #
 # - The last updates exchange few links. How much can you learn from the overlap of one such update?
 # - A layer has $48 \cdot 48 = 2304$ possible links and 230 existing links. The first update exchanges 68 links. What
@@ -700,10 +704,10 @@ exercises.check("06b.which_fault", which_fault)
 # ```
 #
 # In these runs, the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % for the
-# stuck runs. The order of the questions matters, because a run can also look like a run with another fault. After a
-# layer has collapsed, the next layer exchanges all its links at every update, so its ITOP rate rises even faster than
-# with random regrowth. The overlap of the run with the fault *threshold with ties* is as high as the overlap of a stuck
-# run.
+# stuck runs. The order of the questions matters, because a run with one fault can look like a run with another fault.
+# After a layer has collapsed, the next layer exchanges all its links at every update, so the ITOP rate of the next
+# layer rises even faster than with random regrowth. A run with the fault *threshold with ties* also has a high overlap,
+# as high as the overlap of a stuck run.
 # </details>
 
 # %% [markdown]
@@ -711,8 +715,8 @@ exercises.check("06b.which_fault", which_fault)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · work out*
 #
-# The mystery patient is a run like the six runs of CHTs above, but the next cell trains it now. The seed has chosen one
-# of these faults:
+# The mystery patient is a run of the same kind as the six runs above, but it was not recorded: the next cell trains it
+# now. The seed has chosen one of these faults:
 #
 # | name | what happened |
 # |---|---|
@@ -721,8 +725,9 @@ exercises.check("06b.which_fault", which_fault)
 # | `"too many links"` | regrowth adds one and a half times as many links as it should |
 # | `"removal by place"` | the update removes all links of the first outputs, whatever the weights of these links are |
 #
-# **First on paper:** for each fault, write what it does to the overlap, to the active neurons and to the number of
-# links. Two of the faults lower the overlap. Which curve separates these two faults? Then look at the figure.
+# **First on paper:** for each fault, write down how it changes the overlap, the number of active neurons and the number
+# of links. Two of the faults lower the overlap. Which curve distinguishes these two faults from each other? Then look
+# at the figure.
 
 # %%
 mystery, healthy_run = (
@@ -753,8 +758,9 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First look at the number of links, because it is exact. Then look at the active neurons. Last, compare the overlap
-# with the overlap of the healthy run and with the overlap by pure chance (3 %, see the previous exercise).
+# First look at the number of links, because it is exact. Then look at the active neurons. Last, compare the overlap of
+# the mystery patient with the overlap of the healthy run and with the overlap expected by pure chance (3 %, see the
+# previous exercise).
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -762,12 +768,12 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 # | name | overlap | active neurons | links |
 # |---|---|---|---|
 # | `"best scores"` | far higher than in the healthy run, because most links with the best scores have just been removed | as usual | as usual |
-# | `"random regrowth"` | as high as by pure chance | as usual | as usual |
+# | `"random regrowth"` | as high as expected by pure chance | as usual | as usual |
 # | `"too many links"` | a little higher than in the healthy run | as usual | above the plan, most of all after the first updates |
-# | `"removal by place"` | as high as by pure chance: an output without links has no paths, so its missing links have the score 0 | two thirds of them become inactive | as usual |
+# | `"removal by place"` | as high as expected by pure chance: an output without links has no paths, so its missing links have a score of 0 | two thirds of the neurons become inactive | as usual |
 #
-# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. The code below asks the questions
-# of the hint, and it works for every seed:
+# The overlap alone cannot distinguish `"removal by place"` from `"random regrowth"`. The code below follows the hint
+# and works for every seed:
 #
 # ```python
 # returned = sum(row["overlap"] * row["regrown"] for row in mystery) / sum(row["regrown"] for row in mystery)
@@ -807,15 +813,16 @@ pd.DataFrame(ward).style.hide(axis="index").format(precision=3)
 # | forgotten mask | between updates, far more non-zero weights than links | weights outside the mask | mask the gradient and the weight at every step |
 # | collapsed layer | the loss of a random guess: ln(number of classes) | the product of the masks is 0 | check the planned links of every layer |
 # | outliving decay | a final density that is a little too high | final number of links, compared with the target | end the decay at an update |
-# | threshold with ties | none in the loss | links by layer and update, compared with the plan | take a fixed number of links by rank, and break ties at random |
-# | regrowth that does not draw | none in one run | links gained with two seeds | draw at random, and compare masks across seeds |
+# | threshold with ties | none in the loss | number of links in each layer after each update, compared with the plan | take a fixed number of links by rank, and break ties at random |
+# | regrowth that does not draw | none in one run | links gained in runs with two seeds | draw at random, and compare masks across seeds |
 #
 # ## A value that is NaN
 #
 # One fault occurs in both dense and sparse networks: a value that is NaN or infinite. Such a value spreads. Take 32
 # images and let one pixel of one image be NaN, for example because a file is damaged. How far does the NaN spread? At
 # first, one pixel of an image with 64 pixels is NaN. Then the values of all 32 neurons of each hidden layer are NaN for
-# this image, and so are its 10 scores. The loss is a mean over images, so one image is enough to make the loss NaN.
+# this image, and so are the 10 class scores. The loss is a mean over all 32 images, so one image is enough to make the
+# loss NaN.
 
 # %%
 network = models.mlp(task.features, 32, task.classes, generator=torch.Generator().manual_seed(settings.seed))
@@ -835,13 +842,15 @@ for entry in contagion:
     print(entry)
 
 # %% [markdown]
-# `find_nonfinite` lists the tensors that contain NaN or infinite values. The possible cause comes first: here it is the
-# input of the first layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient is NaN.
-# After one more step of the optimizer, every weight would be NaN too. No later batch could repair these weights.
+# `find_nonfinite` lists the tensors that contain NaN or infinite values. The list begins with the possible cause: here,
+# this is the input of the first layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient
+# is NaN. After one more step of the optimizer, every weight would be NaN too. No later batch could repair these
+# weights.
 #
 # So the optimizer must skip such a step. A `GradScaler` skips such steps in any precision. If an update is due at a
-# skipped step, the `Sparsifier` postpones the update, and its warning names the layers whose gradients are not finite.
-# If a weight is NaN, the `Sparsifier` refuses the update. `chts train` skips such steps by itself and records them.
+# skipped step, the `Sparsifier` postpones the update and prints a warning, which names the layers whose gradients are
+# not finite. If a weight is NaN, the `Sparsifier` refuses the update. `chts train` skips such steps by itself and
+# records them.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -860,11 +869,11 @@ assert chts.numerics.find_nonfinite(network) == []
 # ## To discuss
 #
 # 1. A week before the deadline, you find stale moments in all your finished runs. The losses look like the losses of
-#    healthy runs. Which results do you still report, and what do you write about the fault?
+#    healthy runs. Which results would you still report, and what would you write about the fault?
 # 2. An audit after every step costs time. In which part of a long run would you use such an audit? Which faults would
-#    you then miss?
-# 3. Some published code forgets to apply its mask, but it reproduces the accuracy of its paper. Is the result of the
-#    paper correct? What would you write to the authors?
+#    you miss in the rest of the run?
+# 3. The published code of a paper forgets to apply its mask, but the code reproduces the accuracy that the paper
+#    reports. Is the result of the paper correct? What would you write to the authors?
 #
 # ## Self-check
 #
@@ -876,11 +885,12 @@ assert chts.numerics.find_nonfinite(network) == []
 # masks were perfect, but most of the weights outside them were not zero.
 # </details>
 #
-# 2. `chts.audit.audit` looks at a single moment. Why can it not see whether a regrown link started without momentum?
+# 2. `chts.audit.audit` looks at a single moment. Why can this function not see whether a regrown link started without
+#    momentum?
 #
 # <details><summary>Answer</summary>
 #
-# After the next optimizer step, every link may have momentum. To see that a regrown link started with momentum, you
+# After the next optimizer step, every link may have momentum. To see whether a regrown link started with momentum, you
 # must look right after the update and know the masks from before the update.
 # </details>
 #
@@ -892,13 +902,14 @@ assert chts.numerics.find_nonfinite(network) == []
 # the loss of the healthy run. One run per patient cannot show whether a small difference is real.
 # </details>
 #
-# 4. A layer stores only its links (stage 07). Which two of the first six checks have nothing to check in such a layer?
+# 4. A layer stores only its links (stage 07). Which two of the six checks of `chts.audit.audit` have nothing to check
+#    in such a layer?
 #
 # <details><summary>Answer</summary>
 #
-# The checks of weights and of optimizer state outside the mask have nothing to check, because the layer does not store
-# these values. A regrown link could still start with the momentum of another link, so the seventh check is still
-# useful.
+# The two checks outside the mask, of the weights and of the optimizer state, have nothing to check, because the layer
+# stores no values outside the mask. A regrown link could still start with the momentum of another link, so the seventh
+# check is still useful.
 # </details>
 #
 # ## Key takeaways

@@ -141,7 +141,7 @@ def test_the_conclusion_of_stage_06_says_who_stumbled_and_what_it_cost(committed
     assert (
         f"falls by {fall['chtss']} points, to {100 * falls['chtss']['to']:.1f} % in epoch "
         f"{falls['chtss']['in epoch']}. GMP falls by {fall['gmp']} points and GraNet by {fall['granet']}. "
-        f"MEST starts with more links too, but falls by only {fall['mest']}."
+        f"MEST also starts with extra links, but its accuracy falls by only {fall['mest']} point."
     ) in text
     flops = {row["method"]: f"{row['flops']:.1%}".replace("%", " %") for row in results["methods"]}
     assert (
@@ -157,7 +157,7 @@ def test_the_conclusion_of_stage_06_sets_the_small_dense_network_beside(committe
     results, text, _ = committed("06_mlp")
     (row,) = [row for row in results["answer"] if row["method"] == "small dense"]
     share = (64 * 15 + 2 * 15**2 + 15 * 10) / (64 * 256 + 2 * 256**2 + 256 * 10)
-    assert f"It loses {points(row)} points against FC and costs {100 * share:.1f} % of FC's training FLOPs." in text
+    assert f"It is {points(row)} points behind FC and costs {100 * share:.1f} % of FC's training FLOPs." in text
     sparse = [row for row in results["small"]["beside"] if row["method"] != "fc"]
     assert {row["method"] for row in sparse if row["difference"] + row["interval"] < 0} == {"rigl", "cht", "set"}
     (ahead,) = [row for row in sparse if row["difference"] - row["interval"] > 0]
@@ -165,7 +165,7 @@ def test_the_conclusion_of_stage_06_sets_the_small_dense_network_beside(committe
     gained = f"{100 * ahead['difference']:.1f} ± {100 * ahead['interval']:.1f}"
     assert (
         "The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is "
-        f"ahead of the small network by more than the interval, by {gained}."
+        f"ahead of the small network by more than the interval: by {gained} points."
     ) in text
 
 
@@ -195,7 +195,7 @@ def test_ten_seeds_make_the_interval_as_much_narrower_as_stage_06_says(committed
     _, text, printed = committed("06_mlp")
     three, ten = (stats.t.ppf(0.975, n - 1) / n**0.5 for n in (3, 10))
     assert (round(three, 2), f"{2.26 / 10**0.5:.2f}", round(three / ten, 1)) == (2.48, "0.71", 3.5)
-    assert "ten seeds instead of three divide the width of an interval by 3.5" in text
+    assert "ten seeds instead of three make an interval 3.5 times narrower" in text
     assert "   3 runs: t = 4.30" in printed
     assert "  10 runs: t = 2.26" in printed
 
