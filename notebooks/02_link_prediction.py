@@ -21,7 +21,7 @@
 # 3. write these counts as matrix products;
 # 4. test a score on hidden links;
 # 5. choose a score by its cost;
-# 6. draw new links without computing the score.
+# 6. draw new links without computing their scores.
 #
 # | | |
 # |---|---|
@@ -81,8 +81,8 @@ settings = notebooks.start("02_link_prediction", profile, seed=seed, sparsity=sp
 # ## Why should topology know where a link helps?
 #
 # Dynamic sparse training removes weak links and must decide where new links go. Some methods look at the gradient. The
-# methods of this stage look only at the **topology**. They use the existing links, but no weight, no gradient and no
-# image. Why can this work? The idea comes from the brain.
+# methods of this stage look only at the **topology**. They use the existing links, but no weights, gradients or images.
+# Why can this work? The idea comes from the brain.
 #
 # Hebb (1949) proposed a learning rule: if one neuron often helps another neuron to fire, the link between the two
 # neurons gets stronger. A later slogan says: *cells that fire together wire together*. Most people read this slogan as
@@ -106,7 +106,7 @@ figures.show(
 # ### Plugs and sockets
 #
 # Which two neurons of the group get the new link? In a network of friends, two people with a common friend often become
-# friends. A path of two links leads from one person to the other. Proteins follow another rule (Kovács et al., 2019).
+# friends. A path of two links already joins these two people. Proteins follow a different rule (Kovács et al., 2019).
 # Two proteins bind if their *interfaces* fit, as a plug fits a socket. Two proteins with a common partner have similar
 # interfaces. Similar interfaces need not fit together: for example, two sockets do not fit together. But a socket fits
 # the plugs that a similar socket holds.
@@ -120,19 +120,19 @@ figures.show(
 
 # %% [markdown]
 # So two proteins bind because *one is similar to the partners of the other*, and not because they are similar to each
-# other. A path of three links leads from one protein to the other. Muscoloni, Abdelhamid and Cannistraci (2018) built
+# other. A path of three links joins two such proteins. Muscoloni, Abdelhamid and Cannistraci (2018) built
 # **Cannistraci-Hebb (CH) theory** on such paths, for proteins, food webs and other networks.
 #
 # For a layer, there are two reasons to look at paths of three links. The first reason is a hypothesis. The outputs are
-# the sockets, and the inputs are the plugs. Two outputs that share inputs compute similar things, so an input of one
+# the sockets, and the inputs are the plugs. Two outputs that share inputs compute similar features, so an input of one
 # output is likely to become an input of the other output. Nobody has proved this hypothesis. Later in this stage, we
 # test a part of the hypothesis: does a score find links that exist but are hidden?
 #
-# The second reason is certain, because a layer has two sides. Every link leads from one side to the other side. So
-# every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link would be the
-# missing link itself, so the shortest path around the missing link has **three links**. We show this fact in a small
-# layer. A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts all walks
-# from any output to any input:
+# The second reason is certain, because it follows from the two sides of a layer. Every link leads from one side to the
+# other side. So every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link
+# would be the missing link itself, so the shortest path around the missing link has **three links**. We show this fact
+# in a small layer. A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts
+# all walks from any output to any input:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -146,7 +146,7 @@ for length in (1, 2, 3, 4):
 # The walks of length 1 are the seven links. No walk has length 2 or 4. Most walks of length 3 use a link more than
 # once. Below, we count only walks of three links between the ends of a missing link. All of these walks are paths.
 #
-# The names of the scores have these parts:
+# The name of each score consists of these parts:
 #
 # | Part | Meaning |
 # |---|---|
@@ -156,8 +156,7 @@ for length in (1, 2, 3, 4):
 # | n or p | n: node-based, a sum over the nodes of the local community; p: path-based, a sum over the paths |
 #
 # The number after CH, 2 or 3, is the number of the rule and not a length. The next sections define the words
-# *community* and *inside* and then give the formulas. CH2-L3n is the score of CHTs and CHTss. CH3-L3p is the score of
-# the older CHT.
+# *community* and *inside* and then give the formulas. CHTs and CHTss use CH2-L3n. The older CHT uses CH3-L3p.
 #
 # For a layer, the theory is an analogy and not a proof. A neuron of a layer has no interface, and no score uses the
 # loss. Later in this stage, we test the idea on trained networks.
@@ -165,8 +164,8 @@ for length in (1, 2, 3, 4):
 # ## Paths around a missing link
 #
 # In this stage, *likely* means that a score predicts the link. The word does not mean that the link lowers the loss. A
-# link is likely if a short path already joins its two ends. Here are three outputs and three inputs, and the missing
-# link from output 0 to input 0.
+# link is likely if a short path already joins its two ends. The next figure shows a layer with three outputs and three
+# inputs, and the missing link from output 0 to input 0.
 
 # %%
 network = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=torch.bool)
@@ -221,16 +220,17 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 #
 # ## The local community
 #
-# Take one missing link. The nodes on its L3 paths, except its two ends, form its **local community**. CH theory says
-# that the missing link is likely if these nodes have many links to each other and few links to other nodes. For a node
-# $z$ of the community,
+# The nodes on the L3 paths of a missing link, except the two ends of the link, form the link's **local community**. CH
+# theory says that the missing link is likely if these nodes have many links to each other and few links to other nodes.
+# For a node $z$ of the community,
 #
 # - $i_z$ counts the links of $z$ to other nodes of the community,
-# - $e_z$ counts the links of $z$ to nodes outside the community. A link to one of the two ends, $u$ or $v$, counts in
-#   neither number.
+# - $e_z$ counts the links of $z$ to nodes outside the community. A link from $z$ to $u$ or $v$, the two ends of the
+#   missing link, counts in neither number.
 #
-# The next cell uses sets to compute both numbers for the missing link above. Input 1 is linked to outputs 0, 1 and 2:
-# output 0 is an end of the missing link, output 2 is inside the community, and output 1 is outside the community.
+# The next cell uses sets to compute $i_z$ and $e_z$ for each node in the community of the missing link above. Input 1
+# is linked to outputs 0, 1 and 2: output 0 is an end of the missing link, output 2 is inside the community, and output
+# 1 is outside the community.
 
 # %% tags=["nbval-check-output"]
 inputs_of = [{1, 2}, {1, 2}, {0, 1, 2}]  # of outputs 0, 1 and 2
@@ -244,7 +244,7 @@ for z in near_v:
     print(f"output {z}: i = {len((inputs_of[z] - {v}) & near_u)}, e = {len(inputs_of[z] - {v} - near_u)}")
 
 # %%
-nodes = l3.community(network, missing)  # counts the same numbers for any link
+nodes = l3.community(network, missing)  # computes i and e for any missing link
 assert [(str(z), z.inside, z.outside) for z in nodes] == [("input 1", 1, 1), ("input 2", 1, 1), ("output 2", 2, 0)]
 figures.show(
     figures.local_community(network, missing, title="output 0 – input 0"),
@@ -257,7 +257,7 @@ figures.show(
 #
 # Two choices define a score. A *node-based* score (n) is a sum over the nodes $z$ of the community $C$. A *path-based*
 # score (p) is a sum over the paths. *CH2* rewards links inside the community and penalises links that lead out of the
-# community. *CH3* only penalises links that lead out:
+# community. *CH3* only penalises links that lead out of the community:
 #
 # $$\text{CH2-L3n} = \sum_{z \in C} \frac{1 + i_z}{1 + e_z} \qquad \text{CH3-L3n} = \sum_{z \in C} \frac{1}{1 + e_z}$$
 #
@@ -265,12 +265,12 @@ figures.show(
 #
 # CH2-L3p also rewards links inside the community:
 # $\sum \sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$. CHT, the older method, uses CH3-L3p and
-# always takes the links with the best scores. In this package, CHTs and CHTss use CH2-L3n (see *path-based and
-# node-based link regrowth* in the paper).
+# always regrows the missing links with the highest scores. In this package, CHTs and CHTss use CH2-L3n (see *path-based
+# and node-based link regrowth* in the paper).
 #
 # We compute the scores of the missing link output 0 – input 0 by hand. CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 +
-# 1/2 + 1/1 = 2. Each of the two paths gives 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p, each path gives √(2/2 ·
-# 3/1), so the sum is 2√3 ≈ 3.464.
+# 1/2 + 1/1 = 2. Each of the two paths contributes 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p, each path
+# contributes √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
 
 # %% tags=["nbval-check-output"]
 by_hand = {ch2_l3n: 5, ch3_l3n: 2, ch3_l3p: 2**0.5, ch2_l3p: 2 * 3**0.5}
@@ -301,13 +301,13 @@ print("Q =", Q.int().tolist())
 # the community, so $i_z = P_{zu}$. Output $z$ is also linked to the input $v$. All other inputs of $z$ are outside the
 # community, so $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above,
 # $P_{20} = 2$ and $d_2 = 3$, so $i = 2$ and $1 + e = 1$, which agrees with the counts above. So $i_z$ and $e_z$ depend
-# on $z$ and $u$ but not on $v$. One matrix for each side therefore holds all terms:
+# on $z$ and $u$ but not on $v$. Therefore, one matrix for each side holds all the terms of this side:
 #
 # $$R_U[z, u] = \mathbb{1}[P_{zu} > 0]\, \frac{1 + P_{zu}}{\max(d_z - P_{zu}, 1)}$$
 #
 # The matrix $R_V[z, v]$ follows from $Q$ in the same way. For CH3, the numerator is 1. If $d_z = P_{zu}$, then $u$ is
 # linked to every input of $z$. Then no L3 path of a missing link of $u$ goes through $z$, so the value of $R_U[z, u]$
-# does not matter. The maximum avoids a division by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, which is the term of
+# does not matter. The maximum prevents a division by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, which is the term of
 # output 2 above.
 
 
@@ -334,9 +334,9 @@ assert torch.equal(S, ch2_l3n(network))
 assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 
 # %% [markdown]
-# The path-based scores need both nodes of a path in one term: $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$ for each linked pair
-# $z_1, z_2$. Two matrix products cannot give this sum. For a small network, we use `einsum`, with the letter `a` for
-# $z_1$ and `b` for $z_2$:
+# In a path-based score, each term combines the two inner nodes of a path: the term of a linked pair $z_1, z_2$ is
+# $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$. Two matrix products cannot compute the sum of these terms. For a small network, we
+# use `einsum`, with the letter `a` for $z_1$ and `b` for $z_2$:
 
 # %% tags=["nbval-check-output"]
 of_outputs, of_inputs = ratios(P, inside=False).sqrt(), ratios(Q, inside=False).sqrt()
@@ -429,8 +429,8 @@ figures.show(
 # The scores have different scales, but regrowth needs only the order or the proportions of the scores. So we use the
 # *rank correlation* to compare how the scores rank the missing links that have an L3 path. A value of 1 means the same
 # order, and 0 means no relation. For comparison, we add two simpler numbers: the number of paths, and the product of
-# the degrees of both ends. If a score gives the same order as a simpler number, the score adds no information to this
-# number.
+# the degrees of the link's two ends. If a score gives the same order as a simpler number, the score adds no information
+# to this number.
 
 # %%
 links = layer.float()
@@ -451,12 +451,12 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The likely links lie where the existing links are, near the diagonal. So link prediction keeps the network local. As
-# the table shows, node-based and path-based scores put the links in nearly the same order: a link with many paths has
-# many nodes on its paths. So it is plausible to replace the path-based score of CHT with a node-based score, as the
-# paper does. The number of paths gives nearly the same order, because $i$ and $e$ differ little in this regular
-# network. The product of degrees gives a different order. But here all outputs have almost the same degree, so this
-# network cannot test the product of degrees.
+# The likely links lie where the existing links are, near the diagonal. So regrowth by link prediction keeps the links
+# near the diagonal. As the table shows, node-based and path-based scores put the links in nearly the same order: a link
+# with many paths has many nodes on its paths. So it is reasonable to replace the path-based score of CHT with a
+# node-based score, as the paper does. The number of paths gives nearly the same order, because $i$ and $e$ differ
+# little in this regular network. The product of degrees gives a different order. But here all outputs have almost the
+# same degree, so this network cannot test the product of degrees.
 # </details>
 #
 # ## Exercise: more paths, lower score
@@ -479,15 +479,15 @@ exercises.check("02.disagreement", disagreement)
 # <details><summary>Hint</summary>
 #
 # Give one missing link a single path, and give the nodes of this path no other links. Give another missing link two
-# paths. Then add links that lead out of the community of the second link.
+# paths. Then add links that lead out of the community of the second missing link.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of the
-# community of these two nodes, so each node gives (1 + 1)/(1 + 0), and the score is 4. Four other missing links have
-# two paths each, but links lead out of their communities, so each of these missing links has a score of only 3.5. Here,
-# a small community without links to the outside gives a higher score than a larger community with such links.
+# community of these two nodes, so each node contributes (1 + 1)/(1 + 0), and the score is 4. Four other missing links
+# have two paths each, but links lead out of their communities, so each of these missing links has a score of only 3.5.
+# Here, a small community without links to the outside gives a higher score than a larger community with such links.
 #
 # ```python
 # disagreement = [
@@ -557,16 +557,17 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 #
 # Two numbers show how good a score is:
 #
-# - **precision**: hide $k$ links, and take the $k$ missing links with the best scores. What share of these $k$ links
-#   are hidden links?
+# - **precision**: hide $k$ links, and select the $k$ missing links with the highest scores. What share of the selected
+#   links are hidden links?
 # - **AUC** (area under the ROC curve): draw one hidden link and one other missing link, which never existed. How often
 #   does the hidden link have the higher score? Equal scores count as one half. An AUC of 0.5 is no better than chance,
 #   and an AUC of 1 is perfect.
 #
-# Check by hand, with the number of paths as the score. The hidden link has 2 paths, and the other two missing links
-# have 1 path each. So the precision and the AUC are both 1. Now hide the link output 1 – input 2 instead. This link was
-# the only link of input 2, so no missing link has a path, and all three missing links have the score 0. The precision
-# is 1/3, and the AUC is 0.5. No score that uses paths can find such a link.
+# Compute the precision and the AUC by hand for the toy network, with the number of paths as the score. The hidden link
+# has 2 paths, and the other two missing links have 1 path each. So the precision and the AUC are both 1. Now hide the
+# link output 1 – input 2 instead. This link was the only link of input 2, so no missing link has a path, and all three
+# missing links have the score 0. The precision is 1/3, and the AUC is 0.5. No score that uses paths can find such a
+# link.
 
 # %% tags=["nbval-check-output"]
 for link in ((1, 0), (1, 2)):
@@ -577,7 +578,7 @@ for link in ((1, 0), (1, 2)):
     print(f"{l3.describe(link)} hidden: precision {found.precision:.3f}, AUC {found.auc:.3f}")
 
 # %% [markdown]
-# Now we test trained networks. The networks are MLPs with three hidden layers, and they learn to read the handwritten
+# Now we test trained networks. The networks are MLPs with three hidden layers, and they learn to classify handwritten
 # digits. We compare three methods. All three methods remove links with small weights. The methods differ in the initial
 # links and in the rule for new links:
 #
@@ -627,7 +628,7 @@ found = {
 
 # %%
 def by_network(measure: str) -> dict[str, dict[str, list[float]]]:
-    """The precision or the AUC, by network and score: a list with one value for each seed."""
+    """For each network and score, a list with the precision or the AUC of each seed."""
     return {
         name: {score: [getattr(of[score], measure) for of in results] for score in results[0]}
         for name, results in found.items()
@@ -673,10 +674,10 @@ summary.rename(columns=lambda name: name.replace("\n", " ")).round(3)
 # %% [markdown]
 # ### A fair doubt
 #
-# Do the CH scores say more than the number of paths? We make two checks. The first check takes a trained network of
-# CHTs and computes the rank correlation of each score with the number of paths. This check uses all missing links that
-# have an L3 path, including hidden links. The second check subtracts the AUC of each of two simpler scores from the AUC
-# of CH2-L3n. It compares the scores for each seed separately, on the same hidden links.
+# Do the CH scores contain more information than the number of paths? We make two checks. The first check takes a
+# network that CHTs trained, and computes the rank correlation of each score with the number of paths. This check uses
+# all missing links that have an L3 path, including the hidden links. The second check subtracts the AUC of each of two
+# simpler scores from the AUC of CH2-L3n. It compares the scores for each seed separately, on the same hidden links.
 
 # %%
 mask = topologies["CHTs, trained"][0]
@@ -705,38 +706,40 @@ pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC g
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Structure before training.* In a random start, no score does better than chance, because no rule decided where the
-# links are. In receptive fields, the scores that use paths have an AUC of 0.94 before any training, because
-# neighbouring outputs share inputs there.
+# *Structure before training.* In the initial networks with random links, no score does better than chance, because no
+# rule decided where to put the links. In receptive fields, the scores that use paths have an AUC of 0.94 before any
+# training, because neighbouring outputs share inputs.
 #
 # *Structure after training.* CHTs keeps this structure and adds nothing to it: CH2-L3n has an AUC of 0.93 after
-# training, and 27 % of the missing links with the best scores are hidden links (chance: 2.2 %). The trained network of
-# SET has an AUC of 0.56, which is higher than before training, although no score chose its links. CHTs from the same
-# random start reaches an AUC of 0.61. In these two trained networks, the product of degrees has the same AUC as
-# CH2-L3n, to within 0.01. So the scores mostly show that some neurons keep many links and other neurons keep few links.
+# training, and 27 % of the missing links with the best scores are hidden links (chance: 2.2 %). On the networks that
+# SET trained, CH2-L3n has an AUC of 0.56, which is higher than before training, although no score chose the links. On
+# the networks that CHTs trained from the same random start, CH2-L3n reaches an AUC of 0.61. On these two kinds of
+# trained networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So here the scores mostly
+# reflect that some neurons keep many links and other neurons keep few.
 #
 # *No gain over the number of paths.* CH2-L3n and the number of paths put the links in nearly the same order (rank
-# correlation 0.987), and the AUCs of these two scores differ by at most 0.003 on every network. The factors $i$ and $e$
-# add very little here. The result may be different for networks with hubs.
+# correlation 0.987), and the AUCs of these two scores differ by at most 0.003 on every network. The numbers $i$ and $e$
+# add very little information here. The result may be different for networks with hubs.
 #
 # *What the test does not show.* CH2-L3n chose the new links of CHTs, so CH2-L3n finds these links again. For CHTs, the
 # test is therefore circular. And a link that a score finds is not always a link that helps. The validation accuracies
 # of the three methods have overlapping confidence intervals, although the AUCs of CH2-L3n range from 0.56 to 0.93. So
-# in this test, the topology predicts only the topology. Does a predicted link also lower the loss? To answer this
-# question, we must compare methods, as stage 06 does.
+# in this test, the existing links predict hidden links, but they do not predict the accuracy. Does a predicted link
+# also lower the loss? To answer this question, we must compare methods, as stage 06 does.
 #
-# *A trap.* In receptive fields, the product of degrees is worse than chance. The degrees of any two outputs differed by
-# at most one, and hiding a link lowers the degrees of its two ends. So the product of degrees is lower for hidden links
-# than for other missing links. (The numbers come from the laptop profile with seed 0.)
+# *A trap.* In receptive fields, the product of degrees is worse than chance. At first, the degrees of any two outputs
+# differ by at most one. Hiding a link then lowers the degrees of its two ends. So the product of degrees is lower for
+# hidden links than for other missing links. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## What a score costs
 #
 # With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density, $d$ grows
-# with $N$, so the path-based cost grows as $N^4$. The node-based scores are matrix products. These products cost
-# $O(N^3)$ operations if the matrices are dense, and less where the core uses sparse matrices. `sample_links` draws new
-# links without computing a score, as a later section explains. Here, `sample_links` draws a tenth as many links as the
-# network has. The next cell shows the shortest of five measured times, on one thread of this machine:
+# with $N$, so the cost of a path-based score grows as $N^4$. The node-based scores are matrix products. These products
+# take $O(N^3)$ operations if the matrices are dense, and fewer where the core uses sparse matrices. `sample_links`
+# draws new links without computing a score, as a later section explains. Here, `sample_links` draws one new link for
+# every ten existing links. The next cells measure five calls of each function, on one thread of this machine, and show
+# the shortest time:
 
 
 # %%
@@ -803,11 +806,11 @@ exercises.check("02.equal_degree", equal_degree)
 #
 # <details><summary>Solution</summary>
 #
-# $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, which is a density of 16 %. For the layers
-# of 512×512 in the table above, the same calculation gives $d \approx 102$, which is a density of 20 %. Yet at a
-# density of 14 % the node-based score is many times faster in that table. The number of multiplications alone does not
-# determine the time. A likely reason is that dense products run at nearly the full speed of the processor, while the
-# path-based score looks up one link after another.
+# $1000\,d^3 = 4 \cdot 1000^3$, so $d = \sqrt[3]{4\,000\,000} \approx 159$, which is a density of 16 %. For the 512×512
+# layers in the table above, the same calculation gives $d \approx 102$, which is a density of 20 %. Yet in that table,
+# the node-based score is many times faster than the path-based score at a density of 14 %. The number of
+# multiplications alone does not determine the time. A likely reason is that dense products run at nearly the full speed
+# of the processor, while the path-based score looks up one link after another.
 #
 # ```python
 # equal_degree = (4 * 1000**3 / 1000) ** (1 / 3)
@@ -822,9 +825,9 @@ exercises.check("02.equal_degree", equal_degree)
 #
 # The sum runs over the outputs $z$ that share an input with $u$. The dots stand for the corresponding terms of the
 # other side. Each term is a product of two factors. The first factor is $1 + P_{zu}$, a weight of the pair $(z, u)$.
-# The second factor is $1/(d_z - P_{zu})$. Now $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$ does not
-# have, and $v$ is one of these inputs. So the second factor is the chance of $v$ in a uniform draw from these inputs.
-# We can draw the link in two steps:
+# The second factor is $1/(d_z - P_{zu})$. The difference $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$
+# does not have, and $v$ is one of these inputs. So the second factor is the chance of $v$ in a uniform draw from these
+# inputs. We can draw the link in two steps:
 #
 # 1. Draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (for CH3, all pairs are equally
 #    likely). Output $u$ must lack at least one input of $z$.
@@ -892,10 +895,10 @@ figures.show(
 )
 
 # %% [markdown]
-# χ² is the sum of (counted − expected)²/expected over the links. The p-value p says how often chance alone gives a χ²
-# at least as large as the measured χ². A single p decides nothing: on average, an exact sampler gets a p below 0.05 in
-# one of twenty runs. So we repeat the test 200 times with new walks. If the walks follow the score, about 10 of the 200
-# repetitions have a p below 0.05.
+# χ² is the sum of (counted − expected)²/expected over the links. The p-value p is the probability that chance alone
+# gives a χ² at least as large as the measured χ². A single p decides nothing: on average, an exact sampler gets a p
+# below 0.05 in one of twenty runs. So we repeat the test 200 times with new walks. If the walks follow the score, about
+# 10 of the 200 repetitions have a p below 0.05.
 
 # %%
 REPEATS = 200
@@ -908,20 +911,20 @@ print(f"{low} of {REPEATS} repetitions have p < 0.05; chance gives {least} to {m
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The expected share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives such a large
-# difference in 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions, 7 have a p below 0.05. Chance
-# alone can give this count, so the test finds no difference between the walks and the score. (The walks are exact: the
-# assertion in a cell above checks this.)
+# The expected share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives a difference at
+# least this large in 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions, 7 have a p below 0.05.
+# Chance alone can explain this count, so the test finds no difference between the walks and the score. (The walks are
+# exact: the assertion in a cell above checks this.)
 #
 # Our list of first steps used all values $P_{zu}$. The core never computes $P$. The value $P_{zu}$ counts the ways that
 # lead from $z$ through a shared input to $u$. So the core draws one such way at random, and all ways are equally
-# likely. This means that it draws a pair with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws one
-# of the pairs that share an input. All such pairs are equally likely.
+# likely. In this way, the core draws a pair with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws
+# one of the pairs that share an input. All such pairs are equally likely.
 # </details>
 #
 # If a walk ends at a link that was drawn before, we discard this walk and walk again. So we draw links without
-# replacement. The core walks in compiled code and takes many walks at once. The next cell measures how long the core
-# needs for a large layer:
+# replacement. The core runs many walks at once, in compiled code. The next cell measures how long the core takes to
+# draw the new links of a large layer:
 
 # %%
 width = settings.width
@@ -944,9 +947,9 @@ print(f"{milliseconds(lambda: ch2_l3n(large)):.1f} ms and {4 * large.numel() / 2
 # each input, and a random generator `chooser` (`random.Random`). The call `chooser.choice(items)` draws one item, and
 # all items are equally likely. The call `chooser.choices(items, weights)[0]` draws one item with $p \propto$ weight.
 #
-# **First guess:** a walk starts at a random output, steps to one of its inputs, and takes two more such steps. Does
-# this walk draw all paths equally often? The check uses a χ² test to compare your draws with the exact chances. It also
-# recognises some wrong walks.
+# **First guess:** a walk starts at a random output, steps to a random input of this output, and takes two more random
+# steps. Does this walk draw all paths equally often? The check uses a χ² test to compare your draws with the exact
+# chances. The check also recognises some wrong kinds of walks.
 
 
 # %% tags=["exercise"]
@@ -990,7 +993,8 @@ exercises.check("02.draw_link", draw_link)
 # *★☆☆ · 6 minutes · optional · objective 2 · work out*
 #
 # In the network of the widget, list all L3 paths of output 3 – input 3, each as `(output, input, output, input)`. If an
-# entry is not an L3 path, the check says why. (The widget can show the paths, but try with the mask first.)
+# entry is not an L3 path, the check explains why. (The widget can show the paths, but first try to find them in the
+# mask.)
 
 # %% tags=["exercise"]
 print(toy.int())
@@ -1021,8 +1025,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #    trained to lower a loss. Which part of the theory carries over to a layer, and which part does not?
 # 2. A score finds the hidden links of a network. Is this score then a good score for regrowth? Give an example of a
 #    network in which the answer is no.
-# 3. The number of paths is simpler than CH2-L3n and nearly as good here. On which network do you expect a difference
-#    between the two scores? How would you test your answer?
+# 3. The number of paths is simpler than CH2-L3n, and it was nearly as good in our test. On which kind of network do you
+#    expect the two scores to differ? How would you test your answer?
 #
 # ## Self-check
 #
@@ -1030,8 +1034,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# Every link leads from one side of the layer to the other side, and the two ends lie on different sides. So every path
-# from one end to the other end has an odd number of links.
+# Every link leads from one side of the layer to the other side, and the two ends of a missing link lie on different
+# sides. So every path from one end to the other end has an odd number of links.
 # </details>
 #
 # 2. A node of the community has $i = 3$ and $e = 0$. What does this node contribute to CH2-L3n and to CH3-L3n?
@@ -1055,7 +1059,7 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # <details><summary>Answer</summary>
 #
 # The denominator $d_z - P_{zu}$ is the number of places where the second step can end. The second step draws each of
-# these places with a chance of 1 divided by this number, so the first step need not divide.
+# these places with a chance of 1 divided by this number, so the first step need not divide its weight by this number.
 # </details>
 #
 # ## Key takeaways
@@ -1067,8 +1071,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #   not always a link that helps.
 # - $P = AA^\top$ and $Q = A^\top A$ hold all counts that the four scores need. A node-based score takes two more matrix
 #   products with $A$.
-# - Node-based scores put the links in nearly the same order as path-based scores. Node-based scores cost less, and they
-#   save more time in a denser layer.
+# - Node-based scores put the links in nearly the same order as path-based scores. Node-based scores cost less, and the
+#   denser the layer, the more time they save.
 # - Walks draw links exactly in proportion to the node-based scores, without computing these scores.
 #
 # ## Further reading

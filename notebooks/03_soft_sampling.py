@@ -75,13 +75,13 @@ settings = notebooks.start(
 # %% [markdown]
 # ## From a score to a chance
 #
-# If an update always takes the best links, the network can get stuck: it regrows the links that it has just removed.
-# Random draws prevent this repetition, as the second half of this stage shows. The first half shows how to draw links
-# at random.
+# If the updates always take the best links, the network can get stuck: each update regrows the links that it has just
+# removed. Random draws prevent this repetition, as the second half of this stage shows. The first half shows how to
+# draw links at random.
 #
 # An update makes two choices: which links to keep, and which links to regrow. Each candidate has a score. The **hard**
-# rule takes the candidates with the highest scores. The **soft** rule draws candidates at random, with a chance that
-# depends on the score $s_i$ (see the paper's section on soft removal):
+# rule takes the candidates with the highest scores. The **soft** rule draws candidates at random, each with a chance
+# $p_i$ that depends on its score $s_i$ (see the paper's section on soft removal):
 #
 # $$p_i = \frac{s_i^T}{\sum_k s_k^T}, \qquad T = \frac{\delta}{1 - \delta}$$
 #
@@ -151,7 +151,7 @@ figures.show(
 # say more, and the draw can be harder. The sources disagree about the schedule of the softness. The paper's text lets
 # $\delta$ rise from 0.5 to 0.75 in one place and from 0.5 to 0.9 in another. The paper's published code for MLPs and
 # Transformers raises $T$ from 1 to 3, so $\delta$ ends at 0.75. The published script for LLaMA raises $T$ from 1 to 9,
-# so $\delta$ ends at 0.9. In both programs, $T$ rises linearly, and $\delta$ does not. The presets of this package also
+# so $\delta$ ends at 0.9. In both programs, $T$ rises linearly, but $\delta$ does not. The presets of this package also
 # raise $T$ linearly, until the updates stop at 75 % of the run.
 
 # %%
@@ -194,7 +194,7 @@ assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
 # the arrival time $E_i / p_i$, where $E_i$ is a random number from the exponential distribution with mean 1. If $p_i$
 # is large, the link tends to arrive early. The first $k$ links to arrive are drawn.
 #
-# Why does a race draw with the right chances? Link $i$ arrives first with probability $p_i$. For two links,
+# Why does a race draw the links with the right chances? Link $i$ arrives first with probability $p_i$. For two links,
 # $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times have the same
 # distribution as at the start. So the second arrival is a new draw among the remaining links.
 
@@ -254,7 +254,7 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 # Three mistakes occur in code that was published with papers in this field.
 #
 # **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. Entries without a link would
-# have the chance 0, so the code chooses a floor, such as $10^{-12}$, and raises every smaller value of $|W|^T$ to this
+# have a chance of 0, so the code chooses a floor, such as $10^{-12}$, and raises every smaller value of $|W|^T$ to this
 # floor. But a typical weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many
 # links of our layer have values below the floor.
 #
@@ -276,10 +276,10 @@ for temperature in (1.0, 3.0, 9.0):
 # </details>
 #
 # **Powers that underflow.** In float32 any number below about $10^{-45}$ is 0, and
-# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. In the next cell, one link is strong and five links are weak. The
-# powers of the scores of the weak links are all 0. `multinomial` then fills the remaining places with weak links, in an
-# order that ignores the scores. In this example, `multinomial` takes the same weak links every time. With logarithms,
-# the scores of the weak links still decide how often each weak link is drawn.
+# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. In the next cell, one link is strong and five links are weak. For all
+# weak links, the power of the score is 0. `multinomial` then draws the weak links in an order that ignores their
+# scores. In this example, `multinomial` takes the same weak links every time. With logarithms, the scores of the weak
+# links still decide how often each weak link is drawn.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -292,8 +292,8 @@ print("times drawn by the core:  ", drawn.tolist()[0])
 assert set(drawn[0].topk(3).indices.tolist()) == {0, 2, 4}  # the three strongest are drawn most often
 
 # %% [markdown]
-# **A hard rule with the name "soft".** In some code, an option called "soft" takes the links with the $k$ highest
-# scores. Then every seed gives the same links. Two seeds are enough to find this mistake.
+# **A hard rule named "soft".** In some code, an option called "soft" takes the links with the $k$ highest scores. Then
+# every seed gives the same links. Two seeds are enough to find this mistake.
 
 # %% tags=["nbval-check-output"]
 for soft in (False, True):
@@ -341,11 +341,11 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 
 # %% [markdown]
 # Check the score of the link from input 3 to output 2 by hand. One path joins this input and this output: input 3 –
-# output 1 – input 0 – output 2. Output 1 has one link inside the community and none outside. So output 1 contributes
-# $(1+1)/(1+0) = 2$. Input 0 has one link inside the community, and one link to output 3, outside the community. So
-# input 0 contributes $(1+1)/(1+1) = 1$. The sum of the two contributions is the score, 3. The link from input 3 to
-# output 3 has the same score, and all other missing links have lower scores. So the hard rule regrows the links from
-# input 3 to outputs 2 and 3.
+# output 1 – input 0 – output 2. Output 1 has one link inside the community and no link to a node outside. So output 1
+# contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside the community, and one link to output 3, outside the
+# community. So input 0 contributes $(1+1)/(1+1) = 1$. The sum of the two contributions is the score, 3. The link from
+# input 3 to output 3 has the same score, and all other missing links have lower scores. So the hard rule regrows the
+# links from input 3 to outputs 2 and 3.
 #
 # **Predict:** which two links does the second update remove, and which two does it regrow?
 
@@ -361,8 +361,8 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # The two new links have weight 0, so they are the weakest links, and the second update removes them. The remaining
-# network is the same as in the first update, so link prediction chooses the same two links again. In every further
-# update, the regrowth undoes the removal.
+# network is the same as after the removal in the first update, so link prediction chooses the same two links again. In
+# every further update, the regrowth undoes the removal.
 # </details>
 #
 # The paper calls this state an **epitopological local minimum** (ELM). In epitopological learning, a network learns by
@@ -405,9 +405,9 @@ toy.style.hide(axis="index").format(precision=2)
 # %% [markdown]
 # With hard regrowth the layer tries at most about 410 + 123 links: the links at the start and the links that the first
 # update regrows. With soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep
-# changing. A new link has weight 0, so its chance of being kept is 0 while other links are left. So the next update
-# removes all new links. In this toy example, the weights of new links stay 0, because nothing is trained. So the
-# example says nothing about soft removal in training.
+# changing. A new link has weight 0, so its chance of being kept is 0 as long as there are other links to keep. So the
+# next update removes all new links. In this toy example, the weights of new links stay 0, because nothing is trained.
+# So the example says nothing about soft removal in training.
 #
 # ## The same rules with training
 #
@@ -416,7 +416,7 @@ toy.style.hide(axis="index").format(precision=2)
 # regrown link starts from the last weight that it had, or from 0 if it never existed before. The method with soft
 # removal and soft regrowth is CHTs with one change: the share $\zeta = 0.3$ of exchanged links stays constant. The
 # other three methods also keep this share constant. In CHTs itself, the share falls to 0. A falling share would also
-# lower the curves and hide the effect of the rules.
+# lower the curves of the next figure and hide the effect of the rules.
 
 # %%
 base = replace(chts.METHODS["chts"], turnover=chts.choices.Turnover(zeta=0.3))
@@ -456,8 +456,8 @@ figures.show(
 # 0.015 / 0.965 = 1.6 % of the regrown links return to a place from which a link was just removed.
 #
 # The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
-# compare rules here. If you choose a rule by the test images, you can no longer use these images to measure the rule's
-# accuracy. `interval` is the half-width of the 95 % confidence interval over seeds.
+# compare rules here. If you use the test images to choose a rule, you can no longer use these images to measure the
+# rule's accuracy. `interval` is the half-width of the 95 % confidence interval over seeds.
 
 # %%
 compared = []
@@ -480,25 +480,25 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *The runs show* that hard regrowth immediately regrows most of the removed links. At the end, the overlap with hard
-# regrowth is 99 % if the removal is hard, and 88 % if the removal is soft. The two methods with hard regrowth try few
-# links that the initial network did not have. Soft removal delays the rise of the overlap but does not prevent it. With
-# soft regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link
-# prediction scores the removed links higher than most other missing links. With soft regrowth, about twice as many
-# different links have been active at least once as with hard regrowth.
+# *The runs show* that hard regrowth regrows most of the removed links in the same update. At the end, the overlap with
+# hard regrowth is 99 % if the removal is hard, and 88 % if the removal is soft. The two methods with hard regrowth try
+# few links that the initial network did not have. Soft removal delays the rise of the overlap but does not prevent it.
+# With soft regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link
+# prediction scores the removed links higher than most other missing links. About twice as many different links have
+# been active at least once with soft regrowth as with hard regrowth.
 #
-# *The runs do not show* a gain in accuracy. The differences between the rules are no larger than the intervals. A few
-# seeds on an easy task cannot distinguish the rules. The paper claims that more exploration helps on larger tasks. Our
-# runs show no such advantage. With soft removal and hard regrowth, the overlap rises during training. Two causes are
-# possible: the temperature rises, and the weights grow. Our runs cannot show which of the two is the cause. (The
-# numbers come from the laptop profile with seed 0.)
+# *The runs do not show* a gain in accuracy. The differences in accuracy between the rules are no larger than the
+# confidence intervals. A few seeds on an easy task are not enough to distinguish the rules. The paper claims that more
+# exploration helps on larger tasks. Our runs show no such advantage. With soft removal and hard regrowth, the overlap
+# rises during training. Two causes are possible: the temperature rises, and the weights grow. Our runs cannot show
+# which of the two is the cause. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore
 #
-# The explorer has one layer of 24 outputs and 36 inputs, with random weights and links near the diagonal (a receptive
-# field). The paper uses two removal scores. WM is the magnitude $|W|$ of the weight. **Relative importance** (RI)
-# compares $|W|$ with the other weights of the two neurons that the link joins, output $i$ and input $j$:
+# The explorer shows one layer of 24 outputs and 36 inputs. Its links lie near the diagonal (a receptive field), and its
+# weights are random. The paper uses two removal scores. WM is the magnitude $|W|$ of the weight. **Relative
+# importance** (RI) compares $|W|$ with all weights of the two neurons that the link joins, output $i$ and input $j$:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
@@ -538,13 +538,14 @@ for score in ("relative_importance", "magnitude"):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# At $\delta = 0$ the draw ignores the scores. The hard rule removes the weakest links, which are a share $\zeta$ of all
-# links. If links are removed at random, on average a share $\zeta$ of the removed links is among these weakest links.
-# So the curve of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range: at
+# At $\delta = 0$ the draw ignores the scores. The hard rule removes a share $\zeta$ of all links: the weakest links. If
+# links are removed at random, on average a share $\zeta$ of the removed links is among these weakest links. So the
+# curve of the agreement begins at $\zeta$ and rises towards 1. The entropy stays high over a wide range: at
 # $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
-# the weakest. Yet the update removes most of the weak links. The update draws many survivors, and a weak link has only
-# a small chance in each draw. Under relative importance, the weakest link is more likely to survive than under WM, and
-# the entropy is slightly larger.
+# the weakest. Yet the update removes most of the weak links. The update draws the survivors one after another. In each
+# draw, a strong link is more likely to be drawn than a weak link, so the links that are never drawn are mostly weak.
+# Under relative importance, the weakest link is more likely to survive than under WM, and the entropy is slightly
+# larger.
 # </details>
 #
 # ## Exercise: temperature and softness
@@ -591,10 +592,10 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 #
 # *★★☆ · 15 minutes · useful · objective 1 · write code*
 #
-# The same $T$ makes the draw more random in one layer than in another, because the scores of the layers differ. Write a
-# function that finds the $T$ at which the entropy of the first draw is `bits`. The scores are above 0 and not all
-# equal, and `bits` is below $\log_2$ of the number of scores. The entropy at your $T$ may differ from `bits` by at most
-# 0.01.
+# At the same $T$, the draw can be more random in one layer than in another, because the scores of the layers differ.
+# Write a function that finds the $T$ at which the entropy of the first draw is `bits`. The scores are above 0 and not
+# all equal, and `bits` is below $\log_2$ of the number of scores. The entropy at your $T$ may differ from `bits` by at
+# most 0.01.
 #
 # The check also tries the scores 1, 2, 3 and 4, each divided by a million. Predict before you run the check: do the
 # divided scores need a different $T$? (Self-check 2 gives the reason.) You may use `entropy` from above.
@@ -655,7 +656,7 @@ exercises.check("03.two_of_three", chance_of_3)
 #
 # <details><summary>Solution</summary>
 #
-# The link with score 3 is left out if the other two scores are drawn in the order 1, 2, with probability
+# The link with score 3 is left out if the other two links are drawn: in the order 1, 2, with probability
 # $\tfrac16 \cdot \tfrac25 = \tfrac1{15}$, or in the order 2, 1, with probability
 # $\tfrac26 \cdot \tfrac14 = \tfrac1{12}$. The sum is 0.15. Two draws with replacement would leave out this link more
 # often, with probability $\tfrac12 \cdot \tfrac12 = 0.25$.
@@ -670,9 +671,9 @@ exercises.check("03.two_of_three", chance_of_3)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
-# Write the soft removal: return a Boolean mask of exactly `num_keep` links of `mask`, drawn without replacement with $p \propto$
-# score$^T$. Six lines are enough.
-# `chts.sampling.gumbel(shape, generator=generator)` gives the noise.
+# Write the soft removal: return a Boolean mask of exactly `num_keep` links of `mask`, drawn without replacement with
+# $p \propto$ score$^T$. Six lines are enough. `chts.sampling.gumbel(shape, generator=generator)` returns the Gumbel
+# noise.
 
 
 # %% tags=["exercise"]
@@ -717,9 +718,9 @@ exercises.check("03.keep_links", keep_links)
 #
 # *★★★ · 20 minutes · optional · objective 2 · write code*
 #
-# Two draws from four links have 12 possible orders. You can list them on paper. Let the computer list the orders in
-# larger cases. Write a function that takes the chances $p_i$ and the number of draws. For each link, the function
-# returns the exact probability that the link is drawn. Use no random numbers.
+# Two of four links can be drawn in 12 orders. You can list them on paper. Let the computer list the orders in larger
+# cases. Write a function that takes the chances $p_i$ and the number of draws. For each link, the function returns the
+# exact probability that the link is drawn. Use no random numbers.
 #
 # The check compares your numbers with a calculation by hand for three links, and with 2000 draws that the core makes
 # from eight links.
@@ -758,7 +759,7 @@ exercises.check("03.inclusion", inclusion)
 #     return shares
 # ```
 #
-# Three draws from 8 links have 336 orders. A layer has far too many orders to list. The race needs only one pass for
+# Three of 8 links can be drawn in 336 orders. A layer has far too many orders to list. The race needs only one pass for
 # any number of draws.
 # </details>
 
@@ -767,9 +768,9 @@ exercises.check("03.inclusion", inclusion)
 #
 # *★★☆ · 10 minutes · essential · objective 3 · write code*
 #
-# Write two functions that compute the overlap and the ITOP rate from Boolean masks. An update has three masks: `before`
-# is the mask before the update, `kept` is the mask after its removal, and `after` is the mask after its regrowth. A run
-# has a list of masks: the mask at the start and the mask after each update.
+# Write two functions that compute the overlap and the ITOP rate from Boolean masks. Three masks describe an update:
+# `before` is the mask before the update, `kept` is the mask after the removal, and `after` is the mask after the
+# regrowth. A list of masks describes a run: the mask at the start and the mask after each update.
 #
 # Predict first: an update removes two links and regrows the same two links. So the masks before and after the update
 # are equal. Is the overlap 0 or 1?
@@ -806,8 +807,8 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #     return float(torch.stack(masks).any(dim=0).float().mean())
 # ```
 #
-# The overlap is 1. The masks before and after an update do not show the overlap. You also need the mask between removal
-# and regrowth.
+# The overlap is 1. The masks before and after an update are not enough to compute the overlap. You also need the mask
+# between removal and regrowth.
 # </details>
 
 # %% [markdown]
@@ -852,7 +853,8 @@ exercises.check("03.fool_the_overlap", course)
 # 1. Soft removal may take the strongest link of a layer. At which moments of a run would you accept such a removal, and
 #    at which moments would you not accept it? How would you choose the schedule of $T$ for a task that you do not know?
 # 2. In our runs, soft regrowth tries about twice as many links as hard regrowth, but the accuracies do not differ
-#    clearly. Which experiment would show whether exploration helps? What would you keep the same in all its runs?
+#    clearly. Which experiment would show whether exploration helps? What would you keep the same in all runs of this
+#    experiment?
 # 3. Two published implementations and the paper's text disagree about $T$. What would you write in a paper so that a
 #    reader can repeat a soft removal exactly?
 #

@@ -120,13 +120,14 @@ def test_the_committed_stage_02_finds_hidden_links_where_its_text_says() -> None
     assert "have an AUC of 0.94 before any training" in text
     assert f"an AUC of {auc[chts_trained]['CH2-L3n']:.2f} after training" in text
     assert f"and {precision[chts_trained]['CH2-L3n']:.0%} of".replace("%", " %") in text
-    assert f"SET has an AUC of {auc['SET, trained']['CH2-L3n']:.2f}, which is higher than before" in text
-    assert f"same random start reaches an AUC of {auc[from_random]['CH2-L3n']:.2f}" in text
+    set_trained = auc["SET, trained"]["CH2-L3n"]
+    assert f"that SET trained, CH2-L3n has an AUC of {set_trained:.2f}, which is higher than before" in text
+    assert f"same random start, CH2-L3n reaches an AUC of {auc[from_random]['CH2-L3n']:.2f}" in text
     assert f"rank correlation {results['correlation_with_paths']['CH2-L3n']:.3f}" in text
     gains = {(row["network"], row["minus"]): row["AUC gain"] for row in results["gains"]}
     assert all(abs(gains[network, "degree product"]) < 0.01 for network in ("SET, trained", from_random))
     most = max(abs(gain) for (_, minus), gain in gains.items() if minus == "number of paths")
-    assert f"differs by at most {most:.3f} on every network" in text
+    assert f"differ by at most {most:.3f} on every network" in text
     assert auc["receptive fields"]["CH2-L3n"] > auc[chts_trained]["CH2-L3n"]  # CHTs add none
 
 
@@ -145,10 +146,10 @@ def test_the_committed_stage_02_sees_no_difference_in_accuracy() -> None:
 def test_the_committed_stage_02_holds_the_count_of_multiplications_against_the_clock() -> None:
     results, text = committed()
     assert [round((4 * size**2) ** (1 / 3)) for size in (1000, 512)] == [159, 102]
-    assert "\\approx 159$, a density of 16 %" in " ".join(text.split())
+    assert "\\approx 159$, which is a density of 16 %" in " ".join(text.split())
     assert (
-        "gives 102 links, a density of 20 %. Yet at a density of 14 % the node-based score is many times faster"
-        in " ".join(text.split())
+        "gives $d \\approx 102$, which is a density of 20 %. Yet in that table, the node-based score is many times "
+        "faster than the path-based score at a density of 14 %." in " ".join(text.split())
     )
     (row,) = (row for row in results["costs"] if row["density"] == 0.14)
     assert row["size"] == 512
