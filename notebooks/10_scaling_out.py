@@ -357,7 +357,7 @@ assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) 
 # float32, these four numbers take 16 bytes for each weight. *Fully sharded* training (`fully_shard`, "FSDP") gives each
 # rank a share of the rows of each weight matrix. When a rank needs a whole layer, it collects the missing parts from
 # the other ranks. When the rank has used the layer, it deletes these parts. The option `--parallel fsdp` selects this
-# form of training. Each rank keeps every mask as a whole. A mask takes one byte per weight.
+# form of training. Each rank also stores every mask in full, with one byte per weight.
 
 # %%
 rows = []
@@ -765,7 +765,7 @@ exercises.check("10.schedule", schedule)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Keep a list with one number for each worker: the hour from which the worker is free. `free.index(min(free))` is the
+# Keep a list with one number for each worker: the hour at which the worker becomes free. `free.index(min(free))` is the
 # worker that becomes free first.
 # </details>
 #

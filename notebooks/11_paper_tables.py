@@ -96,8 +96,8 @@ pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# RigL and GraNet are worse at 80 % than at 90 %. For the 60M model, SET is worse at 70 % than at 80 %. A digit may be
-# wrong, or chance may have made a run worse: each cell shows a single run, without ±. We treat these numbers as
+# RigL and GraNet are worse at 80 % sparsity than at 90 %. For the 60M model, SET is worse at 70 % than at 80 %. A digit
+# may be wrong, or chance may have made a run worse: each cell shows a single run, without ±. We treat these numbers as
 # doubtful, and you should do the same.
 # </details>
 #
@@ -209,9 +209,10 @@ pd.DataFrame(costs).style.hide(axis="index")
 #
 # ## Language models: compare differences in nats
 #
-# For perplexities, ratios matter. So we compare the logarithms of the perplexities, in nats per token. The table shows
-# the paper's 60M model on OpenWebText beside our models of two sizes on the books. Each number is the loss of a method
-# minus the loss of SET in the same study. A negative number means that the method is better than SET:
+# For perplexities, the ratio matters, not the difference. So we compare the logarithms of the perplexities, in nats per
+# token. The table shows the paper's 60M model on OpenWebText beside our models of two sizes on the books. Each number
+# is the loss of a method minus the loss of SET in the same study. A negative number means that the method is better
+# than SET:
 
 
 # %%
@@ -244,10 +245,10 @@ pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fill
 # these methods as the paper defines them. On Tiny Shakespeare, we have runs of all nine methods at 90 % sparsity, each
 # with three seeds. In these runs, stage 09 finds no difference between SET and CHTs, and no difference between SET and
 # CHTss. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no gap of this size. But our `tiny` model has
-# a sixtieth of the weights of the paper's model and saw about 410,000 tokens. Our `small` model has a sixth of these
-# weights and saw about 102,000 tokens. The paper's model saw more than a billion tokens. The paper also reports numbers
-# that explain why RigL is so far behind. These numbers come from runs with the same settings, but with weights in
-# float32 instead of bfloat16.
+# a sixtieth of the weights of the paper's model and saw about 410,000 tokens. Our `small` model has a sixth of the
+# paper's weights and saw about 102,000 tokens. The paper's model saw more than a billion tokens. The paper also reports
+# numbers that explain why RigL is so far behind. These numbers come from runs with the same settings, but with weights
+# in float32 instead of bfloat16.
 
 # %%
 mixed, single = paper.PAPER_TABLE_2["130m"], paper.PAPER_FLOAT32
@@ -268,7 +269,7 @@ pd.DataFrame(
 # if at least one task has an interval above 0, and it *does not hold* if at least one task has an interval below 0. If
 # all intervals contain 0, or if two tasks contradict each other, the verdict is *undecided*. So each claim has one
 # verdict and appears in only one of the tables below. If the source is "its design", the paper has no numbers for the
-# claim. But the paper uses one of two variants, so we read this choice as a claim. The numbers under "ahead by" are
+# claim. But the paper chose one of two variants, so we read this choice as a claim. The numbers under "ahead by" are
 # percentage points of accuracy on the digits, and points of BLEU in translation.
 #
 # **Predict:** we have three to ten seeds for each claim with runs. What share of these claims do our runs decide, for
@@ -319,10 +320,10 @@ claims_that("undecided")
 # Two of the 12 claims with runs are decided, and one of the two verdicts contradicts the paper. In our translator of
 # number words, regrown links that start from zero give better translations than regrown links that get their last
 # weights back. On the digits, the interval of the same claim contains 0. So the verdict comes from one task, and the
-# interval of this task almost contains 0. Most claims stay open. Small tasks and few seeds cannot show a difference of
-# half a point. On average, one in twenty intervals does not contain the true difference, so chance alone may make one
-# of the 13 comparisons look decided. A verdict is valid only for our runs. The last column of each table says how our
-# runs differ from the paper's runs.
+# interval of this task almost contains 0. Most claims stay open. With small tasks and few seeds, we cannot detect a
+# difference of half a point. On average, one in twenty intervals does not contain the true difference, so chance alone
+# may make one of the 13 comparisons look decided. A verdict is valid only for our runs. The last column of each table
+# says how our runs differ from the paper's runs.
 # </details>
 #
 # We have not tested these claims yet:
@@ -336,7 +337,7 @@ claims_that("untested")
 # The final score does not show how a run reached this score. The figure shows the stored learning curves of one
 # comparison. To see another comparison, write its name from the first table into `comparison` in the parameters cell,
 # or call the function `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts
-# with …`. The report at the end of this section contains tables of these methods.
+# with …`. The command at the end of this section writes a report, which contains tables of these methods.
 
 
 # %%
@@ -353,7 +354,7 @@ sparsities = sorted({row["sparsity"] for row in recorded[comparison] if row["met
 curves(comparison, sparsities[-1])
 
 # %% [markdown]
-# The explorer below compares two methods, and shows the result of each seed.
+# The explorer below compares two methods, and shows the result for each seed.
 #
 # **Predict:** on the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, on average over ten seeds.
 # With how many of the ten seeds is CHTs ahead?

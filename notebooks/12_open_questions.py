@@ -192,7 +192,7 @@ for name, kind in kinds.items():
 # Take the links of a trained network and exchange their ends in pairs: $(a, b)$ and $(c, d)$ become $(a, d)$ and
 # $(c, b)$. Each neuron keeps its number of links, and everything else is random. Check by hand: two outputs and two
 # inputs have the links $(0, 0)$ and $(1, 1)$. Only one other network has these degrees: its links are $(0, 1)$ and
-# $(1, 0)$. The shuffle should draw each of the two networks equally often.
+# $(1, 0)$. The shuffle should draw the two networks equally often.
 
 # %%
 diagonal = torch.eye(2, dtype=torch.bool)
@@ -203,7 +203,7 @@ assert swapped + sum(torch.equal(network, diagonal) for network in drawn) == 100
 
 # %% [markdown]
 # Now train a network with CHTs, and make two more networks from its masks. In the first network, the links are
-# shuffled, and all degrees stay the same. In the second network, the same number of links are at random places.
+# shuffled, and all degrees stay the same. The second network has the same number of links, but at random places.
 
 # %%
 trained = images.train(task, "chts", sparsity, recipe, seed=seed)
@@ -536,7 +536,7 @@ exercises.check("12.swap", swap)
 #
 # ## To discuss
 #
-# 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
+# 1. You can run one experiment on a GPU for a week. Which claim of the table would you try to settle, and why?
 # 2. Suppose that a shuffled network learns as well as the network with the learned links. What does this result say
 #    about link prediction as a regrowth rule, and what does it not say?
 # 3. When would you use a sparse network in practice today? What would have to change before you would use sparse
