@@ -89,10 +89,10 @@ folder.mkdir(parents=True, exist_ok=True)
 # each rank receives this mean. This exchange is called an *all-reduce*. The whole method is called *data parallel*
 # training (`DistributedDataParallel`, "DDP", in PyTorch).
 #
-# Check the mean by hand. One output $y = w \cdot x$ has three possible links, and the third link is absent:
-# $w = (1, 1, 0)$. The loss is the mean of $y^2$ over the examples, so an example contributes the gradient $2 y x$.
-# Example 0 is $(1, 2, 0)$. This example gives $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$. This
-# example gives $y = 1$ and the gradient $(0, 2, 2)$. Rank 0 computes the mean of these two gradients, $(3, 7, 1)$.
+# Compute the gradient of one rank by hand. One output $y = w \cdot x$ has three possible links, and the third link is
+# absent: $w = (1, 1, 0)$. The loss is the mean of $y^2$ over the examples, so an example contributes the gradient
+# $2 y x$. Example 0 is $(1, 2, 0)$. This example gives $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$.
+# This example gives $y = 1$ and the gradient $(0, 2, 2)$. Rank 0 computes the mean of these two gradients, $(3, 7, 1)$.
 
 # %%
 weight = torch.tensor([1.0, 1, 0], requires_grad=True)
@@ -104,10 +104,11 @@ print(f"rank 0 {halves[0].tolist()}, rank 1 {halves[1].tolist()}, mean {mean.tol
 assert mean.tolist() == whole.tolist() == [4.5, 4.5, 2.5]
 
 # %% [markdown]
-# The mean of the gradients of the two ranks is the gradient of the whole batch. So both copies of the model take the
-# same step and stay equal.
+# The mean of the gradients of the two ranks equals the gradient over the whole batch. So both copies of the model take
+# the same step and stay equal.
 #
-# The third number of each gradient belongs to the absent link. RigL looks at such gradients when it regrows links.
+# The third number of each gradient belongs to the absent link. RigL uses the gradients of absent links to choose the
+# links that it regrows.
 #
 # The masks of the two ranks must be equal too. A *hash* is a short number that is computed from data. In practice,
 # different masks have different hashes. So the ranks compare short hashes instead of whole masks:
@@ -144,9 +145,9 @@ figures.show(
 # | b | 1 | 3 | 2 |
 # | c | -2 | 1 | -0.5 |
 #
-# **Predict:** suppose that each rank looks at its own gradients. Which link does rank 0 regrow, and which link does
-# rank 1 regrow? Which link is the right one? Which link would the ranks regrow if they averaged the *sizes* of their
-# gradients?
+# **Predict:** suppose that each rank looks only at its own gradients. Which link does rank 0 regrow, and which link
+# does rank 1 regrow? Which link should both ranks regrow? Which link would the ranks regrow if they averaged the
+# *sizes* of their gradients?
 
 # %%
 ranks = torch.tensor([[5.0, 1, -2], [-5, 3, 1]])
@@ -161,11 +162,11 @@ for name, gradient in {
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both ranks would regrow *a*, although its gradient over the whole batch is 0: a change of its weight that helps one
-# half of the batch hurts the other half. The right link is *b*. With the mean of the sizes, the ranks would also regrow
-# *a*. Both mistakes have occurred in published code: ranks used only their own gradients, or they used the mean of the
-# sizes. Another mistake is to let each rank choose its own new links. Then the copies of the model differ, and no error
-# message appears.
+# Both ranks would regrow *a*, although its gradient over the whole batch is 0: any change to its weight that helps one
+# half of the batch hurts the other half. The right link is *b*. If the ranks averaged the sizes, they would also regrow
+# *a*. Both mistakes have occurred in published code: ranks used only their own gradients, or they averaged the sizes of
+# the gradients. Another mistake is to let each rank draw its new links with its own random numbers. Then the copies of
+# the model differ, and no error message appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
@@ -194,8 +195,8 @@ sparsifier = chts.Sparsifier(copy, optimizer, "rigl", 0.9, total_steps=60, updat
 """
 
 # %% [markdown]
-# The second half trains the model. After each update, each rank prints a hash of its masks. In step 33, rank 1 flips a
-# row of one of its masks, as a memory error or a bug could do.
+# The second half trains the model. After each update, each rank prints a hash of its masks. In step 33, rank 1 flips
+# every value in one row of a mask, as a memory error or a bug could do.
 
 # %%
 training = """
@@ -227,7 +228,8 @@ assert (agreed["0"] == agreed["1"]).all()
 agreed
 
 # %% [markdown]
-# The masks changed in all six updates. Each time, both ranks had the same masks, although they saw different examples.
+# The masks changed in each of the six updates. After each update, both ranks had the same masks, although they saw
+# different examples.
 #
 # The core does not simply trust that the masks of the ranks are equal. At each update, the ranks compare hashes of
 # their masks, layer by layer. At the seventh update, the ranks found the row that rank 1 had flipped:
@@ -239,15 +241,16 @@ refusal = told[0].partition("RuntimeError: ")[2].partition(" Build")[0]
 print(refusal)
 
 # %% [markdown]
-# The run stopped at that update and named the layer. Without this check, the run would have continued. At the end, it
-# would have saved the model of rank 0, which was partly trained with gradients of another network.
+# The run stopped at that update, and the error message named the layer. Without this check, the run would have
+# continued. At the end, the run would have saved the model of rank 0. But the gradients that trained this model came
+# partly from a different network.
 #
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
-# the new masks of these layers to the other ranks. The assignment of the layers begins with the largest layer. Each
-# layer goes to the rank whose layers have the fewest weights so far. If two ranks have the same number of weights, the
-# rank with the lower number gets the layer.
+# the new masks of these layers to the other ranks. The layers are assigned one by one, and the largest layer comes
+# first. Each layer goes to the rank that has the fewest weights so far. If two ranks have the same number of weights,
+# the rank with the lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -261,8 +264,8 @@ assert owners == {"a": 0, "b": 1, "c": 1, "d": 1}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rank 0 gets *a* with 10 million weights. Rank 1 gets the other three layers with 11 million weights in total, so the
-# shares are nearly equal.
+# Rank 0 gets layer *a*, which has 10 million weights. Rank 1 gets the other three layers with 11 million weights in
+# total, so the shares are nearly equal.
 # </details>
 #
 # The next cell applies the same rule to the 1B model on eight ranks:
@@ -277,8 +280,8 @@ loads = [sum(costs[name] for name in costs if owners[name] == rank) / 1e6 for ra
 print("millions of weights per rank:", [round(load) for load in loads])
 
 # %% [markdown]
-# A mask has a Boolean for each weight, and a Boolean takes a byte in memory. The ranks send each Boolean as a single
-# bit. The ranks send only masks, because each rank already has the weights.
+# A mask stores one Boolean for each weight, and each Boolean takes one byte of memory. The ranks send each Boolean as a
+# single bit. The ranks send only masks, because each rank already has the weights.
 
 # %%
 mask = torch.tensor([1, 0, 0, 1, 0, 0, 0, 1, 1, 1], dtype=torch.bool)
@@ -343,18 +346,18 @@ print(f"{same} of {len(masks[0])} masks are exactly equal")
 assert abs(resumed["validation"][-1]["loss"] - uncut["validation"][-1]["loss"]) < 0.02
 
 # %% [markdown]
-# Two processes do not add up the gradients of the examples in the same order as one process, so the last digits of the
-# weights differ. The random numbers and the batches are the same in both runs. With the *same* number of processes and
-# threads, a resumed run ends with exactly the same bits. The tests of the package check this equality with twenty kills
-# at random moments.
+# Two processes do not add up the gradients of the examples in the same order as one process does, so the weights of the
+# two runs differ in their last digits. But the resumed run and the undisturbed run use the same random numbers and the
+# same batches. With the *same* number of processes and threads, a resumed run gives the same result as an undisturbed
+# run, bit for bit. The tests of the package check this: they kill a run twenty times, at random moments.
 #
 # ## When a model does not fit
 #
-# Data parallel training needs the whole model on each GPU: the weights, their gradients and two moments of Adam.
-# Together these four numbers take 16 bytes per weight in float32. *Fully sharded* training (`fully_shard`, "FSDP")
-# gives each rank a share of the rows of each weight matrix. When a rank needs a whole layer, it collects the missing
-# parts from the other ranks. After use, it deletes these parts. The option `--parallel fsdp` selects this form of
-# training. Each rank keeps the whole masks, which take a byte per weight.
+# Data parallel training needs the whole model on each GPU: the weights, their gradients and Adam's two moments. In
+# float32, these four numbers take 16 bytes for each weight. *Fully sharded* training (`fully_shard`, "FSDP") gives each
+# rank a share of the rows of each weight matrix. When a rank needs a whole layer, it collects the missing parts from
+# the other ranks. When the rank has used the layer, it deletes these parts. The option `--parallel fsdp` selects this
+# form of training. Each rank also stores every mask in full, with one byte per weight.
 
 # %%
 rows = []
@@ -376,8 +379,8 @@ memory.style.hide(axis="index").format("{:.1f}", subset=list(memory.columns[1:])
 # ## A grid of runs
 #
 # Comparisons need many runs that do not depend on each other. A *sweep* is a grid of parameters, and each cell of the
-# grid is a run. The library Dask distributes the cells among workers. Workers are processes on this machine, or on all
-# machines of a cluster.
+# grid is a run. The library Dask distributes the cells among workers. The workers are processes on this machine or on
+# the machines of a cluster.
 
 # %%
 spec = {
@@ -388,7 +391,7 @@ spec = {
 print([cell.name for cell in sweeps.cells(spec)])
 
 # %% [markdown]
-# FC has no sparsity, so it runs only once for each seed. The sweep checks all cells before the first cell starts. The
+# FC is always dense, so it runs only once for each seed. The sweep checks all cells before the first cell starts. The
 # sweep keeps the results of finished cells. If a cell fails, the other cells still run. If a sweep is stopped, the same
 # call continues the sweep.
 
@@ -427,22 +430,24 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 # ```
 #
 # For sweeps on Slurm, `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the
-# address for `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun` command, and
-# the Dask operator's `DaskCluster` has a scheduler service. All workers must have the same version of `chts`, and the
-# output folder must have the same path on all of them. We have tried only `torchrun` and Dask, on one machine.
+# address that you pass to `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun`
+# command, and the Dask operator's `DaskCluster` has a scheduler service. All workers must have the same version of
+# `chts`, and the output folder must have the same path on all of them. We have tried only `torchrun` and Dask, on one
+# machine.
 #
 # ## What will it cost?
 #
 # Training a dense model with $N$ weights in its linear layers takes about $6N$ operations per token, plus some
-# operations for attention (Chowdhery et al., 2022). For a single layer of 1000 × 1000, this is 6 million operations per
-# token. A machine can do $F$ operations per second. Training reaches only a share of $F$, the *utilisation* (MFU):
+# operations for attention (Chowdhery et al., 2022). For a single layer of 1000 × 1000 weights, $6N$ is 6 million
+# operations per token. A machine can do $F$ operations per second. Training reaches only a share of $F$. This share is
+# the *utilisation* (MFU):
 #
 # $$\text{seconds} = \frac{\text{tokens} \cdot \text{operations per token}}{F \cdot \text{MFU}}$$
 #
-# The *throughput* of a training run is the number of tokens per second. The throughput times the operations per token
-# gives the operations per second. Check the formula with the dense run of the sweep. Compare the operations per second
-# of this run with the operations per second of one large matrix product on the same number of threads. What share does
-# the run reach?
+# The *throughput* of a training run is the number of tokens that the run processes per second. The throughput times the
+# operations per token gives the operations per second. Apply the formula to the dense run of the sweep. Compare the
+# operations per second of this run with the operations per second of one large matrix product on the same number of
+# threads. What share of the matrix product's operations per second does the run reach?
 
 # %%
 recipe = replace(language.RECIPES["tiny_ci"], steps=settings.sweep_steps)
@@ -455,12 +460,13 @@ print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense[
 
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
-# divide the operations by the operations per second of the dense run above. One worker of the sweep did that run, with
-# the number of threads that is printed above. The notebook itself may use a different number of threads. We do not
-# scale the days by the number of threads. Other programs on the same machine slow the run down and so increase the
-# number of days. Run this notebook on an idle machine before you use the table for planning. The column "one GPU,
-# hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in bfloat16, according to its data sheet)
-# at an *assumed* utilisation of 40 %. Masks on dense weights need as many operations as the dense model.
+# divide the number of operations of the training by the operations per second of the dense run above. A worker of the
+# sweep trained that dense run, with the number of threads that is printed above. The notebook itself may use a
+# different number of threads. We do not correct the days for this difference. Other programs on the same machine slow
+# the run down and so increase the estimated number of days. Run this notebook on an idle machine before you use the
+# table for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100
+# in bfloat16, according to its data sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights
+# needs as many operations as the dense model.
 
 # %%
 rows = []
@@ -484,10 +490,10 @@ table.style.hide(axis="index").format(
 )
 
 # %% [markdown]
-# The last column is the share of the operations that remains if absent links cost nothing. Few kinds of hardware can
-# skip the operations of absent links. The estimate is a lower bound, because data, checkpoints and evaluations on the
-# validation text take extra time. We measured the operations per second with one small model on a CPU. We did not check
-# the estimate on a GPU.
+# The last column shows what share of the operations would remain if absent links cost nothing. Few kinds of hardware
+# can skip the operations of absent links. The estimate is a lower bound, because loading data, saving checkpoints and
+# evaluating the model on the validation text take extra time. We measured the operations per second with one small
+# model on a CPU. We did not check the estimate on a GPU.
 #
 # ## Exercise: unequal halves
 #
@@ -495,7 +501,7 @@ table.style.hide(axis="index").format(
 #
 # Each rank computed the mean gradient of its part of the batch. Write a function that gets these gradients and the
 # number of examples in each part. The function returns the gradient of the mean loss over the whole batch. Before you
-# write the function, think of parts of 3 and 1 examples: is the plain mean of the two gradients right? (An all-reduce
+# write the function, consider parts of 3 and 1 examples: is the plain mean of the two gradients right? (An all-reduce
 # takes the plain mean. So our trainer refuses a batch that the ranks cannot share evenly.)
 
 
@@ -540,7 +546,7 @@ def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Te
 
 
 # %% [markdown]
-# The check has two ranks and a mask with 8 places. Three places hold links, and the gradient of each of these links is
+# The check uses two ranks and a mask with 8 places. Three places hold links, and the gradient of each of these links is
 # 9.
 
 # %% tags=["check"]
@@ -569,9 +575,9 @@ exercises.check("10.regrow", regrow)
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
 # The examples of an epoch are numbered from 0, in the order of training. Write a function that returns the examples of
-# one rank in one step. Steps and ranks are numbered from 0, and `batch` is the number of examples of all ranks
-# together. A run may continue with a different number of ranks after any step. The continued run must see the same
-# batches as an undisturbed run. So the batch of a step must not depend on the number of ranks.
+# one rank in one step. Steps and ranks are numbered from 0, and `batch` is the number of examples that all ranks
+# together take in one step. A run may continue with a different number of ranks after any step. The continued run must
+# see the same batches as an undisturbed run. So the batch of a step must not depend on the number of ranks.
 
 
 # %% tags=["exercise"]
@@ -585,13 +591,14 @@ exercises.check("10.my_examples", my_examples)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Find the batch of the step first: the numbers that one process would take. Then divide these numbers among the ranks.
+# Find the batch of the step first: the numbers of the examples that a single process would take. Then divide these
+# numbers among the ranks.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# A checkpoint stores the number of steps, but nothing about ranks. Rank $r$ begins at example $r$ of the batch and
-# takes every `ranks`-th example:
+# A checkpoint stores the number of steps, but no information about the ranks. Rank $r$ begins at example $r$ of the
+# batch and takes every `ranks`-th example:
 #
 # ```python
 # def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
@@ -606,12 +613,12 @@ exercises.check("10.my_examples", my_examples)
 # A trial is a small run in one process. A trial has the attributes `model`, `optimizer` (Adam), `schedule` (of the
 # learning rate), `sparsifier` and `generator` (which draws the batches). `trial.step()` does one training step and
 # returns the loss. Write a function that saves a trial to a file, and a function that loads the file into a fresh
-# trial. At first, the fresh trial has different weights, masks and random numbers. After loading, the trial must
-# continue like the undisturbed run: the losses must be equal to the last bit.
+# trial. At first, the fresh trial has different weights, masks and random numbers. After it has loaded the file, the
+# fresh trial must continue exactly like the undisturbed run: the losses must be equal bit for bit.
 #
 # `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns this dict. All parts except the
-# generator have `state_dict()` and `load_state_dict(state)`; a generator has `get_state()` and `set_state(state)`. Load
-# the Sparsifier last, because it compares its links with the weights.
+# generator have the methods `state_dict()` and `load_state_dict(state)`. The generator has `get_state()` and
+# `set_state(state)`. Load the Sparsifier last, because it compares its links with the loaded weights.
 
 # %%
 trial = toys.Trial(seed=0)
@@ -644,8 +651,8 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Save the states of the five attributes of the trial. The text names the attributes in the order of a training step,
-# but you may load them in a different order.
+# Save the states of the five attributes of the trial. You do not have to load the attributes in the order in which the
+# text names them.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -669,9 +676,9 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 #
 # Each step sets the gradients to zero first, so the trial does not need the old gradients. Without the masks, the
 # Sparsifier refuses to continue. It is more dangerous to leave out the generator, the moments or the schedule: the run
-# changes, and no error is raised. Without the generator, the next loss differs. Without the moments or the schedule,
-# the next loss is still right, but the loss after it differs. (The optimizer saves the current rate, so a schedule that
-# is left out does no harm for one step.)
+# changes, but no error is raised. Without the generator, the next loss differs. Without the moments or the schedule,
+# the next loss is still right, but the loss after it differs. (The saved state of the optimizer contains the current
+# learning rate, so the missing schedule has no effect on the next step.)
 # </details>
 #
 # ## Exercise: a grid in words
@@ -691,12 +698,12 @@ exercises.check("10.grid", grid, num_runs)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The sweep in the section *A grid of runs* has such a grid. FC has no sparsity.
+# The sweep in the section *A grid of runs* has a similar grid. FC is always dense.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Three methods at two sparsities with five seeds give 30 runs, and FC has five runs:
+# Three methods at two sparsities with five seeds give 30 runs, and FC adds five runs:
 #
 # ```python
 # grid = {"method": ["fc", "set", "rigl", "chts"], "sparsity": [0.8, 0.95], "seed": [0, 1, 2, 3, 4]}
@@ -708,8 +715,8 @@ exercises.check("10.grid", grid, num_runs)
 #
 # *★★☆ · 10 minutes · essential · objective 4 · work out*
 #
-# A model with $10^9$ weights in its linear layers is trained on $2 \cdot 10^{10}$ tokens, on 8 GPUs of $10^{15}$
-# operations per second each, at a utilisation of 30 %. Ignore attention. How many hours does the training take?
+# A model with $10^9$ weights in its linear layers is trained on $2 \cdot 10^{10}$ tokens, on 8 GPUs. Each GPU can do
+# $10^{15}$ operations per second, and the utilisation is 30 %. Ignore attention. How many hours does the training take?
 
 # %% tags=["exercise"]
 hours = None
@@ -725,7 +732,7 @@ exercises.check("10.hours", hours)
 #
 # <details><summary>Solution</summary>
 #
-# The 8 GPUs do $2.4 \cdot 10^{15}$ operations per second, so the training takes 50 000 seconds:
+# At this utilisation, the 8 GPUs do $2.4 \cdot 10^{15}$ operations per second, so the training takes 50 000 seconds:
 #
 # ```python
 # hours = 1.2e20 / (8 * 1e15 * 0.3) / 3600
@@ -737,13 +744,14 @@ exercises.check("10.hours", hours)
 # *★★★ · 25 minutes · useful · objectives 3 and 4 · write code*
 #
 # A cluster gives you `workers` workers for `budget` hours. `costs[method]` is the number of hours that one run takes.
-# Each method has the seeds 0 to `seeds` - 1. Assign the runs one by one: first all methods with seed 0 in the order of
-# `costs`, then all methods with seed 1, and so on. Each run goes to the worker that becomes free first. If several
-# workers are free at the same time, the run goes to the worker with the lowest number. A run that would exceed the
-# budget does not start, but a later run may still fit.
+# Each method runs once with each of the seeds 0 to `seeds` - 1. Assign the runs one by one: first all methods with seed
+# 0 in the order of `costs`, then all methods with seed 1, and so on. Each run goes to the worker that becomes free
+# first. If several workers are free at the same time, the run goes to the worker with the lowest number. A run that
+# would exceed the budget does not start, but a later run may still fit.
 #
 # Return the list of runs that start, as pairs (method, seed), and the *makespan*: the hour at which the last run ends.
-# Check this example by hand: runs of 3, 1 and 2 hours, two seeds, two workers and a budget of five hours.
+# Check this example by hand: three methods whose runs take 3, 1 and 2 hours, two seeds, two workers and a budget of
+# five hours.
 
 
 # %% tags=["exercise"]
@@ -757,15 +765,15 @@ exercises.check("10.schedule", schedule)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Keep a list with one number for each worker: the hour from which the worker is free. `free.index(min(free))` is the
+# Keep a list with one number for each worker: the hour at which the worker becomes free. `free.index(min(free))` is the
 # worker that becomes free first.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# Suppose that FC takes 3 hours, SET takes 1 hour and CHTs takes 2 hours. FC-0 runs on worker 0 until hour 3, and SET-0
-# and CHTs-0 run on worker 1 until hour 3. FC-1 would end at hour 6, so it does not start. SET-1 ends at hour 4. CHTs-1
-# ends at hour 5, so the makespan is 5.
+# Suppose that FC takes 3 hours, SET takes 1 hour and CHTs takes 2 hours. FC-0 runs on worker 0 until hour 3. SET-0 and
+# then CHTs-0 run on worker 1, also until hour 3. FC-1 would end at hour 6, so it does not start. SET-1 ends at hour 4.
+# CHTs-1 ends at hour 5, so the makespan is 5.
 #
 # ```python
 # def schedule(
@@ -781,8 +789,8 @@ exercises.check("10.schedule", schedule)
 #     return runs, max(free)
 # ```
 #
-# Now seed 1 has no run of FC, so you cannot compare its other two runs with FC. If a sweep stops at the first seed
-# whose runs do not all fit, all comparisons are complete.
+# In this schedule, FC has no run with seed 1, so you cannot compare the other two runs with this seed to FC. If a sweep
+# stops at the first seed whose runs do not all fit, all comparisons are complete.
 # </details>
 #
 # ## To discuss
@@ -791,16 +799,17 @@ exercises.check("10.schedule", schedule)
 #    compare more often?
 # 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two methods
 #    is easier to share among a thousand ranks, and why?
-# 3. Masks on dense weights cost as much as the dense model. For whom is it then worth training a sparse model?
+# 3. A model with masks on dense weights costs as much as the dense model. For whom is it still worth training a sparse
+#    model?
 #
 # ## Self-check
 #
-# 1. Why must the ranks average the gradient before they take its size?
+# 1. Why must the ranks average their gradients before they take the size?
 #
 # <details><summary>Answer</summary>
 #
 # A link that helps one half of the batch may hurt the other half. A single process would compute the size of the mean
-# gradient over the whole batch. The mean of the sizes is a different number.
+# gradient over the whole batch. The mean of the sizes of the ranks' gradients is a different number.
 # </details>
 #
 # 2. Two ranks have different masks, and no check compares the masks. What is wrong with the model that is saved at the
@@ -808,8 +817,8 @@ exercises.check("10.schedule", schedule)
 #
 # <details><summary>Answer</summary>
 #
-# The saved model is the model of rank 0. Gradients of two different networks changed its weights, and the other rank
-# has a different network. The loss may still look normal.
+# The saved model is the model of rank 0. The gradients of two different networks changed its weights, because the other
+# rank trained a different network. The loss may still look normal.
 # </details>
 #
 # 3. A run with four processes was killed. You now have only one process. What can you do, and what will differ?
@@ -817,33 +826,35 @@ exercises.check("10.schedule", schedule)
 # <details><summary>Answer</summary>
 #
 # Continue from the checkpoint with one process. The batches and the random numbers are the same as with four processes.
-# But one process does not add up the gradients in the same order as four processes, so the last digits differ. If two
-# links have nearly the same score, such a small difference may change which of the two links is drawn.
+# But one process does not add up the gradients in the same order as four processes do, so the last digits of the
+# weights differ. If two links have nearly the same score, such a small difference may change which of the two links is
+# drawn.
 # </details>
 #
 # 4. A sweep of 81 cells reports one failure. What happened to the other 80 cells?
 #
 # <details><summary>Answer</summary>
 #
-# The other 80 cells are finished and recorded. The folder of the failed cell has its traceback. Fix the cause and call
-# the same sweep again. The second call runs only the failed cell.
+# The other 80 cells are finished and recorded. The folder of the failed cell contains the traceback of the error. Fix
+# the cause, and start the same sweep again. This time, only the failed cell runs.
 # </details>
 #
 # ## Key takeaways
 #
 # - Ranks average signed gradients, draw the same random numbers, and compare their masks at each update.
-# - The ranks share the layers of an update and send each mask with one bit per weight.
-# - A checkpoint belongs to a run and works with any number of processes.
+# - At an update, each rank updates some of the layers and sends their masks to the other ranks, with one bit per
+#   weight.
+# - A checkpoint belongs to a run, and any number of processes can continue this run.
 # - A sweep is a list of independent cells, and finished cells do not run again.
 # - To estimate the time, count six operations per weight and token, and divide by the operations per second that the
-#   machine reached.
+#   machine reaches.
 #
 # ## Further reading
 #
 # - S. Li et al., *PyTorch Distributed: Experiences on Accelerating Data Parallel Training* (VLDB 2020),
 #   [arXiv 2006.15704](https://arxiv.org/abs/2006.15704): how DDP averages gradients during the backward pass.
-# - P. Goyal et al., *Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour* (2017),
-#   [arXiv 1706.02677](https://arxiv.org/abs/1706.02677): the learning rate of a batch that many ranks share.
+# - P. Goyal et al., *Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour* (2017), [arXiv
+#   1706.02677](https://arxiv.org/abs/1706.02677): how to set the learning rate for a large batch that many ranks share.
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models* (SC 2020),
 #   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054): why each rank needs only a part of the optimizer's moments.
 # - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023), [arXiv
@@ -851,7 +862,7 @@ exercises.check("10.schedule", schedule)
 # - A. Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways* (2022),
 #   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311): the definition of the utilisation (MFU).
 # - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020), [arXiv
-#   1911.11134](https://arxiv.org/abs/1911.11134): the method RigL.
+#   1911.11134](https://arxiv.org/abs/1911.11134): the paper that introduced RigL.
 
 # %%
 temporary.cleanup()

@@ -16,9 +16,9 @@
 #
 # **You will be able to**
 #
-# 1. say what a standard error covers and what it does not;
+# 1. say what a standard error covers and what it does not cover;
 # 2. compare differences where the scores themselves cannot be compared;
-# 3. sort claims by what recorded runs show: they hold, they do not hold, they are undecided, or they are untested.
+# 3. sort claims by what recorded runs show: a claim holds, does not hold, is undecided or is untested.
 #
 # | | |
 # |---|---|
@@ -77,18 +77,18 @@ pd.DataFrame(
 #
 # ## Can the table be right?
 #
-# Before you compare your results with a published number, check whether this number can be right. The poster of the
-# paper shows Table 2 with one column too few. So all numbers to the right of the missing column stand under the wrong
-# heading. The next table contains the missing column again. The table shows only the part of Table 2 for the 130M
-# model. The numbers are validation perplexities, and lower is better:
+# Before you compare your results with a published number, check whether this number can be right. On the poster of the
+# paper, one column of Table 2 is missing. So all numbers to the right of the missing column are under the wrong
+# heading. The next table puts the missing column back. This table shows only the numbers of Table 2 for the 130M model.
+# The numbers are validation perplexities, and lower is better:
 
 # %%
 of_130m = pd.DataFrame(paper.PAPER_TABLE_2["130m"]).T
 of_130m.rename(columns=lambda share: f"{share:.0%}" if share else "all links").style.format("{:.2f}", na_rep="")
 
 # %% [markdown]
-# **Predict:** if a model already has too few links, fewer links should never help. Which neighbouring numbers in a row
-# of this table are in the wrong order?
+# **Predict:** if a model already has too few links, it should never help to remove more links. Which neighbouring
+# numbers in a row of this table are in the wrong order?
 
 # %%
 pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
@@ -96,17 +96,17 @@ pd.DataFrame(paper.out_of_order()).style.format(precision=2).hide(axis="index")
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# RigL and GraNet are worse at 80 % than at 90 %. In the 60M part, SET is worse at 70 % than at 80 %. A digit may be
-# wrong, or chance may have made a run worse: each cell shows a single run, without ±. We treat these cells as doubtful,
-# and you should do the same.
+# RigL and GraNet are worse at 80 % sparsity than at 90 %. For the 60M model, SET is worse at 70 % than at 80 %. A digit
+# may be wrong, or chance may have made a run worse: each cell shows a single run, without ±. We treat these numbers as
+# doubtful, and you should do the same.
 # </details>
 #
 # ## A difference in standard errors
 #
-# The *standard error* of a mean is the standard deviation of the runs, divided by the square root of the number of
-# runs. Three runs gave the scores 90.1, 90.2 and 90.3. Their mean is 90.2 and their standard deviation is 0.1, so the
-# standard error is $0.1 / \sqrt 3 = 0.058$. If a paper reports 90.4, its number is 0.2 away from this mean. This
-# distance is 3.5 standard errors:
+# The *standard error* of a mean is the standard deviation of the scores of the runs, divided by the square root of the
+# number of runs. Three runs gave the scores 90.1, 90.2 and 90.3. Their mean is 90.2 and their standard deviation is
+# 0.1, so the standard error is $0.1 / \sqrt 3 = 0.058$. If a paper reports 90.4, its number is 0.2 away from this mean.
+# This distance is 3.5 standard errors:
 
 # %%
 runs = [90.1, 90.2, 90.3]
@@ -117,11 +117,12 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # %% [markdown]
 # ## MLPs
 #
-# The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons. The paper trains this MLP for 100 epochs at
-# 99 % sparsity. We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs, CHTss, MEST
-# and GMP, but at that time our versions did not follow the paper. Those runs are in `results/revision_1`, and we do not
-# use them in comparisons. Three later runs follow the paper's recipe. These runs train SET and two forms of CHTs, and
-# their records are in `results/mlp_paper.jsonl`. Each method has only one seed there, so we leave these runs out here.
+# The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons each. The paper trains this MLP for 100
+# epochs at 99 % sparsity. We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs,
+# CHTss, MEST and GMP, but our versions of these methods did not follow the paper at that time. Those runs are in
+# `results/revision_1`, and we do not use them in comparisons. Three later runs follow the paper's recipe. These runs
+# train SET and two forms of CHTs, and their records are in `results/mlp_paper.jsonl`. Each of these methods ran with
+# only one seed, so we leave the three runs out here.
 #
 # The paper's code reports the accuracy of the *best test epoch*, so we do the same here. By construction, this accuracy
 # is too high (stage 06), in the paper and in our runs.
@@ -134,7 +135,7 @@ def best_test_epoch(row: dict) -> float:
 
 # %% [markdown]
 # **Predict:** the network, the data, the optimizer and the number of links are the same as in the paper. Will our
-# accuracies differ from the paper's by only a few standard errors?
+# accuracies differ from the paper's accuracies by only a few standard errors?
 
 # %%
 fashion = recorded["images: fashion_mnist"]
@@ -147,19 +148,21 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 # <details><summary>What you should have seen</summary>
 #
 # RigL and SET are within two standard errors of the paper's accuracies. So three seeds show no clear difference from
-# the paper. FC and GraNet ran with one seed, so they have a difference but no standard error.
+# the paper. FC and GraNet ran with only one seed, so the table shows a difference for these methods, but no standard
+# error.
 #
 # A standard error covers only the effect of the *seeds*. The standard error does not cover other differences between
-# the experiments, and here we know some of them. The paper standardises the pixels, trains on all 60,000 training
-# images, draws different initial weights and lowers its learning rate once per epoch. Our runs did none of this. So
-# even an equal number does not prove that the experiments were equal.
+# the experiments, and here we know some of these differences. The paper standardises the pixels, trains on all 60,000
+# training images, draws the initial weights in a different way and lowers the learning rate once per epoch. Our runs
+# differ from the paper in all four points. So even if two numbers are equal, this does not prove that the experiments
+# were the same.
 #
 # We learnt this from our own mistake. Our old CHTs was twenty standard errors below the paper's CHTs, and we reported
 # "does not agree". But our old CHTs was a different method: its new links started from zero, and its initial network
-# was not the paper's.
+# differed from the paper's initial network.
 # </details>
 #
-# The next table shows the share of neurons that are active at the end, beside the paper's numbers:
+# The next table shows the share of neurons that are active at the end of the training, beside the paper's numbers:
 
 # %%
 neurons = []
@@ -171,15 +174,15 @@ pd.DataFrame(neurons).style.hide(axis="index")
 
 # %% [markdown]
 # Our networks keep fewer neurons active than the paper's networks. The paper reports 100 % for SET on every data set,
-# but our SET loses a fifth of its neurons. So the paper may count active neurons in another way.
+# but our SET loses a fifth of its neurons. So the paper may count active neurons in a different way.
 #
 # We have no recorded runs on the other three data sets of the paper's table: MNIST, EMNIST and CIFAR10.
 #
 # ## Translation: compare differences
 #
-# The paper's Table 1 shows the BLEU of a Transformer, and our model has about a tenth of the weights of this
-# Transformer. So we cannot compare the scores themselves. With care, we can compare what sparsity *costs*. The table
-# shows the BLEU of SET, CHTs and CHTss minus the BLEU of FC in the same study, on Multi30k:
+# The paper's Table 1 shows the BLEU of a Transformer. Our model has about a tenth as many weights as this Transformer.
+# So we cannot compare the scores themselves. With care, we can compare what sparsity *costs*. The table shows the BLEU
+# of SET, CHTs and CHTss minus the BLEU of FC in the same study, on Multi30k:
 
 # %%
 multi30k = recorded["translation: multi30k, small"]
@@ -201,14 +204,15 @@ pd.DataFrame(costs).style.hide(axis="index")
 
 # %% [markdown]
 # Here, the number after ± is the half-width of a 95 % confidence interval. Our intervals are wide, because BLEU on a
-# thousand short captions is a noisy measure and three seeds are few. If the paper's difference lies inside our
+# thousand short captions is a noisy measure and we have only three seeds. If the paper's difference lies inside our
 # interval, this does *not* show that we reproduced the paper's result.
 #
 # ## Language models: compare differences in nats
 #
-# For perplexities, ratios matter. So we compare the logarithms of the perplexities, in nats per token. The table shows
-# the paper's 60M model on OpenWebText beside our models of two sizes on the books. Each number is the loss of a method
-# minus the loss of SET in the same study. A negative number means that the method is better than SET:
+# For perplexities, the ratio matters, not the difference. So we compare the logarithms of the perplexities, in nats per
+# token. The table shows the paper's 60M model on OpenWebText beside our models of two sizes on the books. Each number
+# is the loss of a method minus the loss of SET in the same study. A negative number means that the method is better
+# than SET:
 
 
 # %%
@@ -238,12 +242,13 @@ pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fill
 
 # %% [markdown]
 # In the paper, CHTs and CHTss are ahead of SET by 0.06 to 0.14 nats at all sparsities. On the books, we have no runs of
-# these methods as the paper defines them. On Tiny Shakespeare, we have three seeds of all nine methods at 90 %
-# sparsity. There, stage 09 finds no difference between SET and CHTs or CHTss. In the paper, RigL is 0.23 to 0.26 nats
-# behind SET. Our runs show no such gap. Our two models have a sixtieth and a sixth of the weights of the paper's model,
-# and they saw about 410,000 and 102,000 tokens instead of more than a billion. The paper has numbers that explain why
-# RigL is so far behind. These numbers come from runs with the same settings, but with weights in float32 instead of
-# bfloat16.
+# these methods as the paper defines them. On Tiny Shakespeare, we have runs of all nine methods at 90 % sparsity, each
+# with three seeds. In these runs, stage 09 finds no difference between SET and CHTs, and no difference between SET and
+# CHTss. In the paper, RigL is 0.23 to 0.26 nats behind SET. Our runs show no gap of this size. But our `tiny` model has
+# a sixtieth of the weights of the paper's model and saw about 410,000 tokens. Our `small` model has a sixth of the
+# paper's weights and saw about 102,000 tokens. The paper's model saw more than a billion tokens. The paper also reports
+# numbers that explain why RigL is so far behind. These numbers come from runs with the same settings, but with weights
+# in float32 instead of bfloat16.
 
 # %%
 mixed, single = paper.PAPER_TABLE_2["130m"], paper.PAPER_FLOAT32
@@ -254,20 +259,20 @@ pd.DataFrame(
 ).style.format({"bfloat16": "{:.2f}", "float32": "{:.2f}"}).hide(axis="index")
 
 # %% [markdown]
-# At 70 %, the perplexity of RigL falls from 25.85 to 18.34, near the 17.99 of CHTs. GraNet is ahead of CHTs with 17.92.
-# So the ranking of the paper's table is a ranking for weights in bfloat16.
+# At 70 %, float32 lowers the perplexity of RigL from 25.85 to 18.34, which is close to the 17.99 of CHTs. With 17.92,
+# GraNet is ahead of CHTs. So the ranking in the paper's table is valid only for weights in bfloat16.
 #
 # ## Claims
 #
-# A claim says that one method is ahead of another. For each task with recorded runs of both methods, we subtract the
-# scores seed by seed and look at the 95 % confidence interval of the difference. A claim *holds* if an interval is
-# above 0, and *does not hold* if an interval is below 0. If all intervals contain 0, or if two tasks contradict each
-# other, the verdict is *undecided*. So each claim has one verdict, and one of the tables below contains it. If the
-# source is "its design", the paper has no numbers for the claim. But the paper uses one variant and not the other, so
-# we read this choice as a claim. The numbers under "ahead by" are percentage points of accuracy on the digits, and
-# points of BLEU in translation.
+# A claim says that one method is ahead of another method. For each task with recorded runs of both methods, we compute
+# the difference of the scores for each seed, and the 95 % confidence interval of the mean difference. A claim *holds*
+# if at least one task has an interval above 0, and it *does not hold* if at least one task has an interval below 0. If
+# all intervals contain 0, or if two tasks contradict each other, the verdict is *undecided*. So each claim has one
+# verdict and appears in only one of the tables below. If the source is "its design", the paper has no numbers for the
+# claim. But the paper chose one of two variants, so we read this choice as a claim. The numbers under "ahead by" are
+# percentage points of accuracy on the digits, and points of BLEU in translation.
 #
-# **Predict:** for the claims with runs, we have three to ten seeds. What share of these claims do our runs decide, for
+# **Predict:** we have three to ten seeds for each claim with runs. What share of these claims do our runs decide, for
 # or against the paper?
 
 # %%
@@ -313,11 +318,12 @@ claims_that("undecided")
 # <details><summary>What you should have seen</summary>
 #
 # Two of the 12 claims with runs are decided, and one of the two verdicts contradicts the paper. In our translator of
-# number words, links that restart from zero give better translations than links that get their last weight back. On the
-# digits, the interval contains 0. So the verdict comes from one task, and the interval of this task almost contains 0.
-# Most claims stay open. Small tasks and few seeds cannot show a difference of half a point. On average, one in twenty
-# intervals does not contain the true difference, so chance alone may make one of the 13 comparisons look decided. A
-# verdict holds only for these runs. The last column of the tables says how our runs differ from the paper's runs.
+# number words, regrown links that start from zero give better translations than regrown links that get their last
+# weights back. On the digits, the interval of the same claim contains 0. So the verdict comes from one task, and the
+# interval of this task almost contains 0. Most claims stay open. With small tasks and few seeds, we cannot detect a
+# difference of half a point. On average, one in twenty intervals does not contain the true difference, so chance alone
+# may make one of the 13 comparisons look decided. A verdict is valid only for our runs. The last column of each table
+# says how our runs differ from the paper's runs.
 # </details>
 #
 # We have not tested these claims yet:
@@ -331,7 +337,7 @@ claims_that("untested")
 # The final score does not show how a run reached this score. The figure shows the stored learning curves of one
 # comparison. To see another comparison, write its name from the first table into `comparison` in the parameters cell,
 # or call the function `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts
-# with …`. The report at the end of this section has tables of these methods.
+# with …`. The command at the end of this section writes a report, which contains tables of these methods.
 
 
 # %%
@@ -348,9 +354,9 @@ sparsities = sorted({row["sparsity"] for row in recorded[comparison] if row["met
 curves(comparison, sparsities[-1])
 
 # %% [markdown]
-# The explorer below compares two methods, and shows the result of each seed.
+# The explorer below compares two methods, and shows the result for each seed.
 #
-# **Predict:** on the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, in the mean over ten seeds.
+# **Predict:** on the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, on average over ten seeds.
 # With how many of the ten seeds is CHTs ahead?
 
 # %%
@@ -376,8 +382,8 @@ figures.show(widgets.CurveExplorer.draw(seeded, result), result.description)
 #
 # *★☆☆ · 5 minutes · essential · objective 1 · work out*
 #
-# Four runs of your method gave 71, 73, 72 and 72 per cent. A paper reports 74 per cent. How many standard errors is the
-# paper's result above your mean?
+# Four runs of your method reached an accuracy of 71, 73, 72 and 72 per cent. A paper reports 74 per cent. How many
+# standard errors is the paper's result above your mean?
 
 # %% tags=["exercise"]
 errors_away = None
@@ -388,13 +394,13 @@ exercises.check("11.errors_away", errors_away)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The variance is $2 / 3$, because the mean uses one degree of freedom.
+# The variance of the four accuracies is $2 / 3$, because the mean uses one degree of freedom.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# The standard deviation is $\sqrt{2/3} = 0.816$. The standard error is half of this deviation, 0.408, and
-# $2 / 0.408 = 4.9$:
+# The standard deviation is $\sqrt{2/3} = 0.816$. The standard error of four runs is half of this standard deviation,
+# 0.408. The paper's result is 2 points above your mean, and $2 / 0.408 = 4.9$:
 #
 # ```python
 # errors_away = 2 / (math.sqrt(2 / 3) / 2)
@@ -408,9 +414,10 @@ exercises.check("11.errors_away", errors_away)
 #
 # Simulate 20,000 studies of the same question. Every study has `n` runs. The score of a run is `shift` plus normal
 # noise of standard deviation 1, which the generator draws. The interval of a study is its mean ± `factor` standard
-# errors. Return the share of studies whose interval contains 0, the true value. The shift is a difference in the
-# set-up: it is the same in all runs. The check uses three cases: 3 runs with the factor $t = 4.303$; 3 runs with the
-# factor 1.96; and 30 runs with the factor $t = 2.045$ and a shift of 1. Predict the three shares first.
+# errors. Return the share of studies whose interval contains 0, the true value. The shift stands for a difference in
+# the set-up, which has the same effect on all runs. The check uses three cases: 3 runs with the factor $t = 4.303$ and
+# no shift; 3 runs with the factor 1.96 and no shift; and 30 runs with the factor $t = 2.045$ and a shift of 1. Predict
+# the three shares first.
 
 
 # %% tags=["exercise"]
@@ -446,11 +453,11 @@ exercises.check("11.coverage", coverage)
 #
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
-# With the seeds 0 to 3, method A reached 90, 94, 98 and 92 per cent. Method B reached 88, 93, 96 and 91 with the same
-# seeds. Is A ahead? Write a function that returns the half-widths of two 95 % confidence intervals of the mean of A
-# minus the mean of B:
+# With the seeds 0 to 3, method A reached accuracies of 90, 94, 98 and 92 per cent. With the same seeds, method B
+# reached 88, 93, 96 and 91 per cent. Is A ahead? Write a function that returns the half-widths of two 95 % confidence
+# intervals for the same number, the mean of A minus the mean of B:
 #
-# - *paired*: the interval of the differences by seed, with $n - 1$ degrees of freedom;
+# - *paired*: the interval of the mean of the seed-by-seed differences, with $n - 1$ degrees of freedom;
 # - *unpaired*: the interval that you get if you treat the runs of A and B as independent. Add the squared standard
 #   errors of the two means, and use $2n - 2$ degrees of freedom.
 #
@@ -468,8 +475,8 @@ exercises.check("11.half_widths", half_widths)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `standard_error` works on a list of numbers, `math.hypot` gives the square root of a sum of squares, and
-# `stats.t.ppf(0.975, freedom)` is the factor.
+# `standard_error` works on a list of numbers, `math.hypot` returns the square root of a sum of squares, and
+# `stats.t.ppf(0.975, freedom)` returns the factor.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -493,8 +500,8 @@ exercises.check("11.half_widths", half_widths)
 # *★☆☆ · 10 minutes · useful · objective 2 · write code*
 #
 # In the paper's 60M model at 90 % sparsity, CHTs has a perplexity of 33.03 and SET has a perplexity of 35.26. On other
-# data, your SET has a perplexity of 120. Which perplexity would be ahead of your SET by the same number of nats? Write
-# a function that returns this perplexity.
+# data, your SET has a perplexity of 120. Which perplexity would be better than your SET's perplexity by the same number
+# of nats? Write a function that returns this perplexity.
 
 
 # %% tags=["exercise"]
@@ -519,8 +526,8 @@ exercises.check("11.same_gain", same_gain)
 #     return math.exp(math.log(our_rival) - (math.log(rival) - math.log(better)))
 # ```
 #
-# The answer is 112.4. The paper's gain of 2.2 points is 0.065 nats. At a perplexity of 120, the same 0.065 nats are 7.6
-# points.
+# The answer is 112.4. The paper's gain of 2.2 points corresponds to 0.065 nats. At a perplexity of 120, the same gain
+# of 0.065 nats corresponds to 7.6 points.
 # </details>
 
 # %% [markdown]
@@ -528,11 +535,11 @@ exercises.check("11.same_gain", same_gain)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# You ran a method and its rival with the same seeds. `mine` and `rival` are the scores, in the order of the seeds. A
-# paper compares the same two methods, but its scores are all higher than yours, or all lower. `paper_mine` and
-# `paper_rival` are pairs of a mean and its standard error. The runs of the paper are not paired. By how much is your
-# advantage over the rival larger than the paper's advantage? Return this difference and its standard error. For
-# independent numbers, the squares of the standard errors add up.
+# You ran a method and its rival with the same seeds. `mine` and `rival` are the two lists of scores, in the order of
+# the seeds. A paper compares the same two methods, but its scores are all higher than yours, or all lower than yours.
+# `paper_mine` and `paper_rival` each contain a mean and its standard error. The runs of the paper are not paired. By
+# how much is your advantage over the rival larger than the paper's advantage? Return this difference and its standard
+# error. For independent numbers, the squares of the standard errors add up.
 
 
 # %% tags=["exercise"]
@@ -546,7 +553,7 @@ exercises.check("11.difference_of_differences", difference_of_differences)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# You need three standard errors: one for your differences by seed, and one for each of the paper's two means.
+# You need three standard errors: one for your seed-by-seed differences, and one for each of the paper's two means.
 # `standard_error` and `math.hypot` help.
 # </details>
 #
@@ -565,8 +572,9 @@ exercises.check("11.difference_of_differences", difference_of_differences)
 #
 # *★☆☆ · 5 minutes · useful · objective 3 · work out*
 #
-# Suppose that in all 13 comparisons above the two methods are equal, and that the comparisons are independent. Each
-# interval is a 95 % confidence interval. What is the probability that at least one comparison looks decided?
+# Suppose that the two methods are equally good in each of the 13 comparisons above, and that the comparisons are
+# independent. Each interval is a 95 % confidence interval. What is the probability that at least one comparison looks
+# decided?
 
 # %% tags=["exercise"]
 by_chance = None
@@ -594,9 +602,9 @@ exercises.check("11.by_chance", by_chance)
 #
 # *★★☆ · 20 minutes · essential · objective 3 · write code*
 #
-# Write a function that returns the verdict on a claim that one method is ahead. `tasks` has a list for each task: the
-# advantages of this method, one per seed. Use the 95 % confidence interval of each task. A task with one seed has no
-# interval, so it decides nothing. Return
+# Write a function that returns the verdict on a claim that one method is ahead. `tasks` contains one list for each
+# task: the advantages of this method over the other method, one per seed. Use the 95 % confidence interval of each
+# task. A task with only one seed has no interval, so this task decides nothing. Return
 #
 # - `"holds"` if at least one interval is above 0 and no interval is below 0;
 # - `"does not hold"` if at least one interval is below 0 and no interval is above 0;
@@ -615,8 +623,8 @@ exercises.check("11.verdict", verdict)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First leave out the tasks with fewer than two seeds. Then collect the signs of the intervals that do not contain 0.
-# With n seeds, the factor is `stats.t.ppf(0.975, n - 1)`.
+# First leave out the tasks with fewer than two seeds. Then find the intervals that do not contain 0, and collect the
+# signs of their means. With n seeds, the factor is `stats.t.ppf(0.975, n - 1)`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -639,11 +647,11 @@ exercises.check("11.verdict", verdict)
 #
 # ## To discuss
 #
-# 1. A paper reports the best test epoch, and you report the last epoch. To compare the two numbers, do you change your
-#    number or the paper's?
+# 1. A paper reports the best test epoch, and you report the last epoch. To compare the two numbers, would you compute
+#    your number in a different way, or try to correct the paper's number?
 # 2. Our runs decide few claims. Would you rather have ten more seeds on the digits, or one seed at the paper's size?
-# 3. A claim holds on one task, and another task does not decide it. May you say that the claim holds? How would you
-#    word the result?
+# 3. A claim holds on one task, but the runs on another task leave it undecided. May you say that the claim holds? How
+#    would you word the result?
 #
 # ## Self-check
 #
@@ -651,9 +659,9 @@ exercises.check("11.verdict", verdict)
 #
 # <details><summary>Answer</summary>
 #
-# Not necessarily. The chance differences between seeds do not explain such a gap. But the cause may be the paper's
-# tuning, your settings, different preprocessing, an error in the paper or an error of yours. The standard error does
-# not say which of these is the cause.
+# Not necessarily. Chance differences between seeds do not explain such a gap. But the cause may be the paper's tuning,
+# your settings, different preprocessing, an error in the paper or an error of yours. The standard error does not show
+# which of these is the cause.
 # </details>
 #
 # 2. Why should you not report the score of the best test epoch?
@@ -664,7 +672,7 @@ exercises.check("11.verdict", verdict)
 # or more noise, the highest score rises, although the model is the same.
 # </details>
 #
-# 3. An interval contains 0. Are the two methods equal?
+# 3. The interval of a difference contains 0. Are the two methods equally good?
 #
 # <details><summary>Answer</summary>
 #
@@ -672,33 +680,34 @@ exercises.check("11.verdict", verdict)
 # interval.
 # </details>
 #
-# 4. You compare 20 pairs of methods, and both methods of each pair are equal. On average, how many 95 % intervals will
-#    not contain 0?
+# 4. You compare 20 pairs of methods, and the two methods of each pair are equally good. On average, how many 95 %
+#    intervals will not contain 0?
 #
 # <details><summary>Answer</summary>
 #
-# About one. Count your comparisons, and say how many there were.
+# About one. Count your comparisons, and report how many you made.
 # </details>
 #
 # ## Key takeaways
 #
 # - Check whether a printed table can be right before you compare your results with it.
 # - A standard error covers the variation between seeds. The standard error does not cover differences in the set-up.
-# - Where you cannot compare scores, you can sometimes compare differences within one study.
+# - If you cannot compare the scores of two studies, you can sometimes compare the differences within each study.
 # - "Undecided" is a result, and "does not hold" is a result too.
 # - Do not trust a number without the record of its run.
 #
 # ## Further reading
 #
-# - X. Bouthillier et al., *Accounting for Variance in Machine Learning Benchmarks* (MLSys 2021),
-#   [arXiv 2103.03098](https://arxiv.org/abs/2103.03098): which sources of chance a seed covers, and which it does not.
-# - P. Henderson et al., *Deep Reinforcement Learning that Matters* (AAAI 2018),
-#   [arXiv 1709.06560](https://arxiv.org/abs/1709.06560). Seeds and code change results by as much as methods do.
+# - X. Bouthillier et al., *Accounting for Variance in Machine Learning Benchmarks* (MLSys 2021), [arXiv
+#   2103.03098](https://arxiv.org/abs/2103.03098): which sources of variation a seed covers, and which it does not
+#   cover.
+# - P. Henderson et al., *Deep Reinforcement Learning that Matters* (AAAI 2018), [arXiv
+#   1709.06560](https://arxiv.org/abs/1709.06560). Seeds and code can change results as much as methods do.
 # - J. Dodge et al., *Show Your Work: Improved Reporting of Experimental Results* (EMNLP 2019),
 #   [arXiv 1909.03004](https://arxiv.org/abs/1909.03004): the best score as a function of the number of tries.
 # - M. Post, *A Call for Clarity in Reporting BLEU Scores* (WMT 2018), [arXiv 1804.08771](https://arxiv.org/abs/1804.08771).
-# - D. Blalock et al., *What is the State of Neural Network Pruning?* (MLSys 2020),
-#   [arXiv 2003.03033](https://arxiv.org/abs/2003.03033): why results of different papers can seldom be compared.
+# - D. Blalock et al., *What is the State of Neural Network Pruning?* (MLSys 2020), [arXiv
+#   2003.03033](https://arxiv.org/abs/2003.03033): why you can seldom compare the results of different papers.
 # - J. Demšar, *Statistical Comparisons of Classifiers over Multiple Data Sets* (Journal of Machine Learning Research, 2006).
 #
 # Next: [12 What we know, what we don't](12_open_questions.ipynb).

@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. say for each main claim of this course what the paper reports, what our records show, and how sure we can be;
+# 1. say, for each main claim of this course, what the paper reports, what our records show, and how sure we can be;
 # 2. say what would settle an open question;
 # 3. begin a project of your own that answers one open question.
 #
@@ -78,10 +78,10 @@ all_seeds = range(seed, seed + settings.seeds)
 # %% [markdown]
 # ## One honest table
 #
-# Stages 06, 08, 09 and 11 each say what their runs cannot show. The next table collects these limits. The code computes
-# each of our numbers from recorded runs. An advantage is the mean difference between runs with equal seeds. After ±,
-# the table shows the half-width of the 95 % confidence interval of this mean. The advantage is above 0 if our runs
-# agree with the claim.
+# Each of the stages 06, 08, 09 and 11 says what its runs cannot show. The next table collects these limits. The code
+# computes each of our numbers from recorded runs. An advantage is the mean difference between the scores of two methods
+# that ran with the same seeds. After ±, the table shows the half-width of the 95 % confidence interval of this mean.
+# The advantage is above 0 if our runs agree with the claim.
 #
 # **Predict:** for how many of the ten claims does the interval exclude 0? In how many of these cases do our runs agree
 # with the claim?
@@ -120,11 +120,12 @@ figures.show(
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Three intervals exclude 0, and one of the three agrees with its claim. In our translator of Multi30k, CHTs is ahead of
-# SET. In the paper, the two methods are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits, CHTs with
-# random regrowth is ahead of CHTs with link prediction. In the translator of number words, new links that start from
-# zero are ahead of new links that get their last weight back. The last two intervals end close to 0, and we looked at
-# nine intervals. So chance alone may have moved one of these intervals away from 0.
+# Three intervals exclude 0. One of these three results agrees with its claim: in our translator for Multi30k, CHTs is
+# ahead of SET. In the paper, the two methods are level on Multi30k, and CHTs is ahead on IWSLT14. On the digits, CHTs
+# with random regrowth is ahead of CHTs with link prediction. In the translator of number words, the variant whose new
+# links start from zero is ahead of the variant whose new links get their last weights back. The intervals of these last
+# two results end close to 0, and we looked at nine intervals. So chance alone may explain why one of these intervals
+# excludes 0.
 #
 # None of these results contradicts the paper. Our tasks are small, and on the digits most missing links have a score of
 # 0 (stage 06). But none of these results confirms the paper either.
@@ -134,8 +135,8 @@ figures.show(
 #
 # The interval becomes narrower as the number of seeds $n$ grows. The half-width of the interval is
 # $t_{n-1} \cdot s / \sqrt n$, where $s$ is the standard deviation of the differences. Suppose that the true difference
-# is as large as the difference that we measured. How many seeds do we need so that the half-width is no larger than the
-# difference? The next cell prints the factor $t_{n-1} / \sqrt n$ for each $n$:
+# is as large as the difference that we measured. How many seeds do we need so that the half-width is no larger than
+# this difference? The next cell prints the factor $t_{n-1} / \sqrt n$ for each $n$:
 
 # %%
 factors = {n: stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in range(2, 11)}
@@ -149,28 +150,28 @@ needed = [{"claim": row["claim"], "seeds now": row["seeds"], "seeds needed": row
 pd.DataFrame(needed).style.hide(axis="index")
 
 # %% [markdown]
-# More seeds on a small task cost little. But they only answer a question about this small task. A claim about large
+# More seeds on a small task cost little. But they answer only a question about this small task. A claim about large
 # models needs runs of large models.
 #
 # ## Open questions
 #
 # **Does the topology matter beyond its degrees?** A trained sparse network has hubs: some neurons have many links.
-# Perhaps training only has to find the hubs, and it does not matter which neurons they connect to. Project 1 begins to
-# test this idea.
+# Perhaps training only has to find the hubs, and it does not matter which neurons the hubs connect to. Project 1 begins
+# to test this idea.
 #
-# **Does soft sampling help at scale?** In the paper's Table 11, the gain is large for translation on two corpora. Our
-# runs on the digits cannot decide this question. The published code for LLaMA has an option for soft regrowth, but this
-# option always takes the links with the best scores. So we do not know how well soft regrowth works in a language
-# model.
+# **Does soft sampling help at scale?** In the paper's Table 11, the gain from soft sampling is large for translation on
+# two corpora. Our runs on the digits cannot decide this question. The published code for LLaMA has an option for soft
+# regrowth, but this option always takes the links with the best scores. So we do not know how well soft regrowth works
+# in a language model.
 #
 # **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of all possible links, so they
 # compute more than CHTs and SET (stage 05). In the paper, the sigmoid decay ends earlier than the cubic decay, so that
-# all methods with a decay have the same FLOPs. But CHTs, SET and FC have different FLOPs. A dense model with the FLOPs
-# of CHTs would train for fewer steps, or it would be narrower.
+# all methods with a decay need the same number of FLOPs. But CHTs and SET need fewer FLOPs than these methods, and FC
+# needs more. A dense model with the same training FLOPs as CHTs would have to train for fewer steps or be narrower.
 #
-# **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time there. On a CPU, code
-# that stores only the links is faster. Here are two recorded benchmarks of one training step of an MLP with 1 % of its
-# links:
+# **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time on a GPU. On a CPU,
+# code that stores only the links can be faster than dense layers. Here are two recorded benchmarks of one training step
+# of an MLP with 1 % of all possible links:
 
 # %%
 steps = {
@@ -181,17 +182,17 @@ for name, kind in kinds.items():
     print(f"{name}: {steps[f'{kind}, MLP 3×1568 at 99 %, batch 32']:.2f} times as fast as FC")
 
 # %% [markdown]
-# **Why are sparse networks almost as good as dense ones?** A network with a tenth of the links loses little accuracy on
-# many tasks. Perhaps large networks have many good subnetworks. Perhaps training changes the weights along only a few
-# directions anyway. Random masks do well in large models (S. Liu et al., below), so the choice of links may be only a
-# part of the explanation.
+# **Why are sparse networks almost as good as dense networks?** A network with a tenth of the links loses little
+# accuracy on many tasks. Perhaps large networks contain many good subnetworks. Perhaps training changes the weights
+# along only a few directions anyway. Random masks do well in large models (S. Liu et al., below), so the choice of
+# links may be only a part of the explanation.
 #
 # ## Project 1: shuffle the links, keep the degrees
 #
 # Take the links of a trained network and exchange their ends in pairs: $(a, b)$ and $(c, d)$ become $(a, d)$ and
 # $(c, b)$. Each neuron keeps its number of links, and everything else is random. Check by hand: two outputs and two
 # inputs have the links $(0, 0)$ and $(1, 1)$. Only one other network has these degrees: its links are $(0, 1)$ and
-# $(1, 0)$. The two networks should be equally likely when we shuffle.
+# $(1, 0)$. The shuffle should draw the two networks equally often.
 
 # %%
 diagonal = torch.eye(2, dtype=torch.bool)
@@ -202,7 +203,7 @@ assert swapped + sum(torch.equal(network, diagonal) for network in drawn) == 100
 
 # %% [markdown]
 # Now train a network with CHTs, and make two more networks from its masks. In the first network, the links are
-# shuffled, and all degrees stay the same. The second network has the same number of links at random places.
+# shuffled, and all degrees stay the same. The second network has the same number of links, but at random places.
 
 # %%
 trained = images.train(task, "chts", sparsity, recipe, seed=seed)
@@ -265,10 +266,9 @@ for name, scores in shuffles.items():
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Compare each difference with its interval. If the interval contains 0, these seeds cannot tell the two networks apart,
-# and the question stays open. In the run that is printed here, with the profile `laptop`, both intervals contain 0. The
-# masks come from one trained network, so the interval covers the effect of new weights, but not the effect of new
-# masks.
+# Compare each difference with its interval. If the interval contains 0, the runs do not show which network is better,
+# and the question stays open. In the printed results (profile `laptop`), both intervals contain 0. The masks come from
+# one trained network, so the interval covers the effect of new weights, but not the effect of new masks.
 # </details>
 #
 # **A good result** comes from ten trained networks, several shuffles of each network, and a larger task. If the learned
@@ -277,8 +277,8 @@ for name, scores in shuffles.items():
 # ## Project 2: a regrowth rule of your own
 #
 # A rule for regrowth is a frozen dataclass that gives each missing link a score (`docs/guides/add_a_method.md`). The
-# rule below prefers links between neurons that already have many links. Check by hand: the outputs have 2 and 1
-# links, and the inputs have 1, 2 and 0 links.
+# rule below prefers links between neurons that already have many links. Compute the scores of a small mask by hand: its
+# outputs have 2 and 1 links, and its inputs have 1, 2 and 0 links.
 
 
 # %%
@@ -305,13 +305,14 @@ gained = round(100 * beside_set["difference"], 2) + 0.0  # no minus sign before 
 print(f"popular minus SET: {gained:+.2f} ± {100 * beside_set['interval']:.2f} points")
 
 # %% [markdown]
-# **A good result** is a rule that passes the command `chts conformance` and differs from SET and from CHTs by more than
-# the half-width of the interval, on two tasks. If your rule is level with random regrowth, this is a result too.
+# **A good result** is a rule that passes the command `chts conformance`. On two tasks, the accuracy with your rule
+# differs from the accuracies of SET and CHTs by more than the half-width of the interval. If your rule is level with
+# random regrowth, this is a result too.
 #
 # ## Project 3: a sweep of ζ or of the temperature
 #
-# A sweep is a grid of runs, which you can describe in a file. The code below prints a sweep over three values of
-# $\zeta$ and checks that each run can start. The code trains nothing.
+# A sweep is a grid of runs, which you can describe in a file. The code below prints the description of a sweep over
+# three values of $\zeta$ and checks that each run can start. The code trains nothing.
 
 # %%
 turnovers = [f"chts with turnover=Turnover(zeta=Cosine({zeta}))" for zeta in (0.1, 0.3, 0.5)]
@@ -326,12 +327,12 @@ print(yaml.safe_dump(spec, sort_keys=False))
 print(len(sweeps.cells(spec)), "runs")
 
 # %% [markdown]
-# Save the text as `sweep.yaml`. Then `chts sweep sweep.yaml --out runs/zeta` trains all runs, and `chts report
-# runs/zeta` compares these runs. To sweep the temperature, write `chts with removal=Removal('magnitude',
+# Save the printed description as `sweep.yaml`. Then `chts sweep sweep.yaml --out runs/zeta` trains all runs, and `chts
+# report runs/zeta` compares these runs. To sweep the temperature, write `chts with removal=Removal('magnitude',
 # temperature=3.0, percolate=True)` as the method.
 #
-# **A good result** is a curve of the score over $\zeta$ with intervals, at two sparsities, and a sentence on whether the best
-# $\zeta$ depends on the sparsity.
+# **A good result** is a figure that shows the score as a function of $\zeta$, with intervals, at two sparsities. Add a
+# sentence that says whether the best $\zeta$ depends on the sparsity.
 #
 # ## Project 4: the small dense rival
 #
@@ -361,7 +362,7 @@ print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other
 # %% [markdown]
 # Our recorded runs of the narrow dense network on the digits use the nearest width for each sparsity. The table of
 # claims at the top shows the result at 95 % sparsity. At 95 and 97 %, the value of the formula is rounded up, so the
-# dense network has about 1 % more weights.
+# dense network has about 1 % more weights than the sparse network has links.
 #
 # **A good result** is the same comparison on Fashion-MNIST (with the printed width) or with the translator. Report the
 # training FLOPs of both networks.
@@ -387,26 +388,26 @@ for row in own_rows:
     )
 
 # %% [markdown]
-# **A good result** uses the validation rows to choose the sparsity, and it uses the test rows once. Look at the inputs
-# with the most links: can you explain why these inputs matter?
+# **A good result** uses the validation rows to choose the sparsity, and it uses the test rows only once. Look at the
+# inputs with the most links: can you explain why these inputs matter?
 #
 # ## Exercise: read the table of claims
 #
 # *★★☆ · 20 minutes · essential · objective 1 · write code*
 #
-# "The interval contains 0" does not mean "the two are equal". To say that two methods are level, you need a *margin*:
-# the smallest difference that matters to you. There is another problem: the table has nine intervals. To be 95 % sure
-# of all nine together, give each interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni
-# correction*.)
+# "The interval contains 0" does not mean "the two methods are equal". To say that two methods are level, you need a
+# *margin*: the smallest difference that matters to you. There is another problem: the table has nine intervals. To be
+# 95 % sure of all nine together, give each interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the
+# *Bonferroni correction*.)
 #
 # Write a function that reads one row of the table. `looks` is the number of intervals that you read together. Return
 #
-# - `"untested"` if the row has no runs: its `advantage` is None;
-# - `"holds"` if the interval is above 0, and `"does not hold"` if it is below 0;
+# - `"untested"` if the row has no runs (then its `advantage` is None);
+# - `"holds"` if the interval is above 0, and `"does not hold"` if the interval is below 0;
 # - `"level"` if the interval contains 0, and both ends are nearer to 0 than the margin;
 # - `"undecided"` in all other cases.
 #
-# A row has `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds` (the number of seeds, $n$). The
+# A row contains `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds` (the number of seeds, $n$). The
 # half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. With more looks, only
 # $t_{n-1}$ changes: it becomes `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. The next cell sets a margin for each unit
 # and shows the numbers of all rows:
@@ -416,8 +417,8 @@ margins = {"BLEU": 0.5, "nats": 0.02, "points": 0.5}
 pd.DataFrame(claims)[["claim", "unit", "seeds", "advantage", "interval"]].style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# **On paper first:** which rows are level? How many claims still hold or do not hold if you read all nine intervals
-# together?
+# **On paper first:** which rows are level? If you read all nine intervals together, how many claims still have the
+# verdict "holds" or "does not hold"?
 
 
 # %% tags=["exercise"]
@@ -451,10 +452,10 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 #     return "level" if max(-low, high) < margin else "undecided"
 # ```
 #
-# With one look, two rows are level: CHTs and SET in the language model, and soft and hard regrowth. The other four rows
-# whose interval contains 0 are undecided: their intervals reach beyond the margin. With nine looks, no claim is
-# decided, and no row is level. The half-width becomes three times as large for a claim with three seeds, and 1.6 times
-# as large for a claim with ten seeds.
+# With one look, two rows are level: the comparison of CHTs with SET in the language model, and the comparison of soft
+# with hard regrowth. The other four rows whose interval contains 0 are undecided: their intervals reach beyond the
+# margin. With nine looks, no claim is decided, and no row is level. The half-width becomes three times as large for a
+# claim with three seeds, and 1.6 times as large for a claim with ten seeds.
 # </details>
 #
 # ## Exercise: how many seeds?
@@ -462,8 +463,8 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 # *★★☆ · 10 minutes · essential · objective 2 · work out*
 #
 # Four paired differences are 0, 2, 0 and 2 points. Suppose that the differences of further seeds vary in the same way.
-# What is the smallest number of seeds whose interval has a half-width of at most 1 point? The factors are printed
-# above.
+# What is the smallest number of seeds for which the half-width of the interval is at most 1 point? The section *How
+# many seeds would decide?* prints the factors.
 
 # %% tags=["exercise"]
 number_of_seeds = None
@@ -474,7 +475,7 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The mean is 1, so each of the four deviations is 1 or −1. Their squares sum to 4, and $s^2 = 4/3$.
+# The mean is 1, so each of the four deviations is 1 or −1. Their squares sum to 4, so $s^2 = 4/3$.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -494,7 +495,7 @@ exercises.check("12.number_of_seeds", number_of_seeds)
 # Project 1 compares a network with a shuffled network of the same degrees. Write one step of the shuffle. Links are
 # pairs (output, input). The links $(a, b)$ and $(c, d)$ of a mask become $(a, d)$ and $(c, b)$. In some cases, a swap
 # would lose a link. Find out which cases these are, and return the mask unchanged in these cases. Do not change the
-# mask that your function gets.
+# mask that your function receives.
 
 
 # %% tags=["exercise"]
@@ -516,8 +517,8 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Solution</summary>
 #
-# If one of the new links already exists, two links become one. If $a = c$ or $b = d$, the new links are the old links,
-# so they already exist:
+# If one of the new links already exists, the swap would turn two links into one link. If $a = c$ or $b = d$, the new
+# links are the old links, so they already exist:
 #
 # ```python
 # def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
@@ -530,16 +531,16 @@ exercises.check("12.swap", swap)
 #     return swapped
 # ```
 #
-# `same_degrees` of the core makes many such swaps at a time.
+# The function `same_degrees` of the core makes many such swaps at once.
 # </details>
 #
 # ## To discuss
 #
-# 1. You can run one experiment on a GPU for a week. Which row of the table would you settle, and why?
-# 2. A shuffled network learns as well as the network with the learned links. What does this result say about link
-#    prediction as a regrowth rule, and what does it not say?
-# 3. When would you use a sparse network in practice today? What would have to change before you use sparse networks
-#    more often?
+# 1. You can run one experiment on a GPU for a week. Which claim of the table would you try to settle, and why?
+# 2. Suppose that a shuffled network learns as well as the network with the learned links. What does this result say
+#    about link prediction as a regrowth rule, and what does it not say?
+# 3. When would you use a sparse network in practice today? What would have to change before you would use sparse
+#    networks more often?
 #
 # ## Self-check
 #
@@ -547,17 +548,17 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Answer</summary>
 #
-# No. Our runs do not show the sign of the difference. The claim may be true, and more seeds or another task may show
-# that it is.
+# No. Our runs do not show whether the difference is above or below 0. The claim may be true, and more seeds or another
+# task may confirm it.
 # </details>
 #
 # 2. Why does project 1 compare the learned links with shuffled links, and not only with random links?
 #
 # <details><summary>Answer</summary>
 #
-# A random network differs from the learned network in its degrees and in which neurons are connected. The shuffled
-# network has the same degrees as the learned network. So a difference between the shuffled network and the learned
-# network can only come from which neurons are connected.
+# A random network differs from the learned network in two ways: in its degrees, and in which neurons are connected. The
+# shuffled network has the same degrees as the learned network. So if the shuffled network and the learned network
+# differ in accuracy, the only possible cause is which neurons are connected.
 # </details>
 #
 # 3. Random regrowth is ahead of link prediction on the digits. Why is this result only weak evidence against link
@@ -571,10 +572,11 @@ exercises.check("12.swap", swap)
 #
 # ## Key takeaways
 #
-# - For each claim, ask four things: what the paper reports, what your runs show, how sure you are, and what would settle it.
-# - Most claims about a difference of half a point are still open, because our seeds are few and our tasks are small.
+# - For each claim, ask four questions: what the paper reports, what your runs show, how sure you are, and what would
+#   settle it.
+# - Most claims about a difference of half a point are still open, because we have few seeds and small tasks.
 # - A fair rival has the same number of weights, the same FLOPs, or the same degrees.
-# - A project begins with one cell and with a sentence on what a good result looks like.
+# - A project begins with one code cell and with a sentence that says what a good result looks like.
 #
 # ## Further reading
 #
