@@ -114,7 +114,7 @@ figures.show(
 # %%
 figures.show(
     figures.similar_partners(),
-    "Similar neurons do not fit together. Neurons that are three links apart do. Left: two sockets that hold the same "
+    "Similar neurons do not fit together, but neurons that are three links apart do. Left: two sockets that hold the same "
     "plug are similar. Right: socket z₂ is similar to u and holds plug v, so u and v fit.",
 )
 
@@ -639,7 +639,7 @@ aucs, precisions = by_network("auc"), by_network("precision")
 figures.show(
     figures.hidden_links_found(aucs, "AUC (fraction)", {"chance": 0.5}),
     "In receptive fields and in the networks that CHTs trained from them, all scores that use paths find hidden "
-    "links. In a random start, no score does. The figure shows the AUC of six scores on five networks: means of "
+    "links. In networks with a random start, no score does. The figure shows the AUC of six scores on five networks: means of "
     f"{settings.seeds} seeds with 95 % confidence intervals.",
 )
 
