@@ -107,8 +107,8 @@ print(corpus.validation[0][:400])
 # We train and validate on different *documents*, not on different lines of the same document. If a model has memorised
 # the first half of a page, the second half is easy to guess.
 #
-# We have no separate test text. We chose the settings on the validation text, with a seed that no race uses. Each run
-# reports its last loss, not its lowest loss. For such small runs, these precautions are enough.
+# We have no separate test text. We chose the settings on the validation text, in runs with a seed that no race uses.
+# Each run reports its last loss, not its lowest loss. For such small runs, these precautions are enough.
 #
 # ## Tokens from bytes
 #
@@ -492,9 +492,9 @@ if len(history):
 # %% [markdown]
 # ## The race
 #
-# A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
-# start from the same initial weights and read the same text. FC has its own learning rate, and all sparse methods share
-# another one. First, the program times a few steps on a model that it then throws away:
+# A *race* trains every method for the same number of steps and compares the results. In runs with the same seed, all
+# methods start from the same initial weights and read the same text. FC has its own learning rate, and all sparse
+# methods share another one. First, the program times a few steps on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -645,8 +645,8 @@ pd.DataFrame(report.beside(at_90, ("fc", "set"))).fillna("")
 # many tokens as the `small` models. In the tables of the `tiny` models, FC is ahead at 90 and 95 %.
 #
 # The table shows how many seconds the training took on one core. Each number is the median of three runs on Tiny
-# Shakespeare. (We leave out the runs on books, because the machine did other work during some of those runs.) At 90 and
-# 95 %, SET and RigL stored and multiplied only the existing links:
+# Shakespeare. (We leave out the runs on books, because the machine did other work during some of the `tiny` runs.) At
+# 90 and 95 %, SET and RigL stored and multiplied only the existing links:
 
 # %%
 shakespeare = pd.DataFrame(
@@ -998,7 +998,7 @@ exercises.check("09.winners", winners)
 # ## To discuss
 #
 # 1. For each CHTs cell of Table 2, the paper chose the best of eight initial networks. For SET, there is no such
-#    choice. Is the comparison fair, and how would you report it?
+#    choice. Is the comparison of CHTs with SET fair, and how would you report it?
 # 2. The published code keeps the weights in bfloat16. Would you report results with these weights, with weights in
 #    float32, or with both? Which methods would rank higher with weights in float32?
 # 3. At size `small`, sparse methods are ahead of FC after 100 steps. At size `tiny`, sparse methods are behind FC after
