@@ -22,7 +22,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 08, whose translator uses all three tools; this page also runs without stage 08 |
+# | Prerequisites | stage 08, whose translator uses all three tools; you can also run this page on its own |
 # | Time | 35 minutes to read, a few seconds to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
@@ -74,7 +74,7 @@ settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
 #
 # A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need far fewer
 # entries. The algorithm is *byte pair encoding* (BPE). BPE begins with single letters. Each step joins the two pieces
-# that most often stand next to each other in the training sentences. The steps end when the vocabulary is full. Both
+# that most often stand next to each other in the training sentences. BPE stops when the vocabulary is full. Both
 # languages share one vocabulary. "▁" stands for a space before a word.
 
 # %%
@@ -100,10 +100,10 @@ for sentence in (*corpus.validation[0], "three hundred and forty-two zebras"):
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# Write one step of BPE. Each key of `words` is a word, given as a tuple of its pieces. The value of this key says how
-# often the word occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most frequent pair
-# in all words, and return the new `words`. If a word has three equal letters in a row, join the first two: ("a", "a",
-# "a") becomes ("aa", "a").
+# Write one step of BPE. Each key of `words` is a word, given as a tuple of its pieces. The value of a key is the number
+# of times that its word occurs in the training sentences. Count all pairs of neighbouring pieces. Join the most
+# frequent pair in all words, and return the new `words`. If a word has three equal letters in a row, join the first
+# two: ("a", "a", "a") becomes ("aa", "a").
 
 
 # %% tags=["exercise"]
@@ -117,10 +117,11 @@ exercises.check("08b.merge", merge)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(pieces, pieces[1:])` gives the pairs of neighbouring pieces of a word. Count each pair as many times as its word
-# occurs. To join, go through the pieces from left to right and build a list. If the last piece of the list and the next
-# piece form the pair, replace the last piece with the joined piece. A joined piece is no longer equal to the first
-# piece of the pair, so you never join it twice.
+# `zip(pieces, pieces[1:])` gives the pairs of neighbouring pieces of a word. Count each pair once for every time that
+# its word occurs. To join the most frequent pair, go through the pieces of each word from left to right, and build a
+# list. If the last piece of the list and the next piece of the word form this pair, replace the last piece of the list
+# with the joined piece. If not, append the next piece to the list. A joined piece differs from the first piece of the
+# pair, so you never join the same piece twice.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -158,8 +159,8 @@ for name, pairing in {"as they come": ([0, 1], [2, 3]), "by length": ([0, 2], [1
 
 # %% [markdown]
 # In the given order, short sentences share a batch with long ones. So we fill each batch with sentence pairs of about
-# the same length, up to a limit on the number of *tokens*, not of sentences. The length of a pair is the length of its
-# longer sentence, including the end mark.
+# the same length. The limit on the size of a batch is a number of *tokens*, not a number of sentences. The length of a
+# pair is the length of its longer sentence, including the end mark.
 
 # %%
 by_length = data.batches(task.train, recipe.batch_tokens, torch.Generator().manual_seed(settings.seed))
@@ -205,8 +206,8 @@ exercises.check("08b.padding_share", padding_share)
 # ## Greedy is not best
 #
 # A translator gives a probability to each possible next piece. *Greedy* decoding takes the most likely piece at each
-# step. We made the following tree of probabilities by hand. The English *forty-two* begins with *forty*, which suggests
-# "vier" as the first piece.
+# step. We chose the probabilities of the following tree by hand. The English *forty-two* begins with *forty*, which
+# suggests "vier" as the first piece.
 
 # %%
 TREE = {
@@ -236,21 +237,22 @@ assert next(iter(search(2))) == next(iter(search(5))) == "zwei·undvierzig"
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Greedy decoding takes *vier* first and reaches the probability 0.6 · 0.4 = 0.24. The most likely translation has the
-# probability 0.4 · 0.9 = 0.36, although its first piece, *zwei*, was less likely than *vier*. A *beam* of 2 keeps two
-# beginnings side by side and finds the most likely translation. A beam of 5 covers the whole tree here: the search
-# drops no beginning.
+# Greedy decoding takes *vier* first and reaches a probability of 0.6 · 0.4 = 0.24. The most likely translation has a
+# probability of 0.4 · 0.9 = 0.36, although its first piece, *zwei*, was less likely than *vier*. A *beam* of 2 keeps
+# the two most likely beginnings at each step, and it finds the most likely translation. A beam of 5 covers the whole
+# tree here: the search drops no beginning.
 # </details>
 #
-# Products of many probabilities become tiny, so the search adds their logarithms. A longer translation has more
-# factors, and no factor is above 1, so the sum of its logarithms is usually lower. Therefore the search divides the sum
-# by a *length penalty*. In the formula, $n$ is the number of pieces, including the end mark:
+# The product of many probabilities is tiny, so the search adds the logarithms of the probabilities instead. For a
+# longer translation, the product has more factors, and no factor is above 1, so the sum of the logarithms is usually
+# lower. Therefore the search divides the sum by a *length penalty*. In the formula, $p$ is the probability of the
+# translation, and $n$ is the number of its pieces, including the end mark:
 #
 # $$\text{score} = \frac{\log p}{((5 + n)/6)^{0.6}}$$
 #
-# The beam search of the package ends a translation when the model writes the end mark, `</s>`. So we add this mark to
-# each leaf of the tree. The search reports the logarithm of the probability and the score of the translation that it
-# finds. We compute both numbers again by hand.
+# The beam search of the package ends a translation when the model writes the end mark, `</s>`. So we add this mark
+# after each leaf of the tree. For the translation that it finds, the search reports two numbers: the logarithm of the
+# probability, and the score. For the beam of 2, we compute both numbers again by hand.
 
 # %%
 LEAVES = ("·hundert", "·zig", "·tausend", "·undvierzig")
@@ -276,9 +278,9 @@ assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 #
 # Write a beam search that works for translations of any length. `following[piece]` gives the pieces that may follow
 # `piece`, with their probabilities. The probabilities depend only on the last piece. Each step extends every beginning
-# with each piece that may follow, and keeps the `beam` most likely results. Set aside the beginnings that end with
-# `</s>`, and continue with the other beginnings until none is left. Return the pieces of the translation with the best
-# score, without `<s>` and `</s>`.
+# with each piece that may follow it, and then keeps only the `beam` most likely results. Set aside the beginnings that
+# end with `</s>`, and continue with the other beginnings until none is left. Return the pieces of the translation with
+# the best score, without `<s>` and `</s>`.
 
 
 # %% tags=["exercise"]
@@ -292,9 +294,9 @@ exercises.check("08b.beam_search", beam_search)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Store each beginning as a tuple of pieces, with the sum of its logarithms: `{("<s>",): 0.0}`. A finished translation
-# has `len(pieces) - 1` pieces, because `</s>` counts and `<s>` does not. Collect the scores of all finished
-# translations, and compare them at the end.
+# Store each beginning as a tuple of pieces, with the sum of the logarithms of their probabilities: `{("<s>",): 0.0}`. A
+# finished translation has `len(pieces) - 1` pieces, because `</s>` counts, but `<s>` does not. Collect the scores of
+# all finished translations, and compare them at the end.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -316,7 +318,8 @@ exercises.check("08b.beam_search", beam_search)
 # ```
 #
 # The package has its own beam search. The package's search refills its beam when a translation ends, and it may stop
-# earlier than your search. With the tables that the check uses, both searches find the same translation.
+# earlier than your search. With the tables of probabilities that the check uses, both searches find the same
+# translations.
 # </details>
 #
 # ## Exercise: which one wins?
@@ -352,10 +355,10 @@ exercises.check("08b.scores", score_a, score_b)
 # ## BLEU, by hand
 #
 # BLEU counts how many words of a model's translation are also in the *reference*, the correct translation in the data.
-# BLEU also counts pairs, triples and quadruples of neighbouring words. A group of $n$ neighbouring words is an
-# *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of
-# n-grams that are found in the reference is the *precision* $p_n$, and BLEU uses $p_1 … p_4$. Punctuation counts as a
-# word.
+# BLEU counts pairs, triples and quadruples of neighbouring words in the same way. A group of $n$ neighbouring words is
+# an *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of
+# the n-grams that are found in the reference is the *precision* $p_n$. BLEU uses $p_1$ to $p_4$. Punctuation counts as
+# a word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"
@@ -363,7 +366,7 @@ wrong_month = "Montag , der dritte Mai zweitausend"
 
 
 def precision(written: str, reference: str, n: int) -> tuple[int, int]:
-    """How many n-grams of the written text the reference also has, and how many the written text has in total."""
+    """How many n-grams of the written text are also in the reference, and how many n-grams it has in total."""
     counts = [
         Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (written.split(), reference.split())
     ]
@@ -382,8 +385,8 @@ for n in range(1, 5):
 #
 # The factor $B$ is the *brevity penalty*. A translation can leave out words without losing precision. So a translation
 # that is shorter than the reference, with $c$ words instead of $r$, gets $B = e^{1 - r/c}$. All other translations get
-# $B = 1$. Without "Montag ,", four of the six words are left, and all of them are right. Then
-# $B = e^{1 - 6/4} = 0.607$.
+# $B = 1$. If a translation leaves out "Montag ," and makes no other mistake, it has four of the six words, and all four
+# are right. Then $B = e^{1 - 6/4} = 0.607$.
 
 
 # %%
@@ -399,12 +402,14 @@ for written in (wrong_month, "der dritte März zweitausend", reference):
     assert math.isclose(bleu_by_hand(written, reference), score.value)
 
 # %% [markdown]
-# For a whole test, BLEU first adds up the counts of all sentences and then divides. BLEU also depends on how words are
-# split, whether capitals matter and how counts of zero are treated. The *signature* of a score names these choices.
-# Scores are comparable only if their signatures are equal. The paper does not give its signature. So stage 08 shows our
-# scores *beside* the paper's scores, but it does not rank them against each other.
+# For a whole test set, BLEU first adds up the counts of all sentences and then computes the precisions from these sums.
+# BLEU also depends on how the text is split into words, whether capital letters matter and how counts of zero are
+# treated. The *signature* of a score names these choices. Scores are comparable only if their signatures are equal. The
+# paper does not give the signature of its scores. So stage 08 shows our scores *beside* the paper's scores, but it does
+# not rank them against each other.
 #
-# **Predict:** a test has a single sentence, "zweiundvierzig", and the translation has no mistake. What is its BLEU?
+# **Predict:** a test has a single sentence, and its reference is "zweiundvierzig". The translation has no mistake. What
+# is the BLEU of this translation?
 
 # %%
 print(score.signature)
@@ -425,13 +430,14 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
 # A sentence can have several good translations. With several references, BLEU clips the count of an n-gram at its
-# highest count in any *one* of them. Write a function `clipped` that returns how many n-grams of a translation are
-# found in the references, and how many n-grams the translation has. All sentences are lists of words.
+# highest count in any *one* reference. Write a function `clipped` that returns two numbers: how many n-grams of a
+# translation are found in the references, after clipping, and how many n-grams the translation has. All sentences are
+# lists of words.
 
 
 # %% tags=["exercise"]
 def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
-    """The clipped number of n-grams that the references have, and the number of all n-grams. Write this function."""
+    """How many n-grams are in the references (clipped), and how many n-grams there are. Write this function."""
 
 
 # %% tags=["check"]
@@ -462,7 +468,7 @@ exercises.check("08b.clipped", clipped)
 # *★☆☆ · 6 minutes · useful · objective 3 · work out*
 #
 # A reference consists of eight different words. A translation consists of the first six of these words. What is the
-# BLEU of this translation, between 0 and 100? Predict first: is this BLEU above or below 75?
+# BLEU of this translation, on the scale from 0 to 100? Predict first: is this BLEU above or below 75?
 
 # %% tags=["exercise"]
 bleu_of_six = None
@@ -489,8 +495,9 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # ## To discuss
 #
 # 1. The vocabulary is trained on both languages together. When would you rather train one vocabulary for each language?
-# 2. A very wide beam often *lowers* the BLEU of large translators, although it finds translations with better scores.
-#    What does this finding say about the score? What does it say about the model?
+# 2. A very wide beam often *lowers* the BLEU of large translators, although the search then finds translations with a
+#    better score (log-probability divided by length penalty). What does this finding say about this score? What does it
+#    say about the model?
 # 3. A translation is right, but its words differ from the words of the reference. How would you measure its quality,
 #    and what would your measure miss?
 #

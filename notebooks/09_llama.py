@@ -18,7 +18,7 @@
 #
 # 1. turn text into blocks of tokens;
 # 2. compute perplexity, and compare models whose tokens differ;
-# 3. follow a mask through the gated block and the grouped heads of a LLaMA;
+# 3. say what percolation does to the masks of the gated block and the grouped heads of a LLaMA;
 # 4. plan and train a LLaMA with a tenth of its links;
 # 5. say which settings can favour one method over another.
 #
@@ -107,14 +107,14 @@ print(corpus.validation[0][:400])
 # We train and validate on different *documents*, not on different lines of the same document. If a model has memorised
 # the first half of a page, the second half is easy to guess.
 #
-# We have no test text. We chose the settings on the validation text, with a seed that no race uses. Each run reports
-# its last loss, not its lowest loss. For such small runs, these precautions are enough.
+# We have no separate test text. We chose the settings on the validation text, in runs with a seed that no race uses.
+# Each run reports its last loss, not its lowest loss. For such small runs, these precautions are enough.
 #
 # ## Tokens from bytes
 #
-# Stage 08 joined letters into subwords, and it lost any letter that was not in the training text. Here the smallest
-# pieces are *bytes*: every text is stored as a sequence of bytes, and a byte has one of 256 values. So every text can
-# be turned into tokens, and the tokens can be turned back into exactly the same text.
+# Stage 08 joined letters into subwords, and its vocabulary had no piece for a letter that was not in the training text.
+# Here the smallest pieces are *bytes*: every text is stored as a sequence of bytes, and a byte has one of 256 values.
+# So every text can be turned into tokens, and the tokens can be turned back into exactly the same text.
 
 # %%
 chosen = settings.recipe or settings.recipes[settings.dataset]
@@ -129,7 +129,7 @@ for text in ("The statement returns a value.", "smörgåsbord 🙂"):
     assert tokenizer.decode(tokens) == text
 
 # %% [markdown]
-# The output shows "�" for a token that is only part of a letter. With a larger vocabulary, the same text has fewer
+# The output shows "�" for a token that is only part of a character. With a larger vocabulary, the same text has fewer
 # tokens, but the first and the last layer of the model are larger.
 #
 # ## Packed without padding
@@ -146,8 +146,8 @@ assert blocks == ["abc|", "|d|e", "efgh"]
 
 # %% [markdown]
 # Each block begins with the last token of the previous block. In a block of 4 tokens, the model makes 3 guesses. In the
-# first block, the model guesses b, c and the end mark. So the model guesses every token except the very first exactly
-# once. We drop the tokens after the last full block. The function `data.pack` builds the blocks in the same way:
+# first block, the model guesses b, c and the end mark. So the model guesses every token exactly once, except the very
+# first token. We drop the tokens after the last full block. The function `data.pack` builds the blocks in the same way:
 
 # %%
 packed = data.pack(["abc", "d", "efgh"], tokenizer, 3)
@@ -163,8 +163,8 @@ assert packed[:, 1:].flatten().tolist() == by_rule[1 : 1 + 3 * len(packed)]
 #
 # ## Perplexity
 #
-# The loss of a guess is $-\log p$, where $p$ is the probability that the model gave to the right token. The logarithm
-# is the natural one, so the unit of the loss is the *nat*. *Perplexity* is $e$ to the power of the mean loss. A
+# The loss of a guess is $-\log p$, where $p$ is the probability that the model gave to the right token. We use the
+# natural logarithm, so the unit of the loss is the *nat*. *Perplexity* is $e$ to the power of the mean loss. A
 # perplexity of $k$ means that the guesses are as hard as guesses among $k$ equally likely tokens.
 #
 # **Predict:** a model gave the probabilities 1/2, 1/4, 1/4 and 1/8 to the four tokens of a text. What is the
@@ -192,8 +192,9 @@ assert math.isclose(math.exp(loss), 4)
 # ## What a LLaMA is made of
 #
 # A LLaMA is a stack of layers. Each layer has an attention block (q, k, v, o) and a *gated* feed-forward block with
-# three linear layers: gate, up and down. None of these seven layers has a bias. The gated block computes, neuron by
-# neuron, $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$ with $\text{silu}(a) = a / (1 + e^{-a})$.
+# three linear layers: gate, up and down. None of these seven layers has a bias. The gated block computes
+# $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$. Here the dot multiplies two layers neuron by neuron,
+# and $\text{silu}(a) = a / (1 + e^{-a})$.
 
 # %%
 figures.show(
@@ -203,7 +204,7 @@ figures.show(
 )
 
 # %% [markdown]
-# Here is the gated block by hand, for three neurons:
+# The next cell computes a gated block with three neurons by hand:
 
 # %%
 x = torch.tensor([1.0, -1.0, 2.0])
@@ -269,8 +270,8 @@ print("queries that lost their links:", (~cut["q"].any(dim=1)).nonzero().flatten
 assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 
 # %% [markdown]
-# One neuron of the keys lost its links. So one neuron in *each* of the two heads of queries that share this head of
-# keys lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. The rotation turns neurons $j$
+# In head 0 of the keys, one neuron lost its links. So one neuron in *each* of the two heads of queries that share this
+# head lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. The rotation turns neurons $j$
 # and $j + d/2$ of a head of width $d$ by an angle that grows with the position. This rotation mixes the two neurons, so
 # a neuron counts as inactive only together with its partner. The package works out from the model which neurons are
 # partners.)
@@ -315,15 +316,15 @@ print(str(plan).partition("\n\n")[2])
 # %% [markdown]
 # ## The initial weights
 #
-# Before training, the output of each layer should be about as large as its input. A sum of $n$ inputs of size 1,
-# multiplied by weights of standard deviation $\sigma$, has size $\sigma\sqrt{n}$. So with $\sigma = 1/\sqrt n$, the sum
-# has size 1 again. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128, the factor is
-# $0.02 \cdot \sqrt{128} = 0.23$, and after a few layers little of the signal is left. A neuron of a sparse layer has
-# fewer inputs than a neuron of a dense layer. To compensate, `rescale_weights` multiplies the weights by
-# $1/\sqrt{\text{density}}$.
+# Before training, the output of each layer should be about as large as its input. Multiply each of $n$ inputs of size 1
+# by a weight of standard deviation $\sigma$, and add the products. The sum has size $\sigma\sqrt{n}$. So with
+# $\sigma = 1/\sqrt n$, the sum has size 1 again. LLaMA's usual $\sigma = 0.02$ fits a width of 2500. At width 128, each
+# layer multiplies the size by $0.02 \cdot \sqrt{128} = 0.23$, and after a few layers little of the signal is left. A
+# neuron of a sparse layer has fewer inputs than a neuron of a dense layer. To compensate, `rescale_weights` multiplies
+# the weights by $1/\sqrt{\text{density}}$.
 #
-# **Predict:** take width 128 and a standard deviation of 0.02. Which layer gives outputs with a standard deviation
-# closer to 1: a dense layer, or a rescaled layer with a tenth of its links?
+# **Predict:** take a width of 128 and weights with a standard deviation of 0.02. Which layer gives outputs with a
+# standard deviation closer to 1: a dense layer, or a rescaled layer with a tenth of its links?
 
 # %%
 inputs = torch.randn(1000, 128, generator=torch.Generator().manual_seed(0))
@@ -336,15 +337,16 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Neither layer is closer to 1: the standard deviation is 0.23 for both layers. Rescaling makes each weight of the
-# sparse layer three times as large. Without rescaling, the standard deviation of the sparse layer is a third of 0.23.
+# Neither layer is closer to 1: the standard deviation of the outputs is 0.23 for both layers. Rescaling makes each
+# weight of the sparse layer about three times as large. Without rescaling, the standard deviation of the sparse layer's
+# outputs is about a third of 0.23.
 # </details>
 #
 # But an *embedding* that starts with $\sigma = 0.02$ is too small, and the model must first enlarge it. The rescaled
-# links of a sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a short run,
+# weights of a sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a short run,
 # this advantage alone can put sparse methods ahead of a dense network. The package has records of four runs of the
-# `tiny` model on Tiny Shakespeare, with one seed and 120 steps each. The runs compare FC with an earlier version of
-# CHTs, which has a tenth of the links:
+# `tiny` model on Tiny Shakespeare, with one seed and 120 steps each. The runs compare FC with a sparse network that an
+# earlier version of CHTs trained. This network has a tenth of the links:
 
 # %%
 first_weights = [
@@ -359,13 +361,13 @@ pd.DataFrame(first_weights).pivot(index="from", columns="method").round(2)
 # With $\sigma = 0.02$ everywhere, FC reached a loss of 4.89 nats, and the sparse network reached 3.95. With
 # $\sigma = 1$ in the embedding and $\sigma = 1/\sqrt n$ elsewhere, FC reached 3.97 and the sparse network reached 4.00.
 # Our recipes for small models start with the second choice, because the dense network learns faster with it. The
-# recipes for the paper's sizes keep 0.02.
+# recipes for the paper's sizes keep $\sigma = 0.02$ everywhere.
 #
 # ## Sixteen bits
 #
-# On a GPU, products of matrices are several times as fast in bfloat16 as in float32. Numbers in bfloat16 have 8
-# significant bits. Between 1 and 2 they are 1/128 apart, between 2 and 4 they are 1/64 apart, and so on. Add a small
-# step to a weight:
+# On a GPU, matrix products are several times as fast in bfloat16 as in float32. Numbers in bfloat16 have 8 significant
+# bits. Between 1 and 2 they are 1/128 apart, between 2 and 4 they are 1/64 apart, and so on. Add a small step to a
+# weight:
 
 # %%
 weight = torch.tensor(1.0, dtype=torch.bfloat16)
@@ -378,8 +380,8 @@ assert float(weight + 0.001) == 1
 # is less than 1/256, which is half of 1/128. How large is this limit relative to the weight? The answer depends on the
 # weight.
 #
-# **Predict:** bfloat16 has 128 numbers from 1 to below 2. Increase each of these numbers by 1/351 of its value. How
-# many of the 128 numbers change?
+# **Predict:** bfloat16 has 128 numbers that are at least 1 and less than 2. Increase each of these numbers by 1/351 of
+# its value. How many of the 128 numbers change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -398,21 +400,21 @@ assert changed == {255: 128, 351: 80, 451: 30, 513: 0}
 # </details>
 #
 # For a weight just below 2, the limit 1/256 is nearly 1/512 of the weight. For a weight of 1, the limit is 1/256 of the
-# weight. Between any two neighbouring powers of two, the limit lies between the same two fractions of the weight. So a
-# step below 1/512 of a weight always vanishes. Just above a power of two, every step below about 1/256 of the weight
-# vanishes.
+# weight. Between any two neighbouring powers of two, the limit lies between the same two fractions of the weight, 1/512
+# and 1/256. So a step below 1/512 of a weight always vanishes. Just above a power of two, every step below about 1/256
+# of the weight vanishes.
 #
 # So we keep the weights in float32, and round only the products (`precision="bfloat16"`). The published code keeps the
-# *weights* in bfloat16 (`"bfloat16_weights"` here). With such weights, small steps no longer change large weights, but
-# they still change small weights. We do not know why weights in bfloat16 harm RigL and GraNet most. Both methods start
-# a regrown link from weight 0 and soon compare this link with old links, whose weights are large. In the paper's tables
-# for the 130M model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and a perplexity of 18.3
-# with weights in float32. FC with weights in float32 has a perplexity of 17.1.
+# *weights* in bfloat16 (`precision="bfloat16_weights"` in our code). With such weights, small steps do not change large
+# weights, but they still change small weights. We do not know why weights in bfloat16 harm RigL and GraNet most. Both
+# methods start a regrown link from weight 0 and soon compare its weight with the large weights of old links. In the
+# paper's tables for the 130M model at 70 % sparsity, RigL has a perplexity of 25.9 with weights in bfloat16 and a
+# perplexity of 18.3 with weights in float32. FC with weights in float32 has a perplexity of 17.1.
 #
 # ## Train
 #
 # The learning rate rises linearly to its peak. Then the rate falls along half a cosine to a tenth of the peak. The
-# training clips the gradients: if their norm is above `clip`, it scales all of them down by the same factor.
+# training clips the gradients: if their norm is above `clip`, the training scales all of them down by the same factor.
 
 # %%
 for step in (1, recipe.warmup, recipe.steps):
@@ -430,9 +432,9 @@ print(f"{run.tokens:,} tokens in {run.seconds:.0f} s, {run.tokens_per_second:,.0
 print(f"{run.mfu:.0%} of the operations that one large product of matrices would do in that time")
 
 # %% [markdown]
-# The last line gives the *model FLOPs utilisation*, which the progress bar calls MFU. MFU is the number of operations
-# that a dense model of this size needs for these tokens, divided by the number of operations that the device could do
-# in the same time. Layers with masks compute all operations of the dense model.
+# The last line of the output gives the *model FLOPs utilisation*, which the progress bar calls MFU. MFU is the number
+# of operations that a dense model of this size needs for these tokens, divided by the number of operations that the
+# device could do in the same time. Layers with masks perform all operations of the dense model.
 
 # %%
 looks = pd.DataFrame([{"step": look.step, "loss": look.loss, "perplexity": look.perplexity} for look in run.looks])
@@ -460,7 +462,7 @@ for temperature in (0.0, 0.7, 1.0):
 #
 # ## The topology of a head, and of a block
 #
-# The first picture shows the queries and keys of one head of the last layer, as in stage 08. The second picture shows
+# As in stage 08, the first picture shows the queries and keys of one head of the last layer. The second picture shows
 # the links of the gate layer before and after training.
 
 # %%
@@ -490,9 +492,9 @@ if len(history):
 # %% [markdown]
 # ## The race
 #
-# A *race* trains every method for the same number of steps and compares the results. With equal seeds, all methods
-# start from the same initial weights and read the same text. Only FC has its own learning rate. First, the program
-# times a few steps on a model that it then throws away:
+# A *race* trains every method for the same number of steps and compares the results. In runs with the same seed, all
+# methods start from the same initial weights and read the same text. FC has its own learning rate, and all sparse
+# methods share another one. First, the program times a few steps on a model that it then throws away:
 
 # %%
 names = list(dict.fromkeys([*settings.methods.split(","), settings.method]))
@@ -501,8 +503,8 @@ predicted_seconds = each * len(names) * settings.seeds
 print(f"{each:.1f} s per run, {predicted_seconds:.0f} s for {len(names)} methods × {settings.seeds} seeds")
 
 # %% [markdown]
-# **Predict:** in the paper's Table 2, the dense 60M model reaches a perplexity of 26.6. At 90 % sparsity, the model
-# reaches a perplexity of 35 with SET or CHT. Which methods will be nearest to FC here? How far will these methods be
+# **Predict:** in the paper's Table 2, the dense 60M model reaches a perplexity of 26.6. At 90 % sparsity, SET and CHT
+# each train this model to a perplexity of 35. Which methods will be nearest to FC here? How far will these methods be
 # from FC, in per cent of FC's perplexity?
 
 # %%
@@ -542,20 +544,21 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# After so few steps, all methods are close together. With the profile `laptop`, CHTss and GMP are nearest to FC, 0.2 %
-# below its perplexity. GraNet is 3.6 % below FC's perplexity, and CHT is 5.2 % above it. In the paper, after a long
-# training run, SET and CHT are about a third above FC. One seed gives no confidence interval, so we do not rank the
-# methods. The longer runs below say more about the methods. The sparse methods share one learning rate, and FC has its
-# own. A single rate for all methods would favour those methods for which this rate is good.
+# After so few steps, all methods are close together. With the profile `laptop`, CHTss and GMP are nearest to FC: their
+# perplexities are 0.2 % below FC's perplexity. GraNet is 3.6 % below FC's perplexity, and CHT is 5.2 % above it. In the
+# paper, after a long training run, the perplexities of SET and CHT are about a third above FC's perplexity. One seed
+# gives no confidence interval, so we do not rank the methods. The longer runs below say more about the methods. The
+# sparse methods share one learning rate, and FC has its own. A single rate for all methods would favour the methods
+# that learn well at this rate.
 # </details>
 #
 # ## Recorded runs
 #
-# The package contains records of longer races. Each run is a line of `results/language.jsonl`, with its settings,
-# versions, device and seconds. This section trains nothing. The records contain runs of FC, SET, RigL and GraNet. We
-# ran the other methods when our versions of them did not yet follow the paper. Those runs are in `results/revision_1`,
-# and they say nothing about the current methods. The current versions of the other methods have runs at one sparsity on
-# one corpus. A table below shows these runs.
+# The package contains records of longer races. Each run has a line in `results/language.jsonl` with its settings, its
+# versions, its device and the seconds that it took. This section trains nothing. The records contain runs of FC, SET,
+# RigL and GraNet. We ran the other methods when our versions of them did not yet follow the paper. Those runs are in
+# `results/revision_1`, and they say nothing about the current methods. We have run the current versions of the other
+# methods at only one sparsity and on only one corpus. A table below shows these runs.
 
 # %%
 recorded = language.recorded()
@@ -578,8 +581,9 @@ for name, rows in compared.items():
     )
 
 # %% [markdown]
-# The table shows the differences of each method from FC and from SET, which regrows random links. The differences are
-# paired by seed and given in nats per token. A difference of 0.01 nats is about one per cent of the perplexity:
+# For each method, the table shows the difference between its loss and the loss of FC, and the difference between its
+# loss and the loss of SET, which regrows random links. Each difference compares runs with the same seed, in nats per
+# token. A difference of 0.01 nats is about one per cent of the perplexity:
 
 # %%
 tables = {name: report.beside(rows, ("fc", "set")) for name, rows in compared.items()}
@@ -596,17 +600,18 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 #
 # We compare these results with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
 #
-# - **Agrees:** FC is ahead of all three sparse methods, and RigL is the last of them.
+# - **Agrees:** FC is ahead of all three sparse methods, and RigL is the worst of the three.
 # - **Does not agree:** in the paper, the methods are further apart than in our runs. There, SET is behind FC by 0.28
 #   nats, and RigL is behind FC by 0.53.
-# - **Differs:** our model has a sixtieth of the weights of the paper's model. Our model trains for 200 steps instead of
-#   10,000. It reads a megabyte of text about once, and the paper's model reads gigabytes. The weights of our model are
-#   in float32, $\zeta$ starts at 0.3 instead of 0.1, and there is no warm-up after updates. Any of these differences
-#   may change the order of the methods.
-# - **Untested:** we have no runs with the paper's sizes or on its corpus.
+# - **Differs:** our model has a sixtieth as many weights as the paper's model. Our model trains for 200 steps instead
+#   of 10,000. It reads a megabyte of text about once, while the paper's model reads gigabytes of text. The weights of
+#   our model are in float32, $\zeta$ starts at 0.3 instead of 0.1, and there is no warm-up after updates. Any of these
+#   differences may change the order of the methods.
+# - **Untested:** we have no runs with the paper's model sizes or on the paper's corpus.
 #
-# CHTs, CHTss, CHT, MEST and GMP, as the paper defines them, have three runs each: size `tiny`, 90 % sparsity, Tiny
-# Shakespeare, and the same recipe and seeds. The next table compares all nine methods with FC and with SET.
+# For CHTs, CHTss, CHT, MEST and GMP, as the paper defines them, we have three runs each, with size `tiny` and at 90 %
+# sparsity on Tiny Shakespeare. The recipe and the seeds are the same as for the runs above. The next table compares all
+# eight sparse methods with FC and with SET.
 
 # %%
 at_90 = [
@@ -622,10 +627,10 @@ pd.DataFrame(report.beside(at_90, ("fc", "set"))).fillna("")
 # %% [markdown]
 # - **All eight sparse methods are behind FC**, by 0.05 to 0.10 nats. No interval contains 0.
 # - **MEST is ahead of SET**, by 0.018 ± 0.016 nats, and RigL is behind SET. The intervals of the other five methods
-#   contain 0, so these runs do not show whether they are better or worse than SET.
+#   contain 0, so the runs do not show whether these methods are better or worse than SET.
 # - **Does not agree:** in the paper's table, CHTs is 0.065 nats ahead of SET, and CHTss is 0.115 nats ahead. Both
-#   numbers are outside our intervals. So at this size and after 200 steps, any advantage over SET is smaller than the
-#   paper's.
+#   numbers are outside our intervals for the same differences. So at this size and after 200 steps, any advantage of
+#   CHTs or CHTss over SET is smaller than in the paper.
 #
 # The models of size `small` have nine times as many weights in their layers as the `tiny` models. The `small` models
 # trained for 100 steps, a third of an epoch of Tiny Shakespeare. On both corpora:
@@ -639,9 +644,9 @@ pd.DataFrame(report.beside(at_90, ("fc", "set"))).fillna("")
 # as FC's rate. After so few steps, the loss shows how fast a model starts to learn. The `tiny` models saw four times as
 # many tokens as the `small` models. In the tables of the `tiny` models, FC is ahead at 90 and 95 %.
 #
-# The table shows the seconds of training on one core, as medians of three runs on Tiny Shakespeare. (We leave out the
-# runs on books, because the machine did other work during some of the `tiny` runs.) At 90 and 95 %, SET and RigL stored
-# and multiplied only the existing links:
+# The table shows how many seconds the training took on one core. Each number is the median of three runs on Tiny
+# Shakespeare. (We leave out the runs on books, because the machine did other work during some of the `tiny` runs.) At
+# 90 and 95 %, SET and RigL stored and multiplied only the existing links:
 
 # %%
 shakespeare = pd.DataFrame(
@@ -703,11 +708,11 @@ exercises.check("09.blocks_and_guesses", num_blocks, num_guesses)
 #
 # Write two functions. The first one computes the perplexity from the probabilities that a model gave to the tokens. The
 # second one computes the bits per byte of a text from the loss per token in nats, the number of tokens and the number
-# of bytes. A bit is the loss of a token that got the probability 1/2, which is $\log 2$ nats.
+# of bytes. If a token got the probability 1/2, its loss is one bit, or $\log 2$ nats.
 #
 # Predict first: model A has a perplexity of 20 and needs 400 tokens for 1000 bytes. Model B has a perplexity of 40 and
-# needs 250 tokens for the same bytes. Which model is better? The check prints the bits per byte of both models, as your
-# function computes them.
+# needs 250 tokens for the same bytes. Which model is better? The check prints the bits per byte that your function
+# computes for both models.
 
 
 # %% tags=["exercise"]
@@ -730,7 +735,8 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 #
 # <details><summary>Solution</summary>
 #
-# Model B is better: it has 1.33 bits per byte, and A has 1.73. B's tokens are longer, so each token is harder to guess.
+# Model B is better: it needs 1.33 bits per byte, but model A needs 1.73. B's tokens are longer, so each token is harder
+# to guess.
 #
 # ```python
 # def perplexity(chances: list[float]) -> float:
@@ -748,8 +754,8 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 #
 # Neuron `neuron` of the keys lost its links. Return the neurons of the queries that lose their links as a result. There
 # are `heads` heads of queries and `key_heads` heads of keys. Each head has `width` neurons. The neurons are numbered
-# head after head. Ignore the rotation of positions. Neighbouring heads of queries share a head of keys, as in the
-# section on shared keys, where the answer was 1 and 3.
+# head by head. Ignore the rotation of positions. Neighbouring heads of queries share a head of keys, as in the section
+# on shared keys, where neurons 1 and 3 of the queries lost their links.
 
 
 # %% tags=["exercise"]
@@ -776,22 +782,22 @@ exercises.check("09.queries_of", queries_of)
 #     return [head * width + place for head in range(key_head * group, (key_head + 1) * group)]
 # ```
 #
-# So when one neuron of shared keys loses its links, several neurons of the queries lose theirs too. The smaller
-# `key_heads` is, the more links percolation cuts.
+# So when one neuron of a shared head of keys loses its links, several neurons of the queries lose their links too. The
+# smaller `key_heads` is, the more links percolation cuts.
 # </details>
 #
 # ## Exercise: percolate a gate
 #
 # *★★★ · 20 minutes · essential · objective 3 · write code*
 #
-# A gated block multiplies: neuron $j$ gives $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and the layer
-# `down` reads this product. Write the percolation of this block. Your function gets the masks of gate, up and down, and
-# `at_zero`, the value of the activation at 0. Return the three masks without the links that lead nowhere. For silu,
-# `at_zero` is 0, and the result must equal the result of the core.
+# In a gated block, neuron $j$ computes the product $\text{activation}(\text{gate}(x)_j) \cdot \text{up}(x)_j$, and the
+# layer `down` reads this product. Write a function that percolates this block. Your function gets the masks of `gate`,
+# `up` and `down`, and `at_zero`, the value of the activation at 0. Return the three masks without the links that lead
+# nowhere. For silu, `at_zero` is 0, and the result must equal the result of the core.
 #
 # Now change the activation. An older block uses the sigmoid in place of silu, and $\text{sigmoid}(0) = 1/2$. Which
-# links lead nowhere in this older block? The function must work for both activations. A link of the gate leads nowhere
-# if it cannot change the output, whatever its weight.
+# links lead nowhere in this older block? The function must work for both activations. A link of `gate` leads nowhere if
+# it cannot change the output of the block, whatever its weight is.
 
 
 # %% tags=["exercise"]
@@ -803,7 +809,7 @@ def percolate_gate(
 
 # %% [markdown]
 # The check uses a block with four neurons. One neuron has links in `gate`, `up` and `down`. Each of the other three
-# neurons has no links in one of these three layers.
+# neurons has no links in one layer: one neuron in `gate`, one in `up` and one in `down`.
 
 # %% tags=["check"]
 exercises.check("09.percolate_gate", percolate_gate)
@@ -811,8 +817,8 @@ exercises.check("09.percolate_gate", percolate_gate)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First compute a Boolean for each neuron: can its product differ from 0, and does the down layer read this product? A
-# neuron without links in the gate gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the
+# First compute a Boolean for each neuron: can its product differ from 0, and does the layer `down` read this product? A
+# neuron without links in `gate` gets $\text{gate}(x)_j = 0$. No neuron of the block affects another neuron of the
 # block, so one pass is enough.
 # </details>
 #
@@ -840,10 +846,10 @@ exercises.check("09.percolate_gate", percolate_gate)
 # functions.
 #
 # `shortened` changes the paper's recipe so that the run fits into the available time. The new recipe has as many steps
-# as the time allows. A step sees `batch` contexts of `context` tokens. Keep the shape of the run: the warm-up is a
-# tenth of the steps, and `update_every` is a hundredth of them (rounded, and at least 1). Set `iterative_warmup` to 0,
-# since its 20 steps would be longer than the time between two updates. Change nothing else. If you change only `steps`,
-# the planner refuses the recipe with this message:
+# as the time allows. A step sees `batch` contexts of `context` tokens. Keep the proportions of the recipe: the warm-up
+# is a tenth of the steps, and `update_every` is a hundredth of them (rounded, and at least 1). Set `iterative_warmup`
+# to 0, since a warm-up of 20 steps would be longer than the interval between two updates. Change nothing else. If you
+# change only `steps`, the planner refuses the recipe with this message:
 
 # %%
 try:
@@ -861,7 +867,7 @@ except ValueError as refusal:
 # - `"MiB"`: the memory without activations, in units of 2²⁰ bytes.
 #
 # `plan.budget.links(step)` gives the number of links of each matrix after a step, `plan.budget.updates()` gives the
-# steps of the updates, and `plan.memory` has the bytes of each part.
+# steps of the updates, and `plan.memory` contains the number of bytes of each part of the memory.
 
 
 # %% tags=["exercise"]
@@ -879,8 +885,8 @@ exercises.check("09.planned", shortened, facts)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `replace(recipe, steps=...)` makes a changed copy. 20 minutes at 12,000 tokens per second are 14.4 million tokens, and
-# a step sees 512 · 256 = 131,072 tokens.
+# `replace(recipe, steps=...)` makes a changed copy. At 12,000 tokens per second, the GPU processes 14.4 million tokens
+# in 20 minutes, and a step sees 512 · 256 = 131,072 tokens.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -937,7 +943,7 @@ exercises.check("09.least_step", least_step, still_from)
 # <details><summary>Solution</summary>
 #
 # For weights from 0.25 to 0.5, half the distance is 0.25/256 = 0.00098. For weights from 0.5 to 1, half the distance is
-# 0.00195. So weights of 0.5 and more do not change, and smaller weights do:
+# 0.00195. So weights of 0.5 or more do not change, but smaller weights do:
 #
 # ```python
 # def least_step(weight: float) -> float:
@@ -952,10 +958,10 @@ exercises.check("09.least_step", least_step, still_from)
 #
 # *★★☆ · 15 minutes · essential · objectives 4 and 5 · write code*
 #
-# Each method was trained with several learning rates, and `losses[method][rate]` is the validation loss. All methods
-# were trained with the same rates. Return two things: a dict with the method that has the lowest loss at each rate, and
-# the method that has the lowest loss if each method uses its own best rate. Two reports that choose different rates can
-# name different winners from the same runs.
+# Each method was trained with several learning rates, and `losses[method][rate]` is the validation loss at one of these
+# rates. All methods were trained with the same rates. Return two things: a dict that maps each rate to the method with
+# the lowest loss at this rate, and the method that has the lowest loss if each method uses its own best rate. Two
+# reports that choose different rates can name different winners from the same runs.
 
 
 # %% tags=["exercise"]
@@ -991,12 +997,12 @@ exercises.check("09.winners", winners)
 #
 # ## To discuss
 #
-# 1. For each cell of its Table 2, the paper chose the best of eight initial networks for CHTs. SET has no such setting.
-#    Is the comparison fair, and how would you report it?
-# 2. The published code keeps the weights in bfloat16. Would you report its methods with these weights, with weights in
+# 1. For each CHTs cell of Table 2, the paper chose the best of eight initial networks. For SET, there is no such
+#    choice. Is the comparison of CHTs with SET fair, and how would you report it?
+# 2. The published code keeps the weights in bfloat16. Would you report results with these weights, with weights in
 #    float32, or with both? Which methods would rank higher with weights in float32?
-# 3. At size `small`, sparse methods are ahead of FC after 100 steps. At size `tiny`, they are behind FC after 200
-#    steps. Which runs would show whether sparse models only learn faster at first, or are also better in the end?
+# 3. At size `small`, sparse methods are ahead of FC after 100 steps. At size `tiny`, sparse methods are behind FC after
+#    200 steps. Which runs would show whether sparse models only learn faster at first, or are also better in the end?
 #
 # ## Self-check
 #
@@ -1026,11 +1032,12 @@ exercises.check("09.winners", winners)
 # network. In a short run, unsuitable initial weights or an unsuitable learning rate can put the dense network behind.
 # </details>
 #
-# 4. With weights in bfloat16, RigL ends far behind SET. Is the gradient a bad guide?
+# 4. With weights in bfloat16, RigL ends far behind SET. Does this result show that the gradient is a bad guide for
+#    regrowth?
 #
 # <details><summary>Answer</summary>
 #
-# You cannot know this from these runs. In bfloat16, small steps do not move large weights, so the training was
+# You cannot know this from these runs. In bfloat16, small steps do not change large weights, so the training itself was
 # different. Run both methods with weights in float32.
 # </details>
 #

@@ -30,8 +30,8 @@ def test_stage_08b_finds_and_scores_what_it_says(executed: Executed) -> None:
 def test_stage_08b_says_what_greedy_decoding_misses() -> None:
     words, printed = committed.words("08b"), committed.printed("08b")
     assert (
-        "Greedy decoding takes *vier* first and reaches the probability 0.6 · 0.4 = 0.24. "
-        "The most likely translation has the probability 0.4 · 0.9 = 0.36," in words
+        "Greedy decoding takes *vier* first and reaches a probability of 0.6 · 0.4 = 0.24. "
+        "The most likely translation has a probability of 0.4 · 0.9 = 0.36," in words
     )
     assert "beam 1: {'vier·hundert': 0.24}" in printed
     assert "beam 2: {'zwei·undvierzig': 0.36, 'vier·hundert': 0.24}" in printed

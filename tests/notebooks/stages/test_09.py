@@ -148,7 +148,7 @@ def test_stage_09_says_how_far_the_methods_are_from_fc() -> None:
     nearest = sorted(per_cent, key=lambda method: abs(per_cent[method]))[:2]
     assert sorted(nearest) == ["chtss", "gmp"]
     assert [f"{per_cent[method]:.1f}" for method in nearest] == ["-0.2", "-0.2"]
-    assert "CHTss and GMP are nearest to FC, 0.2 % below its perplexity" in words
+    assert "CHTss and GMP are nearest to FC: their perplexities are 0.2 % below FC's perplexity" in words
     assert min(per_cent, key=per_cent.__getitem__) == "granet"
     assert max(per_cent, key=per_cent.__getitem__) == "cht"
     assert (
@@ -157,7 +157,7 @@ def test_stage_09_says_how_far_the_methods_are_from_fc() -> None:
     )
     shown = next(html for html in committed.shown("09", "text/html") if "perplexity minus fc (%)" in html)
     assert f"{per_cent['cht']:+.1f}" in shown
-    assert "In the paper, after a long training run, SET and CHT are about a third above FC" in words
+    assert "the perplexities of SET and CHT are about a third above FC's perplexity" in words
     table = paper.PAPER_TABLE_2["60m"]
     for method in ("set", "cht"):
         assert table[method][0.9] / table["fc"][0.0] == pytest.approx(4 / 3, abs=0.02)
@@ -177,7 +177,7 @@ def test_stage_09_draws_seven_sparse_matrices() -> None:
 def test_stage_09_explains_its_words_before_it_uses_them() -> None:
     words = committed.words("09")
     for word, explained in {
-        "nats": "the loss is counted in *nats*",
+        "nats": "the unit of the loss is the *nat*",
         "MFU": "the *model FLOPs utilisation*, which the progress bar calls MFU",
         "rotation": "encodes the position of a token by a *rotation*",
     }.items():
