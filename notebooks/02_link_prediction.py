@@ -114,8 +114,8 @@ figures.show(
 # %%
 figures.show(
     figures.similar_partners(),
-    "Similar neurons do not fit together, but neurons that are three links apart do. Left: two sockets that hold the same "
-    "plug are similar. Right: socket z₂ is similar to u and holds plug v, so u and v fit.",
+    "Similar neurons do not fit together, but neurons that are three links apart do. Left: two sockets that hold the "
+    "same plug are similar. Right: socket z₂ is similar to u and holds plug v, so u and v fit.",
 )
 
 # %% [markdown]
