@@ -177,7 +177,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         SPEED,
-        "the same epoch under masks | {:.1f} | | {:.1f}× |",
+        "the same epoch with masks | {:.1f} | | {:.1f}× |",
         lambda: [bench("epoch", "masked")[name] for name in ("seconds", "times_faster")],
     ),
     (
@@ -207,7 +207,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     (
         SPEED,
         "take {:.1f} MB instead of FC's {:.0f} MB ({:.1f} %). The record of all links that ever existed takes another "
-        "{:.1f} MB. The last weights of removed links take additional memory. A plan counts it too. An "
+        "{:.1f} MB. The last weights of removed links take additional memory. A plan counts this memory too. An "
         "update of this MLP takes {:.2f} s. An update of LLaMA-60M takes {:.1f} s and {:.0f} MB of additional memory "
         "at 70 % sparsity, and {:.1f} s and {:.0f} MB at 95 %",
         lambda: [
