@@ -70,19 +70,19 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 # and an addition for each weight. The backward pass does twice as many operations, for the gradients with respect to
 # the input and to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
 #
-# Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations. With 1 % of the links, 300
-# operations would be enough.
+# Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations for each sample, forward and
+# backward. With 1 % of the links, 300 operations would be enough.
 
 # %%
 dense_flops, density = 6 * 100 * 50, 0.01
 print(f"dense {dense_flops}, sparse {density * dense_flops:.0f} operations per sample")
 
 # %% [markdown]
-# A mask does not save these operations. The layer multiplies its full matrix by zeros and ones, and then it multiplies
-# its input by the full matrix, including the zeros.
+# A mask does not save these operations. The layer multiplies each weight of its full matrix by 0 or 1. Then it
+# multiplies its input by the full matrix, including the zeros.
 #
-# **Predict:** a layer has 1 % of its links. How long does a step take with a mask, compared with the dense layer: a
-# hundredth of the time, half the time, the same time, or longer?
+# **Predict:** a layer has 1 % of its links. Compared with a step of the dense layer, how long does a step with a mask
+# take: a hundredth of the time, half the time, the same time, or longer?
 
 # %%
 generator = torch.Generator().manual_seed(settings.seed)
@@ -93,15 +93,15 @@ print(f"{shape[0]}×{shape[1]}, 256 samples: dense {alone.dense * 1e3:.1f} ms, w
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# A step with a mask takes longer: the layer still does all the dense work, and it also applies the mask. But masks are
-# good for research, because any method is easy to implement with masks.
+# A step with a mask takes longer: the layer still does every operation of the dense layer, and it also applies the
+# mask. But masks are good for research, because any method is easy to implement with masks.
 # </details>
 #
 # ## Store only the links
 #
 # Here is the mask of stage 01 again, with 5 of 12 links. Now each link has a weight. The format *compressed sparse
 # rows* (CSR) lists the column and the value of each link, row by row. The format also lists where each row begins.
-# Below, *csr* means a layer in this format.
+# Below, *csr* means a layer that stores its links in this format.
 
 # %%
 weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
@@ -124,8 +124,8 @@ print(by_links)
 assert by_links == (weight @ x).tolist() == [5, 18, 20]
 
 # %% [markdown]
-# The backward pass goes through the links input by input, so the layer also stores the order of the links sorted by
-# column. `SparseLinear` does all this work in compiled loops. `SparseLinear` is a drop-in replacement for `nn.Linear`.
+# The backward pass goes through the links input by input, so the layer also stores how to sort the links by column.
+# `SparseLinear` does all this work in compiled loops. `SparseLinear` is a drop-in replacement for `nn.Linear`.
 
 # %%
 linear = nn.Linear(4, 3)
@@ -140,9 +140,9 @@ print(layer)
 #
 # During training with momentum, a dense layer keeps three numbers of 4 bytes for each *weight*: the weight, its
 # gradient and its momentum. A sparse layer keeps these three numbers for each *link*. The sparse layer needs 12 more
-# bytes for the position of each link: its input, its output, and its place in the order sorted by column. The layer
-# also needs 4 bytes for the beginning of each row and each column. So a dense layer of 1000 × 1000 takes 12 MB. With 1
-# % of the links, a sparse layer takes 10 000 · 24 bytes ≈ 0.24 MB.
+# bytes for the position of each link: its input, its output, and its place when the links are sorted by column. The
+# layer also needs 4 bytes for the beginning of each row and of each column. So a dense layer with 1000 inputs and 1000
+# outputs takes 12 MB. With 1 % of the links, a sparse layer takes 10 000 · 24 bytes ≈ 0.24 MB.
 
 # %%
 wide = nn.Linear(1000, 1000, bias=False)
@@ -155,9 +155,9 @@ assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 # %% [markdown]
 # ## Which layer is faster on this machine
 #
-# Dense products run at the full speed of the processor, because the position of every number is known. A sparse product
-# has to look up the input of every link. So an operation in a sparse product costs more time than an operation in a
-# dense product. If a layer has enough links, the dense product is faster.
+# Dense products run at the full speed of the processor, because the position of every number is known in advance. A
+# sparse product has to look up the input of every link. So an operation in a sparse product costs more time than an
+# operation in a dense product. If a layer has enough links, the dense product is faster.
 #
 # **Predict:** at which density do the dense and the sparse product take the same time on this machine: 1 %, 10 % or 40
 # %? Is this density lower or higher with 32 samples than with 256?
@@ -196,12 +196,12 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # The last cell prints the largest *tested* density at which csr is faster on your machine. The lines of csr and dense
 # cross between this density and the next tested density. On the machine of the published outputs, the lines cross
 # between 20 and 30 % for both numbers of samples, far above the density of the paper's experiments. At a density of 1
-# %, the number of operations falls by a factor of a hundred, but the time never falls by this factor. Looking up the
+# %, the number of operations falls by a factor of a hundred, but the time falls by a smaller factor. Looking up the
 # inputs takes time, and each call has a fixed cost.
 # </details>
 #
-# On a GPU, dense products are so fast that unstructured links pay off only at the highest sparsities. In this notebook,
-# we measured nothing on a GPU.
+# On a GPU, dense products are so fast that sparse products with unstructured links are faster only at the highest
+# sparsities. In this notebook, we measured nothing on a GPU.
 #
 # ## The same run, link by link
 #
@@ -270,17 +270,18 @@ for cost in meter:
     )
 
 # %% [markdown]
-# There are three lessons. First, a mask costs time and memory. Second, csr saves time and memory. The memory falls
-# nearly as much as theory predicts, but the time of a step falls less than the number of operations. There is so little
-# left to multiply that the fixed cost of the calls dominates, and no sparsity removes this cost. Third, an *update* of
-# the topology takes longer than a step. The less time a step takes, the more an update matters. The last column shows
-# how much time the updates add if there is one update in every hundred steps. In the paper's image tasks, there is one
-# update per epoch, and an epoch has more than a thousand steps. So the time of the updates hardly matters there.
+# There are three lessons. First, a mask costs extra time and memory. Second, csr saves time and memory. The memory
+# falls nearly as much as the calculation by hand predicts, but the time of a step falls less than the number of
+# operations. At this sparsity, so little is left to multiply that the fixed cost of the calls dominates, and no
+# sparsity removes this cost. Third, an *update* of the topology takes longer than a step. The less time a step takes,
+# the more an update matters. The last column shows how much time the updates add if there is one update in every
+# hundred steps. In the paper's image tasks, there is one update per epoch, and an epoch has more than a thousand steps.
+# So the time of the updates hardly matters there.
 #
-# CHTss starts with half of all links, so it needs more operations than CHTs. It also needs more memory than CHTs, but
-# the column *kept* does not show this memory. A link that returns starts with its last weight, so CHTs and CHTss
-# remember every link that they removed. The position of such a link takes 8 bytes, and its weight takes 4. CHTss has
-# removed at least the links that it lost while its density fell from 50 % to the final value:
+# CHTss starts with half of all links, so it needs more operations than CHTs. CHTss also needs more memory than CHTs,
+# but the column *kept* does not include this additional memory. A link that returns starts with its last weight, so
+# CHTs and CHTss remember every link that they removed. The position of such a link takes 8 bytes, and its weight takes
+# 4 bytes. CHTss has removed at least the links that it lost while its density fell from 50 % to the final value:
 
 # %%
 weights = task.features * settings.hidden + 2 * settings.hidden**2
@@ -296,15 +297,15 @@ print(
 #
 # ## While a network gets sparser
 #
-# A run with density decay (stage 05) starts at or near a density where dense products are faster. It ends at a density
-# where sparse products are faster. `SparseLinear` can multiply link by link, or it can fill in a dense matrix and
-# multiply by that matrix. For each layer, `execution="auto"` measures once at which density both ways take the same
-# time. Below this density, the layer multiplies link by link. Filling in the matrix takes time, so the dense way is
-# slower than `nn.Linear`. Therefore the density at which the two ways take the same time is higher than the density at
-# which the lines of dense and csr cross in the first figure. The cell below prints this higher density. On the
-# published page, this density is 35 %, which is less than the density of 50 % in the first step. So auto multiplies
-# densely in the first steps and link by link after the first updates. If your machine prints more than 50 %, auto
-# multiplies link by link in all steps, and csr and auto differ only by chance.
+# A run with density decay (stage 05) starts at or near a density at which dense products are faster than sparse
+# products. The run ends at a density at which sparse products are faster. `SparseLinear` can multiply link by link, or
+# it can fill in a dense matrix and multiply by that matrix. For each layer, `execution="auto"` measures once at which
+# density both ways take the same time. Below this density, the layer multiplies link by link. Filling in the matrix
+# takes time, so the dense way is slower than `nn.Linear`. Therefore the density at which the two ways take the same
+# time is higher than the density at which the lines of dense and csr cross in the first figure. The cell below prints
+# this higher density. On the published page, this density is 35 %, which is less than the density of 50 % in the first
+# step. So auto multiplies densely in the first steps and link by link after the first updates. If your machine prints
+# more than 50 %, auto multiplies link by link in all steps, and the times of csr and auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%} density and link by link below; this run begins at 50% density")
@@ -421,8 +422,8 @@ exercises.check("07.multiply", multiply)
 # - `"links"`: for each existing link, the value, its gradient, its momentum and 12 bytes for the position; also the
 #   beginnings of all rows and columns.
 #
-# The check compares your result with the result for a small layer that we computed by hand. Then it compares your
-# result with the measured memory of a `SparseLinear`.
+# For a small layer, the check compares your results with results that we computed by hand. For a second layer, it
+# compares your result with the measured memory of a `SparseLinear`.
 
 
 # %% tags=["exercise"]
@@ -436,8 +437,8 @@ exercises.check("07.training_bytes", training_bytes)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# There is one beginning for each row and one for each column. Each of the two lists has one more entry for the end. See
-# the section *Memory, by hand*.
+# There is one beginning for each row and one for each column. Each of these two lists of beginnings has one more entry,
+# for the end of the last row or column. See the section *Memory, by hand*.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -449,8 +450,8 @@ exercises.check("07.training_bytes", training_bytes)
 #     return outputs * inputs * (3 * 4 + (1 if execution == "masked" else 0))
 # ```
 #
-# The number of links does not occur in the last line of the code: a mask saves no memory at any sparsity. The mask even
-# costs one byte per possible link.
+# The last line of the code does not use the number of links: a mask saves no memory at any sparsity. The mask even
+# needs one more byte per possible link.
 # </details>
 
 # %% [markdown]
@@ -568,8 +569,8 @@ exercises.check("07.fixed_cost", fixed_cost)
 # fixed_cost = 2.9 / 0.99  # 2.929... ms
 # ```
 #
-# Even without any links, this step takes 2.9 ms. So no sparsity makes this step 3.5 times as fast as the dense step,
-# although the FLOPs fall by a factor of 100.
+# Even without any links, a step of the csr model takes 2.9 ms. So no sparsity makes this step 3.5 times as fast as the
+# dense step, although the FLOPs fall by a factor of 100.
 # </details>
 
 # %% [markdown]
@@ -577,13 +578,13 @@ exercises.check("07.fixed_cost", fixed_cost)
 #
 # *★★★ · 30 minutes · useful · objective 2 · write code*
 #
-# For $y = W x$ and a gradient $\partial L / \partial y$, compute the two gradients that the backward pass needs:
+# For $y = W x$ and a gradient $\partial L / \partial y$, compute the two gradients that the backward pass returns:
 # $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` that
 # `chts.linear.compress` returns, not the matrix: `links.outputs()` lists the output of each link, and
 # `links.col_indices` lists its input. `x` has the shape (samples, inputs), and `dy` has the shape (samples, outputs).
 # Return two tensors. The first tensor is the gradient with respect to the values, summed over the samples; its shape is
 # (links,). The second tensor is the gradient with respect to `x`. The check compares both gradients with the gradients
-# of autograd, and it looks at the size of your tensors.
+# of autograd, and it checks that none of your tensors is as large as the matrix.
 
 
 # %% tags=["exercise"]
@@ -599,8 +600,8 @@ exercises.check("07.gradients", gradients)
 #
 # By hand, for one sample: $\partial L / \partial W_{ij} = (\partial L / \partial y_i) \, x_j$ and
 # $\partial L / \partial x_j = \sum_i (\partial L / \partial y_i) \, W_{ij}$. `dy[:, outputs]` has one column per link.
-# If an input has several links, you must add up the parts of all these links: `torch.zeros_like(x).index_add_(1,
-# columns, parts)` adds them column by column.
+# If an input has several links, you must add up the contributions of all these links (`parts`):
+# `torch.zeros_like(x).index_add_(1, columns, parts)` adds them column by column.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -615,15 +616,15 @@ exercises.check("07.gradients", gradients)
 # ```
 #
 # This function transposes nothing: the same list of links works for both directions. But `SparseLinear` also keeps the
-# links in another order, sorted by input. With this order, each input sums over its own links, so two threads never
-# write to the same place.
+# links in another order, sorted by input. With this order, one thread can add up all contributions to the gradient with
+# respect to an input, so two threads never write to the same place.
 # </details>
 #
 # ## To discuss
 #
-# 1. You publish a sparse method. On your CPU, a layer that stores only its links is faster up to some density. On a
-#    GPU, dense products are faster even at much lower densities. Which figures do you report: FLOPs, seconds or bytes?
-#    On which machine?
+# 1. You publish a sparse method. On your CPU, a layer that stores only its links is faster than a dense layer up to
+#    some density. On a GPU, dense products are faster even at much lower densities. Which figures would you report:
+#    FLOPs, seconds or bytes? On which machine?
 # 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose CHTss for training
 #    on a phone? What would you change first?
 # 3. Engineers have optimized dense products for decades, but they have done little for sparse products. Should a method
@@ -639,12 +640,12 @@ exercises.check("07.gradients", gradients)
 # </details>
 #
 # 2. A csr layer with 1 % of its links does 1 % of the operations of a dense layer. Name two reasons why its time does
-#    not fall as much.
+#    not also fall to 1 %.
 #
 # <details><summary>Answer</summary>
 #
-# First, looking up the input of each link costs more than reading a matrix in order. Second, every call has a fixed
-# cost in Python, autograd and the optimizer, which does not depend on the number of links.
+# First, looking up the input of each link takes more time than reading a matrix in order. Second, every call has a
+# fixed cost in Python, autograd and the optimizer, which does not depend on the number of links.
 # </details>
 #
 # 3. A layer keeps half of its links. Would you store only its links?
@@ -652,9 +653,9 @@ exercises.check("07.gradients", gradients)
 # <details><summary>Answer</summary>
 #
 # No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` at densities up to 20 %, with 256 samples and with 32. Your own run may show other
-# densities. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a dense
-# weight takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
+# is faster than `nn.Linear` at densities up to 20 %, with 256 samples and with 32. Your own run may show a different
+# limit. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a dense weight
+# takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?
@@ -670,7 +671,7 @@ exercises.check("07.gradients", gradients)
 # - Masks are for research. To save time and memory, store only the links.
 # - The densities at which sparse products are faster depend on the machine, the layer and the batch size. Measure these
 #   densities.
-# - The theoretical number of operations, the time and the memory are three different figures. Report all three.
+# - The theoretical number of operations, the time and the memory are three different quantities. Report all three.
 #
 # ## Further reading
 #

@@ -94,8 +94,8 @@ settings = notebooks.start(
 # ## The task
 #
 # The model translates numbers and dates, written in words, from English to German. A program generates the sentences,
-# so you need not download anything. It is easy to see whether a translation is right. The parameter `dataset` selects
-# larger data sets.
+# so you need not download anything. It is easy to see whether a translation is right. With the parameter `dataset`, you
+# can select a larger data set instead.
 
 # %%
 corpus = data.load_translation(settings.dataset, data_dir)
@@ -105,7 +105,7 @@ pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(a
 # %% [markdown]
 # Look at a number. English puts the tens before the units: *forty-two*. German puts the units first, *zweiundvierzig*
 # (two-and-forty), and writes the whole number as one word. So a word-by-word translation is wrong. The model must learn
-# the order, and attention makes this possible.
+# to change the order of the words, and attention makes this possible.
 #
 # As in stage 06, the model learns from the *training* pairs, we choose settings on the *validation* pairs, and the
 # *test* pairs give the final score. No sentence is in more than one of the three sets. Otherwise, the final score would
@@ -120,8 +120,9 @@ if corpus.name == "number_words":  # the other data sets are already split
 # %% [markdown]
 # ## How it is trained
 #
-# A *recipe* contains every setting of a run. Some recipes give short runs, for a first look. One recipe is made for a
-# run of five minutes on two cores. Other recipes follow the paper's appendix, and `profile=paper` uses these recipes.
+# A *recipe* contains every setting of a run. Some recipes are made for short runs that give a first impression. One
+# recipe is made for a run of five minutes on two cores. Other recipes follow the paper's appendix, and `profile=paper`
+# uses these recipes.
 
 # %%
 recipe = translation.RECIPES[settings.recipe or settings.recipes[settings.dataset]]
@@ -131,8 +132,8 @@ pd.Series(asdict(recipe)).to_frame("setting")
 
 # %% [markdown]
 # The model reads and writes *subwords*, pieces of words that are frequent in the training sentences. A batch contains
-# sentence pairs of about the same length, so few of its places stay empty. The optional [stage
-# 08b](08b_subwords_beam_bleu.ipynb) builds subwords and batches by hand.
+# sentence pairs of about the same length, so it needs little padding (tokens that fill the empty places). The optional
+# [stage 08b](08b_subwords_beam_bleu.ipynb) builds subwords and batches by hand.
 
 # %%
 task = translation.prepare(corpus, recipe)
@@ -184,9 +185,10 @@ assert torch.allclose(by_torch[0], mixture)
 #
 # *★★☆ · 12 minutes · essential · objective 1 · write code*
 #
-# Write the attention of one head with absent links, for any number of tokens, inputs and neurons. `weights` and `masks`
-# contain the matrices of "q", "k" and "v". Each matrix has a row for each neuron of the head. The weights of absent
-# links are *not* 0 here. Do not use PyTorch's attention functions.
+# Write a function that computes the attention of one head with absent links, for any number of tokens, inputs and
+# neurons. `weights` and `masks` are dictionaries, each with a matrix for "q", "k" and "v" (queries, keys and values).
+# Each matrix has a row for each neuron of the head. The weights of absent links are *not* 0 here. Do not use PyTorch's
+# attention functions.
 
 
 # %% tags=["exercise"]
@@ -200,8 +202,8 @@ exercises.check("08.attend", attend)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Multiply each weight by its mask first. The scores form a matrix with a row per query and a column per key, and the
-# shares in each row sum to 1.
+# Multiply each weight matrix by its mask first. The scores form a matrix with a row per query and a column per key, and
+# the shares in each row sum to 1.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -217,8 +219,8 @@ exercises.check("08.attend", attend)
 # ## The mask of a head
 #
 # Look at the products in a score. Neuron $j$ of a query is multiplied only by neuron $j$ of a key. So queries and keys
-# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the value on the other side is. If
-# we draw the mask of the keys transposed, the pair looks like a chain from stage 04.
+# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the number on the other side is. If
+# a picture shows the transposed mask of the keys, the pair looks like a chain from stage 04.
 #
 # Which neurons of the head are inactive in the next picture?
 
@@ -278,18 +280,19 @@ assert torch.allclose(after, by_torch @ w_output.T)
 
 # %% [markdown]
 # The output stays exactly the same only if the layers have no biases. Our model has biases, as most Transformers do.
-# With biases, an inactive neuron still contributes a little to the output, and no link can change this contribution any
-# more.
+# With biases, an inactive neuron may contribute to the output through the links on its other side. When percolation
+# cuts these links, the output changes.
 #
 # ## Exercise: predict a head's percolation
 #
 # *★★★ · 20 minutes · essential · objective 1 · write code*
 #
-# Write the percolation of one head. `masks` contains the Boolean masks of "q", "k" and "v", with a row for each neuron
-# of the head, and the mask of "o", with a *column* for each neuron. Check two things for each neuron $j$. Do row $j$ of
-# "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column $j$ of "o" both have a link? If a check fails,
-# cut all links in the rows or columns that it looks at. Return the new masks. Do not change the masks that the function
-# receives. Predict first: if row $j$ of "q" is empty, how many links of row $j$ of "v" does percolation cut?
+# Write a function that applies percolation to one head. `masks` contains the Boolean masks of "q", "k" and "v", with a
+# row for each neuron of the head, and the mask of "o", with a *column* for each neuron. Check two things for each
+# neuron $j$. Do row $j$ of "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column $j$ of "o" both have a
+# link? If a check fails, cut all links in the rows or columns that it looks at. Return the new masks. Do not change the
+# masks that the function receives. Predict first: if row $j$ of "q" is empty, how many links of row $j$ of "v" does
+# percolation cut?
 
 
 # %% tags=["exercise"]
@@ -324,8 +327,8 @@ exercises.check("08.percolate_head", percolate_head)
 #     }
 # ```
 #
-# One pass is enough. A cut removes whole rows or columns, and the links that neuron $j$ loses affect no other neuron of
-# the head.
+# One pass is enough. A cut removes all links of a row or column, and the links that neuron $j$ loses affect no other
+# neuron of the head.
 # </details>
 #
 # ## The model and its sparse matrices
@@ -344,7 +347,7 @@ figures.show(
 )
 
 # %% [markdown]
-# The table uses the names that the layers have in the model. `feed_forward.0` is `w1` in the picture, and
+# The next table uses the names that the layers have in the model. `feed_forward.0` is `w1` in the picture, and
 # `feed_forward.3` is `w2`:
 
 # %%
@@ -360,7 +363,7 @@ layers = [
 pd.DataFrame(layers).style.hide(axis="index")
 
 # %% [markdown]
-# The planner shows what a run will do before it starts:
+# Before a run starts, the planner shows what the run will do:
 
 # %%
 print(str(plan).partition("\n\n")[2])
@@ -378,8 +381,8 @@ pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}
 # %% [markdown]
 # The column `kept` shows the share of *all* weights that the model keeps. This share is well above the density of the
 # sparse layers. In each row of the table, the embedding alone has more weights than the sparse layers have links. The
-# phrase "10 % of the links" describes only the sparse layers, here and in the paper. (We chose the numbers of pieces in
-# the last two rows. The paper does not give its numbers of pieces.)
+# phrase "10 % of the links" describes only the sparse layers, here and in the paper. (For the last two rows, we chose
+# the numbers of pieces ourselves. The paper does not say how many pieces its vocabularies have.)
 #
 # ## Exercise: weights of each matrix
 #
@@ -427,9 +430,9 @@ exercises.check("08.weights_left", weights_left)
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# The paper's Multi30k model has width 512 and feed-forward blocks of 1024 neurons. How many links does one *decoder*
-# layer of this model have at 95 % sparsity? Do not count biases. Predict first: does a decoder layer have twice as many
-# links as an encoder layer?
+# The paper's Multi30k model has a width of 512 and feed-forward blocks of 1024 neurons. How many links does one
+# *decoder* layer of this model have at 95 % sparsity? Do not count biases. Predict first: does a decoder layer have
+# twice as many links as an encoder layer?
 
 # %% tags=["exercise"]
 decoder_links = None
@@ -440,15 +443,16 @@ exercises.check("08.decoder_links", decoder_links)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The layer has two attention blocks with four square matrices each, and two matrices between 512 and 1024 neurons.
+# The layer has two attention blocks with four square matrices each, and two feed-forward matrices, which connect 512
+# neurons with 1024 neurons.
 # </details>
 #
 # <details><summary>Solution</summary>
 #
 # Together, the two feed-forward matrices are as large as four square matrices of width 512. So a decoder layer is as
-# large as 8 + 4 such matrices, an encoder layer is as large as 4 + 4, and a decoder layer has one and a half times as
-# many links. The core rounds the number of links of each matrix separately, so its total differs from this result by a
-# few links:
+# large as 8 + 4 such matrices, and an encoder layer is as large as 4 + 4. A decoder layer has one and a half times as
+# many links as an encoder layer. The core rounds the number of links of each matrix separately, so its total differs
+# from this result by a few links:
 #
 # ```python
 # decoder_links = 0.05 * (8 * 512 * 512 + 2 * 512 * 1024)
@@ -485,8 +489,8 @@ for step in (401, 410, 420, 421):
     print(f"step {step}: {rate / translation.learning_rate_at(step, 100, by_hand):.0%} of the schedule")
 
 # %% [markdown]
-# Our short runs update the topology more often, so they have fewer warm-up steps after each update. Their recipes keep
-# the paper's ratio of warm-up steps to steps between updates:
+# Our short runs update the topology more often than the paper's runs, so they have fewer warm-up steps after each
+# update. Their recipes keep the paper's ratio of warm-up steps to steps between updates:
 
 # %%
 for name, used in {"paper": translation.RECIPES["multi30k"], "this run": recipe}.items():
@@ -508,8 +512,8 @@ figures.show(
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# Write a function that returns the learning rate of step $t$. The first step has the number 1. Use the schedule above
-# with $c = 1$, $d = 100$ and $w = 400$. After an update of the topology, the rate returns linearly to the schedule over
+# Write a function that returns the learning rate of step $t$. Steps are counted from 1. Use the schedule above with
+# $c = 1$, $d = 100$ and $w = 400$. After an update of the topology, the rate returns linearly to the schedule over
 # `steps` steps. The latest update came after step `last_update`. Before the first update, `last_update` is None.
 
 
@@ -543,21 +547,21 @@ exercises.check("08.learning_rate", learning_rate)
 #
 # *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
 # translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. BLEU
-# measures how many of the written words are in the reference (the given translation). BLEU also counts groups of two,
-# three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage 08b works through beam
-# search and BLEU by hand.
+# measures how many of the words that the model writes are also in the reference (the given translation). BLEU also
+# counts groups of two, three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage
+# 08b works through beam search and BLEU by hand.
 #
-# A German number is *one* word, which is right or wrong as a whole. So BLEU says little about the numbers. Therefore we
-# also report `exact`, the share of sentences in which every letter is right.
+# A German number is *one* word, which is right or wrong as a whole. So BLEU says little about how well the model
+# translates numbers. Therefore we also report `exact`, the share of sentences in which every letter is right.
 #
 # ## Train
 #
 # The training uses *label smoothing*. The right piece gets 90 % of the target probability, and the rest is spread over
 # the vocabulary. So the training does not push the model to be fully certain of any piece. The validation loss below
-# does not use label smoothing. This loss is the mean over the tokens of $-\log p$(right piece). The logarithm is the
-# natural one, so the unit of the loss is the *nat*. If the loss is one nat lower, the right piece is $e = 2.718$ times
-# as probable, in the geometric mean. The loss is 0 if each right piece gets the probability 1. If $n$ pieces are
-# equally likely, the loss is $\log n$.
+# does not use label smoothing. This loss is $-\log p$(right piece), averaged over the tokens. We use the natural
+# logarithm, so the unit of the loss is the *nat*. If the loss falls by one nat, the geometric mean of the probabilities
+# of the right pieces becomes $e = 2.718$ times as large. The loss is 0 if each right piece gets a probability of 1. If
+# the model gives each of the $n$ pieces of a vocabulary the same probability, the loss is $\log n$.
 #
 # On the same computer, equal seeds give equal results. Another processor may round a sum differently, and training
 # makes small differences larger. So your numbers may differ from the numbers on this page.
@@ -606,14 +610,15 @@ print(f"highest validation BLEU: beam {beams.beam[beams.BLEU.idxmax()]}; used fo
 
 # %% [markdown]
 # With the laptop profile, a beam of 4 has the highest BLEU on these pairs, 0.5 more than a beam of 2. We still use a
-# beam of 2 for the test. The paper uses this beam width too, and the recipe sets it before the training. All methods
-# here and all recorded runs use this width. So the test scores below may not be the best scores that beam search can
-# give. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same translation as
-# beam search.
+# beam of 2 for the test. The paper uses this beam width too, and our recipe fixes the width before the training. All
+# methods here and all recorded runs use this width. So the test scores below may not be the best scores that beam
+# search can give. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same
+# translation as beam search.
 #
-# BLEU depends on how words are split, whether capitals count and how zeros are treated. The *signature* of a score
-# names these choices. Scores are comparable only if their signatures are equal. The paper does not give its signature.
-# So we show our scores *beside* the paper's scores, but we do not rank them against each other. Our signature is:
+# BLEU depends on how words are split, whether capitals count and how counts of zero are smoothed. The *signature* of a
+# score names these choices. Scores are comparable only if their signatures are equal. The paper does not give its
+# signature. So we show our scores *beside* the paper's scores, but we do not rank them against each other. Our
+# signature is:
 
 # %%
 print(run.signatures["bleu"])
@@ -650,15 +655,16 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The German units look at the English units, which stand at the *end* of the number. The heads divide the work, so a
-# single head need not look where you expect. Attention shows what a head reads, not what the model does with it. After
-# such a short training run, the mean over the heads may be blurred. The printed lines show how blurred it is.
+# When the model writes the German units, it looks at the English units, which stand at the *end* of the number. The
+# heads divide the work, so a single head need not look where you expect. Attention shows what a head reads, not what
+# the model does with it. After such a short training run, the mean over the heads may be blurred. The printed lines
+# show how blurred it is.
 # </details>
 #
 # ## The mask of a trained head
 #
-# The picture shows the links of the queries and keys of one cross-attention head after training, row by row. Row $i$ of
-# the queries is paired only with row $i$ of the keys, as in the example by hand.
+# The picture shows, row by row, the links that the queries and keys of one cross-attention head have after training.
+# Row $i$ of the queries is paired only with row $i$ of the keys, as in the example by hand.
 
 # %%
 attention_name = f"decoder.{dimensions.layers - 1}.cross_attention"
@@ -690,9 +696,9 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 )
 
 # %% [markdown]
-# Here `anp` is the share of all output neurons of the layer that are active. (In stage 04, we divided by the number of
-# neurons that were active before the update.) `itop` is the share of all possible links that were ever active.
-# `overlap` is the share of regrown links that the same update had removed.
+# Here `anp` is the share of active neurons among all output neurons of the layer. (In stage 04, we divided by the
+# number of neurons that were active before the update.) `itop` is the share of all possible links that were ever
+# active. `overlap` is the share of regrown links that the same update had removed.
 #
 # ## Try your own sentence
 #
@@ -704,8 +710,8 @@ explorer = widgets.TranslationExplorer.of(run.translator, sentence)
 explorer
 
 # %% [markdown]
-# GitHub does not show widgets. This figure shows the first state of the explorer. The cell after the figure translates
-# the sentence with zebras.
+# GitHub does not show widgets. The next figure shows the first state of the explorer. The cell after the figure
+# translates the sentence with zebras.
 
 # %%
 state = explorer.state
@@ -742,7 +748,7 @@ print(f"factor c of the learning rate: FC {dense_rate:g}, sparse methods {recipe
 
 # %% [markdown]
 # **Predict:** how many BLEU points does each sparse method lose compared with FC at this sparsity? Will any sparse
-# method be ahead of FC? Write your answer down before you run the cells.
+# method be ahead of FC? Write your answers down before you run the cells.
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -767,9 +773,9 @@ table.style.hide(axis="index").format("{:.1%}", subset=["density", "active", "it
 
 # %% [markdown]
 # `bleu` and `exact` (in per cent) are scores on the test pairs after the last step. `loss` is the loss on the
-# validation pairs. `FLOPs` is the cost of the steps relative to FC, if absent links cost nothing. This cost includes
-# the dense last layer, so it cannot be as low as the density. `seconds` is the training time, with masks on dense
-# matrices (stage 07).
+# validation pairs. `FLOPs` is the cost of the training steps as a share of FC's cost, if absent links cost nothing.
+# This cost includes the dense last layer, so it cannot be as low as the density. `seconds` is the training time, with
+# masks on dense matrices (stage 07).
 
 # %%
 measured_seconds = sum(run.seconds for run in runs)
@@ -788,10 +794,10 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # With the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU as FC. Do not conclude
 # that sparse networks translate better. The race has a single seed, so there is no interval and no ranking. The race
 # has only a few hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the
-# learning rate of the sparse methods. Both rates come from trials with twice as many steps and an earlier version of
-# the methods. No trial had the same number of steps as this race. In the longer runs below, FC has the highest mean.
-# Run the race with `-p seeds 3` and more `steps` before you believe a difference. The predicted time does not include
-# the updates of the topology and the evaluations on the validation pairs.
+# learning rate of the sparse methods. Both rates come from trials with twice as many steps as this race and with an
+# earlier version of the methods. No trial had the same number of steps as this race. In the longer runs below, FC has
+# the highest mean of `exact`. Run the race with `-p seeds 3` and more `steps` before you believe a difference. The
+# predicted time does not include the updates of the topology and the evaluations on the validation pairs.
 # </details>
 #
 # ## Recorded runs
@@ -805,8 +811,9 @@ recorded = translation.recorded()
 print({name: sum(row["dataset"] == name for row in recorded) for name in data.TRANSLATION_SETS})
 
 # %% [markdown]
-# The first runs translate number words. These runs have twice as many steps as the race above with the laptop profile,
-# twice as many tokens per step, and three seeds. Their BLEU is so close to 100 that we look at `exact` instead.
+# The first runs translate number words. Compared with the race above in the laptop profile, these runs have twice as
+# many steps, twice as many tokens per step, and three seeds instead of one. The BLEU of these runs is so close to 100
+# that we look at `exact` instead.
 
 # %%
 of_number_words = [row for row in recorded if row["dataset"] == "number_words"]
@@ -826,16 +833,16 @@ pd.DataFrame(translators.beside(of_number_words, "exact")).style.hide(axis="inde
 # In these runs:
 #
 # - **FC has the highest mean.** The other means are 0.5 to 2.2 points lower at 90 % sparsity, and 1.1 to 4.3 points
-#   lower at 95 %. At 95 %, the intervals of the differences of SET, RigL, CHT and CHTs from FC do not contain 0.
+#   lower at 95 %. At 95 %, the intervals of the differences from FC do not contain 0 for SET, RigL, CHT and CHTs.
 # - **CHTss is ahead of CHTs at 90 %**, by 1.2 ± 0.5 points. CHTss has more links than CHTs during training, so it needs
-#   more operations. The same is true for GraNet, GMP and MEST. At 95 %, these four methods have the highest means among
-#   the sparse methods.
-# - The intervals of all other differences from CHTs contain 0. With three seeds on an easy task, we can rank only a few
-#   methods. These runs say nothing about real translation.
+#   more operations. The same is true for GraNet, GMP and MEST. At 95 %, CHTss and these three methods have the highest
+#   means among the sparse methods.
+# - For all other sparse methods and sparsities, the intervals of the differences from CHTs contain 0. With three seeds
+#   on an easy task, we can rank only a few methods. These runs say nothing about real translation.
 #
 # The next runs translate real sentences: captions of photographs from the data set Multi30k. These runs used two cores.
-# Our model has about a tenth of the weights of the paper's model, and it trained for a fifth of the steps. So far there
-# are runs of FC, SET, CHTs and CHTss.
+# Our model has about a tenth of the weights of the paper's model, and it was trained for a fifth of the paper's steps.
+# So far there are runs of FC, SET, CHTs and CHTss.
 
 # %%
 of_multi30k = [row for row in recorded if row["dataset"] == "multi30k"]
@@ -860,22 +867,24 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 # Here is a comparison with the paper's Table 1:
 #
 # - **Agrees:** SET with 5 % of the links is behind FC. It loses 2.4 BLEU in the paper and 2.0 ± 2.1 here. Here the
-#   validation loss of SET is higher than the loss of FC, by more than the half-width of the interval.
+#   validation loss of SET is also higher than the loss of FC, and the interval of this difference does not contain 0.
 # - **Does not agree:** in the paper, CHTss is ahead of CHTs by 3.1 BLEU at both sparsities. Here CHTss is behind CHTs
 #   by 0.5 ± 1.1 BLEU with 5 % of the links, and its validation loss is higher by 0.05 ± 0.04. With 10 % of the links,
 #   CHTss and CHTs have about the same BLEU here. In the paper, CHTs and SET have about the same BLEU with 5 % of the
 #   links. Here CHTs is ahead of SET by 1.6 ± 0.7 BLEU.
 # - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper and 0.3 ± 1.5 here. In the paper, CHTss is
 #   ahead of FC by 1.5 BLEU at 90 % sparsity and by 0.7 BLEU at 95 %. Our intervals are wider than these leads.
-# - **Differs:** our model has a tenth of the weights of the paper's model, and it trains for a fifth of the steps. We
-#   use our own subwords and sacrebleu's signature. We chose the learning rate of FC from three rates, with validation
-#   runs of 300 steps. The sparse methods share the rate 1, although CHTs had a lower loss with the rate 2 in those
-#   runs. FC learns more slowly at first, so longer training might change the order.
+# - **Differs:** our model has a tenth of the weights of the paper's model, and it was trained for a fifth of the
+#   paper's steps. We use our own subwords and sacrebleu's signature. We trained FC for 300 steps with each of three
+#   learning rates and chose the rate with the lowest validation loss. The sparse methods share the rate 1, although
+#   CHTs had a lower loss with the rate 2 in runs of this length. FC learns more slowly at first, so longer training
+#   might change the order.
 # - **Untested:** we have no runs with the other methods, with the paper's sizes, or on IWSLT and WMT. The setting
 #   `profile=paper` is made for such runs.
 #
 # In the runs on Multi30k, the sparse layers stored and multiplied only the existing links (stage 07). During some runs,
-# the machine also ran other programs. So the table shows the training seconds of each method's fastest run:
+# the machine also ran other programs. So the next table shows only the fastest run of each method at each sparsity,
+# with its training time in seconds:
 
 # %%
 pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
@@ -935,24 +944,24 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # <details><summary>Answer</summary>
 #
-# Percolation cuts the ten links. The score multiplies neuron 5 of the query by neuron 5 of the key. Without biases,
-# this product is always 0, so the links in the keys have no effect.
+# Percolation cuts the ten links. In the score, neuron 5 of the query is multiplied by neuron 5 of the key. Without
+# biases, this product is always 0, so the links in the keys have no effect.
 # </details>
 #
 # 2. A paper reports a Transformer "with 5 % of the links". What would you ask about the embedding?
 #
 # <details><summary>Answer</summary>
 #
-# Ask whether the embedding is counted. The embedding stays dense, and in a small model it has more weights than the
-# sparse layers have links. So the model keeps far more than 5 % of *all* its weights.
+# Ask whether the embedding is counted. If the embedding stays dense, it may have more weights than the sparse layers
+# have links, above all in a small model. Then the model keeps far more than 5 % of *all* its weights.
 # </details>
 #
 # 3. Two papers report BLEU scores of 30.1 and 31.0 on the same test set. Why might this difference mean nothing?
 #
 # <details><summary>Answer</summary>
 #
-# The signatures may differ. How words are split and whether capitals count can change BLEU by more than 0.9. Also,
-# without several seeds, nobody knows how much of the difference is due to chance.
+# The signatures may differ. The way in which words are split and the treatment of capitals can change BLEU by more than
+# 0.9. Also, without several seeds, nobody knows how much of the difference is due to chance.
 # </details>
 #
 # 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this lead show?
@@ -968,7 +977,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 # - Queries and keys are a pair. The values and the output layer are a chain, and so are the two feed-forward layers.
 #   Percolation follows the pairs and chains.
 # - The embedding stays dense. In the models of this stage, it has more weights than the sparse layers have links.
-# - After each update, the learning rate starts low and returns to the schedule.
+# - After each update of the topology, the learning rate drops and then returns to the schedule.
 # - Report BLEU with its signature, the number of seeds and the standard deviation over seeds. The method that leads a
 #   table may lead only by luck.
 #
