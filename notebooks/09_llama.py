@@ -593,7 +593,8 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 # The number after ± is the half-width of a 95 % confidence interval over three seeds. The models of size `tiny` trained
 # for 200 steps, about one epoch of Tiny Shakespeare. On both corpora:
 #
-# - **At 70 %, SET is level with FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC.
+# - **At 70 %, the runs do not tell SET from FC.** RigL and GraNet are 0.03 to 0.04 nats behind FC, but on the books the
+#   interval of GraNet contains 0.
 # - **At 90 and 95 %, all three sparse methods are behind FC**, by 0.06 to 0.10 nats at 90 % and by 0.10 to 0.14 nats at
 #   95 %. No interval contains 0.
 # - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 %, RigL and SET are level.

@@ -351,7 +351,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         STAGE_09,
-        "At 90 % the mean losses of all three sparse methods are below FC's**, by {:.2f} to {:.2f} nats",
+        "At 90 %, the mean losses of all three sparse methods are below FC's**, by {:.2f} to {:.2f} nats",
         lambda: [-pick(mean for mean, _ in gaps("small", 0.9, "fc", THREE)) for pick in (max, min)],
     ),
     (
