@@ -234,20 +234,25 @@ SLIPS = [
     *cases(
         "01.image_field",
         (lambda height, width, _: torch.ones(height, width), "the mask has shape (3, 3), not (9, 9)."),
-        (lambda *given: image_field()(*given[:2], given[2] + 1), "your neurons have 2 to 2 links; each needs 1."),
+        (
+            lambda *given: image_field()(*given[:2], given[2] + 1),
+            "your neurons have 2 to 2 links; each neuron needs 1.",
+        ),
         (
             image_field(own=False),
             "in an image of 3 rows of 3 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 1 (row 0, ",
         ),
-        (image_field(turned=True), "which is nearer in a straight line."),
-        (image_field(1.0), "which is nearer in a straight line."),
-        (image_field(torch.inf), "which is nearer in a straight line."),
+        (image_field(turned=True), "whose straight-line distance is smaller."),
+        (image_field(1.0), "whose straight-line distance is smaller."),
+        (image_field(torch.inf), "whose straight-line distance is smaller."),
         (
             along_the_row,
             "in an image of 2 rows of 4 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 7 (row 1, ",
         ),
     ),
-    *cases("01.four_cycles", (lambda _: 2, "you counted each pair of outputs in both orders; count it only once.")),
+    *cases(
+        "01.four_cycles", (lambda _: 2, "you counted each pair of outputs in both orders; count each pair only once.")
+    ),
     *cases(
         "01.names",
         ({"A": "BSF"}, "keep the letters A, B, C, D, E."),

@@ -135,7 +135,7 @@ SLIPS = [
         ),
         (
             bisected(by_powers),
-            "for the scores 1 to 4 in millionths and 0.384 bits, you return T = ",
+            "for the scores 1 to 4 millionths and 0.384 bits, you return T = ",
         ),
         (bisected(by_powers), "Powers of small scores are 0 in float32; use logarithms."),
     ),

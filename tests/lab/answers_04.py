@@ -146,11 +146,11 @@ SLIPS = [
         ),
         (
             lambda masks: paths(masks, to=False),
-            "with sizes (2, 2, 2), the counts of the layers sum to [4, 2]; expected 4 in each layer, because every ",
+            "with layers of the sizes (2, 2, 2), the counts of the layers sum to [4, 2]; expected 4 in each layer, ",
         ),
         (
             lambda masks: paths(masks, from_it=False),
-            "with sizes (2, 2, 2), the counts of the layers sum to [3, 4]; expected 4 in each layer, because every ",
+            "with layers of the sizes (2, 2, 2), the counts of the layers sum to [3, 4]; expected 4 in each layer, ",
         ),
         (shuffled, "the links with at least one path are not the links that percolation leaves."),
     ),

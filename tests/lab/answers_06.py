@@ -206,7 +206,7 @@ SLIPS = [
         (
             lambda *_: (-5.75, 1),
             "-5.75 is the difference between the means over all four runs of each method; leave out seeds 5 and 7, "
-            "which have no partner.",
+            "which the two methods do not share.",
         ),
         (lambda *_: (-2, 2.484), "-2 has the wrong sign; subtract the second method from the first."),
         (lambda *_: (3, 2.484), "your mean is 3.0; by seed, the differences are 1, 2 and 3."),
@@ -223,15 +223,15 @@ SLIPS = [
         (lambda *_: (2, 2.028), "2.028 is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (
             lambda *_: (2, 11.109),
-            "11.109 is an unpaired interval; subtract first, then take the standard deviation of the differences.",
+            "11.109 is the unpaired half-width; subtract first, then take the standard deviation of the differences.",
         ),
         (
             lambda *_: (2, 7.167),
-            "7.167 is an unpaired interval with four degrees of freedom; subtract seed by seed first.",
+            "7.167 is the unpaired half-width with four degrees of freedom; subtract seed by seed first.",
         ),
         (lambda *_: (2, 13.83), "13.83 is the result of pairing by position; pair by seed."),
         (lambda *_: (2, 4.968), "4.968 is the whole width; give half of it."),
-        (lambda *_: (2, 3), "your half-width is 3.0; the three differences have s = 1."),
+        (lambda *_: (2, 3), "your half-width is 3.0; the three differences have a standard deviation of 1."),
     ),
 ]
 

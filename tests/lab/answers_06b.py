@@ -198,7 +198,10 @@ SLIPS = [
             "you return the check Finding(check='absent weights', layer='0.weight', ",
         ),
         (watched(first=0), "12 is one too low; count the steps from 1, as sparsifier.steps does."),
-        (watched(first=-2), "after step 10, nothing was wrong yet; return the step whose check found something."),
+        (
+            watched(first=-2),
+            "after step 10, nothing was wrong yet; return the step after which the auditor found something.",
+        ),
         (late, "you found the fault after step 15; call auditor.check() after each step to find it earlier."),
         (lambda s, t, n: (watched()(s, t, n) or (0, 0))[0], "you return 13; return a step and the name of a check."),
         (

@@ -192,7 +192,7 @@ SLIPS = [
         ),
         ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6 of the penalty."),
         ((-2.551, -3.486), "-2.551 is the log-probability times the penalty; divide it by the penalty."),
-        ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already counts the end mark."),
+        ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already includes the end mark."),
         ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
         ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
     ),

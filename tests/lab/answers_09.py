@@ -322,7 +322,7 @@ SLIPS = [
         ),
         (
             lambda neuron, heads, key_heads, width: queries_of(neuron, heads, key_heads, width)[:1],
-            "2 query heads use this key head, so you miss 1 of the neurons.",
+            "2 query heads use this key head, so you miss 1 of the query neurons.",
         ),
         (
             lambda neuron, heads, key_heads, width: [
@@ -386,7 +386,7 @@ SLIPS = [
             (lambda weight: max(power_of_two(weight), 1.0) / 256, 0.5),
             "0.00390625 is the answer for weights from 1 up to 2; below 1, the distance halves.",
         ),
-        ((lambda weight: power_of_two(weight) / 512, 0.5), "still vanishes, so 0.001953 is too small."),
+        ((lambda weight: power_of_two(weight) / 512, 0.5), "still has no effect, so 0.001953 is too small."),
         (
             (lambda weight: power_of_two(weight) / 64, 0.5),
             "has an effect, so 0.015625 is too large.",

@@ -345,7 +345,10 @@ SLIPS = [
             ({**GRID, "seed": [0]}, 7),
             "your grid lacks 28 runs that the sentence names and has 0 other runs; the first such run is chts-0.8-1.",
         ),
-        ((GRID, 40), "40 is the number if FC ran at both sparsities; FC has no sparsity and runs once for each seed."),
+        (
+            (GRID, 40),
+            "40 is the number of runs with FC at both sparsities; FC has no sparsity and runs once for each seed.",
+        ),
         ((GRID, 30), "30 is the number without FC; add the runs of FC."),
         ((GRID, 7), "7 is the number of runs of one seed; there are five seeds."),
         ((GRID, 11), "11 is not right; count FC separately from the other three methods."),

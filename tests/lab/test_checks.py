@@ -63,7 +63,10 @@ def test_a_wrong_answer_does_not_stop_the_notebook(capsys: pytest.CaptureFixture
     exercises.check("00.density", 0.95)
     exercises.check("10.hours", "fourteen")
     feedback, raised = capsys.readouterr().out.splitlines()
-    assert feedback == "Not yet: 0.95 is the share of the possible links that are absent; what share of them exists?"
+    assert (
+        feedback
+        == "Not yet: 0.95 is the share of the possible links that are absent; what is the share of the existing links?"
+    )
     assert raised.startswith("Not yet: TypeError: unsupported operand")
 
 
@@ -286,7 +289,7 @@ SLIPS = [
     *cases(
         "00.density",
         (5, "5 % is right, but a density is a share: write it as a number between 0 and 1."),
-        (0.95, "0.95 is the share of the possible links that are absent; what share of them exists?"),
+        (0.95, "0.95 is the share of the possible links that are absent; what is the share of the existing links?"),
         (0.5, "0.5 and a sparsity of 0.95 do not add up to 1."),
     ),
     *cases(
@@ -306,8 +309,8 @@ SLIPS = [
     ),
     *cases(
         "01.four_cycles",
-        (lambda mask: 4 * cycles()(mask), "each cycle has four links; count the cycle only once."),
-        (cycles(halves=2), "you counted each pair of outputs in both orders; count it only once."),
+        (lambda mask: 4 * cycles()(mask), "a cycle has four links; count each cycle only once."),
+        (cycles(halves=2), "you counted each pair of outputs in both orders; count each pair only once."),
         (lambda _: 3, "the small mask has 1 cycle, not 3; do you pair an output with itself?"),
         (cycles(diagonal=True), "the small mask has 1 cycle, not 5; do you pair an output with itself?"),
         (lambda mask: int(mask[0].sum()) - 1, "two outputs that share 3 inputs lie on 3 cycles, not 2."),
@@ -330,7 +333,7 @@ SLIPS = [
             "one degree of freedom.",
         ),
         (6, "6 is the number for the factor 1.96; for few seeds, t is larger."),
-        (9, "9 is not right; multiply the standard deviation by the factor for each number of seeds."),
+        (9, "9 is not right; for each number of seeds, multiply the standard deviation by the factor for this number."),
     ),
     *cases(
         "02.counted",
@@ -489,7 +492,7 @@ SLIPS = [
         "08.decoder_links",
         (3145728, "3145728 is the number of possible links; find how many links exist at 95 % sparsity."),
         (2988442, "2988442 is the number of absent links; count the existing links."),
-        (104858, "104858 is the number for a layer of the encoder; the decoder also has a cross-attention."),
+        (104858, "104858 is the number for a layer of the encoder; a decoder layer also has cross-attention."),
         (131072, "131072 is the number without one of the two layers of the feed-forward block."),
         (100000, "100000 is not right; the layer has ten linear layers."),
     ),
@@ -619,14 +622,16 @@ def test_a_mix_is_trained_and_compared(monkeypatch: pytest.MonkeyPatch, capsys: 
     mine = replace(CHTS, topology=ErdosRenyi())
     exercises.check("06.mine", mine, **MIX)
     # Differences of 1 and 3 points: their mean is 2, s is √2, and t is 12.706 with one degree of freedom.
-    assert capsys.readouterr().out == "another topology: +2.0 ± 12.7 percentage points against CHTs\nCorrect.\n"
+    assert (
+        capsys.readouterr().out == "with another topology: +2.0 ± 12.7 percentage points compared with CHTs\nCorrect.\n"
+    )
     assert asked == [("the task", {"mine": mine}, 0.9, "the recipe"), {"seeds": [4, 5], "device": "cpu"}]
 
 
 def test_a_mix_of_one_seed_has_no_interval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(images, "race", lambda *_, **__: [Trained("mine", 4, 0.89)])
     exercises.check("06.mine", replace(CHTS, topology=ErdosRenyi()), **MIX | {"runs": MIX["runs"][:1]})
-    assert capsys.readouterr().out == "another topology: -1.0 percentage points against CHTs\nCorrect.\n"
+    assert capsys.readouterr().out == "with another topology: -1.0 percentage points compared with CHTs\nCorrect.\n"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ def density(density: float | None) -> None:
     """Density from sparsity: the answer is a number between 0 and 1."""
     assert density is not None, "replace None in the cell above with a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
-    assert density != 0.95, "0.95 is the share of the possible links that are absent; what share of them exists?"
+    assert density != 0.95, (
+        "0.95 is the share of the possible links that are absent; what is the share of the existing links?"
+    )
     assert abs(density - 0.05) < 1e-9, f"a density of {density} and a sparsity of 0.95 do not add up to 1."
 
 

@@ -153,7 +153,7 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
         assert tuple(mask.shape) == (count, count), f"the mask has shape {tuple(mask.shape)}, not {count, count}."
         numbers = mask.bool().sum(dim=1)
         assert (numbers == degree).all(), (
-            f"your neurons have {int(numbers.min())} to {int(numbers.max())} links; each needs {degree}."
+            f"your neurons have {int(numbers.min())} to {int(numbers.max())} links; each neuron needs {degree}."
         )
         _check_nearest(mask.bool(), height, width)
     side = math.isqrt(len(pixels))
@@ -180,7 +180,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
         assert distance[far] <= distance[near] + 1e-4, (
             f"in an image of {height} rows of {width} pixels, neuron {neuron} is in row {own[0]}, column {own[1]}. "
             f"It has a link to pixel {far} (row {places[far][0]}, column {places[far][1]}), but not to pixel {near} "
-            f"(row {places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
+            f"(row {places[near][0]}, column {places[near][1]}), whose straight-line distance is smaller."
         )
 
 
@@ -196,8 +196,8 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
         "6 is the number of links. If you did count cycles, you paired each output with itself and counted each pair "
         "in both orders."
     )
-    assert counted != 4, "each cycle has four links; count the cycle only once."
-    assert counted != 2, "you counted each pair of outputs in both orders; count it only once."
+    assert counted != 4, "a cycle has four links; count each cycle only once."
+    assert counted != 2, "you counted each pair of outputs in both orders; count each pair only once."
     assert counted == 1, f"the small mask has 1 cycle, not {counted}; do you pair an output with itself?"
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
     assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9 cycles, not {four_cycles(full)}."

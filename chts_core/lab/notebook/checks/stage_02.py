@@ -90,7 +90,7 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
         assert counts[link] is not None, "count_paths() returns None; return a number of paths."
         explanation = l3.explain_count(seen, link, counts[link])
         assert not explanation, f"for the missing link {l3.describe(link)}, {explanation}"
-    print("paths by missing link (output, input):", counts)
+    print("number of paths of each missing link (output, input):", counts)
 
 
 def equal_degree(equal_degree: float | None) -> None:

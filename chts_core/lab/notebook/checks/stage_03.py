@@ -33,7 +33,7 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
         ("1 to 4", four, 1.28),
         ("1 to 4", four, 0.384),
         ("1 to 8", torch.arange(1.0, 9.0), 2.0),
-        ("1 to 4 in millionths", four * 1e-6, 0.384),
+        ("1 to 4 millionths", four * 1e-6, 0.384),
     ):
         answer = temperature_for_bits(scores, bits)
         assert answer is not None, "temperature_for_bits() returns None; return a temperature T."
@@ -204,7 +204,7 @@ def _layer(links: str) -> Tensor:
 
 
 def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
-    """Fool one curve: four masks of 8 places with overlap 0. Only the first update uses new places."""
+    """Fool one curve: four masks of 8 places with an overlap of 0. Only the first update uses new places."""
     assert masks is not None, "replace None with four lists of eight numbers, each 0 or 1."
     assert [len(mask) for mask in masks] == [8] * 4, (
         f"your lists have {' '.join(str(len(mask)) for mask in masks)} numbers; expected four lists of 8 numbers."

@@ -73,8 +73,9 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
     start = dict(zip(both, given, strict=True))
     expected = percolate(start, LayerGraph(chains=(tuple(both),)))
     assert all(torch.equal(both[name], expected[name]) for name in both), (
-        f"with sizes {sizes}, the two sweeps leave {sum(int(m.sum()) for m in both.values())} links; the core leaves "
-        f"{sum(int(m.sum()) for m in expected.values())}. Remove only the links to neurons without outgoing links."
+        f"with layers of the sizes {sizes}, the two sweeps leave {sum(int(m.sum()) for m in both.values())} links, but "
+        f"the core leaves {sum(int(m.sum()) for m in expected.values())}. Remove only the links to neurons without "
+        "outgoing links."
     )
 
 
@@ -100,14 +101,15 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
         for mask in masks[1:]:
             every = mask.long() @ every
         assert totals == [int(every.sum())] * len(masks), (
-            f"with sizes {sizes}, the counts of the layers sum to {totals}; expected {int(every.sum())} in each "
-            "layer, because every path uses one link of each layer. Multiply the number of ways from the inputs to a "
-            "link by the number of ways from the link to the outputs."
+            f"with layers of the sizes {sizes}, the counts of the layers sum to {totals}; expected {int(every.sum())} "
+            "in each layer, because every path uses one link of each layer. Multiply the number of ways from the "
+            "inputs to a link by the number of ways from the link to the outputs."
         )
         names = [str(number) for number in range(len(masks))]
         left = percolate(dict(zip(names, masks, strict=True)), LayerGraph(chains=(tuple(names),)))
         assert all(torch.equal(counts > 0, left[name]) for name, counts in zip(names, found, strict=True)), (
-            f"with sizes {sizes}, the links with at least one path are not the links that percolation leaves."
+            f"with layers of the sizes {sizes}, the links with at least one path are not the links that percolation "
+            "leaves."
         )
 
 

@@ -46,7 +46,7 @@ def mine(
     more = images.race(task, {"mine": mine}, sparsity, recipe, seeds=seeds, device=device)
     (row,) = statistics.paired_differences([*more, *rivals], "chts")
     interval = f" ± {100 * row['interval']:.1f}" if row["interval"] is not None else ""
-    print(f"another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points against CHTs")
+    print(f"with another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points compared with CHTs")
 
 
 def one_update(
@@ -235,7 +235,7 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
     mean, half = (round(float(number), 3) for number in answer)
     assert mean != -5.75, (
         "-5.75 is the difference between the means over all four runs of each method; leave out seeds 5 and 7, which "
-        "have no partner."
+        "the two methods do not share."
     )
     assert mean != -2, "-2 has the wrong sign; subtract the second method from the first."
     right_mean, right_half = statistics.mean_and_interval([1.0, 2.0, 3.0])
@@ -249,10 +249,12 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
         "3.18 standard errors, with the t of four values; for three differences, t is 4.30": 3.182 / math.sqrt(3),
         "t times the standard deviation; divide by the square root of the number of seeds": 4.303,
         "the result if you divide the sum of the squares by n; divide it by n − 1": right_half * math.sqrt(2 / 3),
-        "an unpaired interval; subtract first, then take the standard deviation of the differences": 4.303 * apart,
-        "an unpaired interval with four degrees of freedom; subtract seed by seed first": 2.776 * apart,
+        "the unpaired half-width; subtract first, then take the standard deviation of the differences": 4.303 * apart,
+        "the unpaired half-width with four degrees of freedom; subtract seed by seed first": 2.776 * apart,
         "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
         "the whole width; give half of it": 2 * right_half,
     }
     refuse(half, slips, 0.01)
-    assert abs(half - right_half) < 0.01, f"your half-width is {half}; the three differences have s = 1."
+    assert abs(half - right_half) < 0.01, (
+        f"your half-width is {half}; the three differences have a standard deviation of 1."
+    )

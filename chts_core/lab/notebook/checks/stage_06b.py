@@ -164,7 +164,9 @@ def first_finding(first_finding: FirstFinding) -> None:
     step, check = found
     assert step != 12, "12 is one too low; count the steps from 1, as sparsifier.steps does."
     assert step < 14, f"you found the fault after step {step}; call auditor.check() after each step to find it earlier."
-    assert step == 13, f"after step {step}, nothing was wrong yet; return the step whose check found something."
+    assert step == 13, (
+        f"after step {step}, nothing was wrong yet; return the step after which the auditor found something."
+    )
     assert check == "absent weights", f"you return the check {check!r}; return the `check` of the first finding."
     sparsifier, train_step = _trial(ill=range(0))
     found = first_finding(sparsifier, train_step, 40)

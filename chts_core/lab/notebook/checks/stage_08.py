@@ -164,7 +164,8 @@ def decoder_links(decoder_links: float | None) -> None:
     slips = {
         "the number of possible links; find how many links exist at 95 % sparsity": 8 * square + 2 * fed,
         "the number of absent links; count the existing links": 0.95 * (8 * square + 2 * fed),
-        "the number for a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
+        "the number for a layer of the encoder; a decoder layer also has cross-attention": 0.05
+        * (4 * square + 2 * fed),
         "the number for the attention blocks; add the feed-forward block": 0.05 * 8 * square,
         "the number without one of the two layers of the feed-forward block": 0.05 * (8 * square + fed),
         "the number for three projections per attention; the fourth is the output projection": 0.05

@@ -12,7 +12,7 @@ Following = dict[str, dict[str, float]]
 
 
 def merge(merge: Callable[[Words], Words]) -> None:
-    """One merge: a function that joins the most frequent pair of neighbours in all words."""
+    """One merge: a function that joins, in all words, the most frequent pair of neighbours."""
     numbers: Words = {tuple("ein"): 4, tuple("drei"): 3, tuple("zehn"): 5}
     given = dict(numbers)
     found = merge(numbers)
@@ -152,7 +152,7 @@ def scores(score_a: float | None, score_b: float | None) -> None:
             "the log-probability per piece; the penalty grows more slowly than the number of pieces": log / pieces,
             "the score without the exponent 0.6 of the penalty": log / ((5 + pieces) / 6),
             "the log-probability times the penalty; divide it by the penalty": log * ((5 + pieces) / 6) ** 0.6,
-            "the score with one piece too many; n already counts the end mark": log / ((6 + pieces) / 6) ** 0.6,
+            "the score with one piece too many; n already includes the end mark": log / ((6 + pieces) / 6) ** 0.6,
         }
         refuse(answer, slips, 0.002)
     for name, answer, pieces, log in (("A", score_a, 4, -2.0), ("B", score_b, 7, -2.3)):

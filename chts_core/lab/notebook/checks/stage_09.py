@@ -91,7 +91,8 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
             "and 1 share key head 0."
         )
         assert set(mine) > set(right) or not set(right) > set(mine), (
-            f"{where} {len(right)} query heads use this key head, so you miss {len(right) - len(mine)} of the neurons."
+            f"{where} {len(right)} query heads use this key head, so you miss {len(right) - len(mine)} of the query "
+            "neurons."
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
         assert mine != sorted(everything), (
@@ -301,7 +302,9 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
         refuse(mine, slips, 1e-9)
         start = torch.tensor(weight)
         less, more = ((start + share * mine).bfloat16() != start for share in (0.98, 1.02))
-        assert more, f"at weight {weight:g}, a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
+        assert more, (
+            f"at weight {weight:g}, a step of {1.02 * mine:.6f} still has no effect, so {mine:.6f} is too small."
+        )
         assert not less, f"at weight {weight:g}, a step of {0.98 * mine:.6f} has an effect, so {mine:.6f} is too large."
     assert still_from is not None, "replace None in the last line of the cell above with a weight."
     slips = {

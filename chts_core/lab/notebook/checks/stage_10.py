@@ -247,7 +247,7 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     )
     assert num_runs is not None, "replace the second None in the cell above with a number of runs."
     slips = {
-        "the number if FC ran at both sparsities; FC has no sparsity and runs once for each seed": 40,
+        "the number of runs with FC at both sparsities; FC has no sparsity and runs once for each seed": 40,
         "the number without FC; add the runs of FC": 30,
         "the number of runs of one seed; there are five seeds": 7,
     }

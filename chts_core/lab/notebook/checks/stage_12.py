@@ -107,7 +107,8 @@ def number_of_seeds(number_of_seeds: int | None) -> None:
     refuse(number_of_seeds, slips, 0)
     needed = seeds_needed([0.0, 2.0, 0.0, 2.0], 1.0)
     assert number_of_seeds == needed, (
-        f"{number_of_seeds} is not right; multiply the standard deviation by the factor for each number of seeds."
+        f"{number_of_seeds} is not right; for each number of seeds, multiply the standard deviation by the factor for "
+        "this number."
     )
 
 
