@@ -186,7 +186,7 @@ SLIPS = [
         ),
         (
             missing(same=torch.equal),
-            "the check replaced 2.weight with a copy with the same values, and you missed it. The optimizer still ",
+            "the check replaced 2.weight with a copy that has the same values, and you missed it. The optimizer ",
         ),
         (by_values, "`in` and == compare the values of tensors. Compare the objects with `is` or id()."),
     ),
