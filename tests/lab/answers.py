@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-NUMBER = "replace None in the cell above by a number."
+NUMBER = "replace None in the cell above with a number."
 
 
 @dataclass(frozen=True)

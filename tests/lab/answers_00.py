@@ -71,8 +71,8 @@ STUBS = [
     *cases("00.kind", (lambda _: None, "kind() returns None; return 'static', 'pruning' or 'dynamic'.")),
     *cases(
         "00.regrown_by",
-        (named_by_run(None, None, None, None), "for run 1, replace None by the name of a method."),
-        (named_by_run("RigL", "CHT", None, None), "for run 3, replace None by the name of a method."),
+        (named_by_run(None, None, None, None), "for run 1, replace None with the name of a method."),
+        (named_by_run("RigL", "CHT", None, None), "for run 3, replace None with the name of a method."),
     ),
     *cases("00.needed", (lambda *_: None, "needed() returns None; return a list of stages.")),
 ]
@@ -80,7 +80,7 @@ STUBS = [
 SLIPS = [
     *cases(
         "00.step_flops",
-        (flops(1), "16 is the number of links; each costs 6 FLOPs."),
+        (flops(1), "16 is the number of links; each link costs 6 FLOPs."),
         (flops(2), "32 is the cost of the forward pass alone; the backward pass costs twice as much."),
         (flops(last=False), "60 is the cost with a sparse last layer; the last layer must stay dense."),
         (flops(sparse=False), "240 is the cost of the dense network; use the density."),
@@ -137,16 +137,19 @@ SLIPS = [
         (
             named_by_run("RigL", "CHT", "SET", "CHTs"),
             "run 4 is not a run of CHTs. CHTs draws links at random, and a link with more paths is more likely "
-            "to be drawn. It draws no link without a path ",
+            "to be drawn. As long as a link with a path is left, ",
         ),
     ),
     *cases(
         "00.needed",
-        (lambda target, needs: list(needs[target]), "You found ['C', 'A'] before E; look at what C names, too."),
+        (
+            lambda target, needs: list(needs[target]),
+            "You found ['C', 'A'] before E; look at the stages that C names, too.",
+        ),
         (lambda target, needs: [*needed(target, needs), target], "E does not come before itself."),
         (
             lambda target, needs: list(needs)[: list(needs).index(target)],
-            "You found ['A', 'B', 'C', 'D'] before E; neither E nor a stage before E names D.",
+            "You found ['A', 'B', 'C', 'D'] before E; neither E nor any stage before E names D.",
         ),
         (lambda target, needs: needed(target, needs)[::-1], "before E; keep the order A, B, C, D, E"),
         (lambda target, needs: [*needed(target, needs), *needs[target]], "return each stage only once."),

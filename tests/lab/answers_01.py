@@ -161,11 +161,11 @@ STUBS = [
     *cases("01.small_world", (lambda *_: None, "small_world() returns None; return a Boolean mask (outputs, inputs).")),
     *cases(
         "01.rich",
-        *((half, "replace each None in the cell above by a number.") for half in ((None, None), (0.375, None))),
+        *((half, "replace each None in the cell above with a number.") for half in ((None, None), (0.375, None))),
     ),
     *cases("01.image_field", (lambda *_: None, "image_field() returns None; return a Boolean mask (pixels, pixels).")),
     *cases("01.four_cycles", (lambda _: None, "four_cycles() returns None; return a number of cycles.")),
-    *cases("01.names", (named(None, None, None, None, None), "for A, replace None by the name of a network.")),
+    *cases("01.names", (named(None, None, None, None, None), "for A, replace None with the name of a network.")),
 ]
 
 SLIPS = [
@@ -197,7 +197,8 @@ SLIPS = [
         ),
         (
             small_world(lambda *given: rewired(*given, back=False)),
-            "at β = 0.5, no removed link returns to its old place; a link may return, because all free places are ",
+            "at β = 0.5, no removed link returns to its old place in your masks, but a link may return, because all "
+            "free places are ",
         ),
         (small_world(one_by_one), "Do you remove all chosen links before you draw the first new link?"),
         (small_world(to_the_first), "of the core's masks"),
@@ -206,7 +207,7 @@ SLIPS = [
         "01.rich",
         (
             (0.2, 0.15),
-            "0.2 is the chance if all five nodes were equally likely; a node with more links is chosen more often.",
+            "0.2 is the chance for five equally likely nodes, but a node with more links is chosen more often.",
         ),
         ((3, 0.15), "3 is the number of entries of node 3 in the list; divide it by the number of all entries."),
         (
@@ -233,20 +234,25 @@ SLIPS = [
     *cases(
         "01.image_field",
         (lambda height, width, _: torch.ones(height, width), "the mask has shape (3, 3), not (9, 9)."),
-        (lambda *given: image_field()(*given[:2], given[2] + 1), "your neurons have 2 to 2 links; each needs 1."),
+        (
+            lambda *given: image_field()(*given[:2], given[2] + 1),
+            "your neurons have 2 to 2 links; each neuron needs 1.",
+        ),
         (
             image_field(own=False),
             "in an image of 3 rows of 3 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 1 (row 0, ",
         ),
-        (image_field(turned=True), "which is nearer in a straight line."),
-        (image_field(1.0), "which is nearer in a straight line."),
-        (image_field(torch.inf), "which is nearer in a straight line."),
+        (image_field(turned=True), "whose straight-line distance is smaller."),
+        (image_field(1.0), "whose straight-line distance is smaller."),
+        (image_field(torch.inf), "whose straight-line distance is smaller."),
         (
             along_the_row,
             "in an image of 2 rows of 4 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 7 (row 1, ",
         ),
     ),
-    *cases("01.four_cycles", (lambda _: 2, "you counted each pair of outputs in both orders; count it only once.")),
+    *cases(
+        "01.four_cycles", (lambda _: 2, "you counted each pair of outputs in both orders; count each pair only once.")
+    ),
     *cases(
         "01.names",
         ({"A": "BSF"}, "keep the letters A, B, C, D, E."),

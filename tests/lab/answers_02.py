@@ -76,9 +76,9 @@ RIGHT = [
 ]
 
 STUBS = [
-    *cases("02.disagreement", (None, "replace None by a list of rows of zeros and ones.")),
+    *cases("02.disagreement", (None, "replace None with a list of rows of zeros and ones.")),
     *cases("02.count_paths", (lambda *_: None, "count_paths() returns None; return a number of paths.")),
-    *cases("02.equal_degree", (None, "replace None in the cell above by a number of links.")),
+    *cases("02.equal_degree", (None, "replace None in the cell above with a number of links.")),
     *cases("02.draw_link", (lambda *_: None, "draw_link() returns None; return a missing link, (output, input).")),
 ]
 
@@ -108,7 +108,7 @@ SLIPS = [
         (0.16, "0.16 is a density; give the degree, which is a number of links."),
         (100, "100 is the degree for one matrix product; there are four products."),
         (126, "126 is the degree for two matrix products; P and Q are products, too."),
-        (1587, "1587 is the degree if the whole layer had d³ paths; it has about 1000 d³ paths."),
+        (1587, "1587 is the degree for a layer with d³ paths in total; this layer has about 1000 d³ paths."),
         (4_000_000, "4000000 is the third power of d; take its cube root."),
         (2000, "2000 is the square root of d³; take the cube root."),
         (50, "50 is not right: at this degree, there are 1.2e+08 paths, but four products take 4e+09 multiplications."),
@@ -119,7 +119,7 @@ SLIPS = [
         (draw_link(existing=True), "output 4 – input 0 is an existing link; reject this walk."),
         (draw_link(again="end"), "so its loop does not end. If you reject a walk, repeat the whole walk"),
         (by_chances(lambda _: 1), "you drew output 0 – input 2, but it has no L3 path."),
-        (from_any_output, "This happens if a walk starts at a random output and all its steps are equally likely."),
+        (from_any_output, "This happens if a walk starts at a random output and follows a random link in each step."),
         (draw_link(lambda *_: 1), "This happens if all middle links are equally likely. How many walks go through a "),
         (draw_link(lambda a, _: a), "A walk continues from both ends of the middle link."),
         (draw_link(lambda _, b: b), "A walk continues from both ends of the middle link."),

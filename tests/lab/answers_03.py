@@ -113,7 +113,7 @@ STUBS = [
         ((lambda *_: None, lambda _: None), "overlap() returns None; return a number."),
         ((overlap, lambda _: None), "itop() returns None; return a number."),
     ),
-    *cases("03.fool_the_overlap", (None, "replace None by four lists of eight numbers, each 0 or 1.")),
+    *cases("03.fool_the_overlap", (None, "replace None with four lists of eight numbers, each 0 or 1.")),
 ]
 
 SLIPS = [
@@ -135,7 +135,7 @@ SLIPS = [
         ),
         (
             bisected(by_powers),
-            "for the scores 1 to 4 in millionths and 0.384 bits, you return T = ",
+            "for the scores 1 to 4 millionths and 0.384 bits, you return T = ",
         ),
         (bisected(by_powers), "Powers of small scores are 0 in float32; use logarithms."),
     ),
@@ -215,8 +215,8 @@ SLIPS = [
         ((overlap, lambda masks: 8 * itop(masks)), "6.0 is a number of links; divide it by the number of places."),
         (
             (overlap, lambda masks: 2 * itop(masks)),
-            "1.5 is the number of used places, divided by the number of links in one mask; divide it by the number of "
-            "all places.",
+            "1.5 is the number of used places, divided by the number of links in one mask; divide by the number of all "
+            "places instead.",
         ),
         ((overlap, lambda _: 0.6), "you find an ITOP rate of 0.6; expected 0.75."),
     ),

@@ -125,11 +125,13 @@ STUBS = [
     *cases(
         "04.importance",
         *(
-            (half, "replace each None in the cell above by an answer.")
+            (half, "replace each None in the cell above with an answer.")
             for half in ((None, None), (1.125, None), (None, (2, 0)))
         ),
     ),
-    *cases("04.break_importance", (None, "replace None by a tensor of 3 × 3 weights, with 0 where there is no link.")),
+    *cases(
+        "04.break_importance", (None, "replace None with a tensor of 3 × 3 weights, with 0 where there is no link.")
+    ),
     *cases("04.compacted_size", (lambda _: None, "parameters() returns None; return a number.")),
     *cases("04.fold_bias", (lambda *_: None, "fold_bias() returns None; return a list of weights and biases.")),
 ]
@@ -144,11 +146,11 @@ SLIPS = [
         ),
         (
             lambda masks: paths(masks, to=False),
-            "with sizes (2, 2, 2), the counts of the layers sum to [4, 2]; expected 4 in each layer, because every ",
+            "with layers of the sizes (2, 2, 2), the counts of the layers sum to [4, 2]; expected 4 in each layer, ",
         ),
         (
             lambda masks: paths(masks, from_it=False),
-            "with sizes (2, 2, 2), the counts of the layers sum to [3, 4]; expected 4 in each layer, because every ",
+            "with layers of the sizes (2, 2, 2), the counts of the layers sum to [3, 4]; expected 4 in each layer, ",
         ),
         (shuffled, "the links with at least one path are not the links that percolation leaves."),
     ),

@@ -8,7 +8,7 @@ from answers import cases
 from chts_core.schedules import cubic_sparsity, sigmoid_sparsity
 
 GIVEN: dict[str, dict[str, Any]] = {}
-LINKS = "replace None in the cell above by a number of links."
+LINKS = "replace None in the cell above with a number of links."
 
 
 def mean_density(*, ahead: int = 0, sparsity: bool = False, smooth: bool = False) -> Callable[..., float]:
@@ -59,10 +59,10 @@ SLIPS = [
     *cases(
         "05.links_at_step",
         (17000, "17000 is the number of absent links; count the existing links."),
-        (2927, "2927 is the number of links if every step were an update; find the last update before step 2050."),
+        (2927, "2927 is the number of links for an update at every step; find the last update before step 2050."),
         (
             6000,
-            "6000 is the number of links for a straight line or a sigmoid; in a cubic decay, the number falls faster "
+            "6000 is the number of links in a linear or sigmoid decay; in a cubic decay, the number falls faster "
             "at first.",
         ),
         (2000, "2000 is the number of links at the end of the decay; step 2050 comes earlier."),
@@ -76,7 +76,7 @@ SLIPS = [
         "05.exchanged",
         (600, "600 is the number for a constant ζ; here, ζ falls along a cosine."),
         (450, "450 is the number at step 2000; at step 4000, the cosine is negative."),
-        (200, "200 is the number if ζ falls along a straight line to 0; here, ζ falls along a cosine."),
+        (200, "200 is the number if ζ falls linearly to 0; here, ζ falls along a cosine."),
         (300, "300 is the number at step 3000; step 4000 comes later."),
         (1500, "1500 is the number for a share of all places; an update exchanges a share of the *links*."),
         (0.075, "0.075 is a share; multiply it by the number of links."),
@@ -92,7 +92,7 @@ SLIPS = [
         (mean_density(smooth=True), "Your density falls at every step, but it must stay the same between two updates."),
         (
             mean_density(ahead=1),
-            "You use the density of the next update, but a step has the density of the previous update.",
+            "You use the density of the next update, but until then, the previous density applies.",
         ),
         (
             lambda *of: of[1] * mean_density()(*of),
@@ -131,7 +131,8 @@ SLIPS = [
         "05.reached",
         (
             lambda final, *_: final,
-            "for a window to step 8000 and updates every 100 steps until step 7500, you return 0.90000; expected ",
+            "for a window that ends at step 8000 and updates every 100 steps until step 7500, you return 0.90000; "
+            "expected ",
         ),
         (
             lambda final, window_end, stop, _: sigmoid_sparsity(stop, 0, window_end, 0.5, final),

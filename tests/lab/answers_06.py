@@ -127,7 +127,10 @@ SLIPS = [
             "the mask has 6 links after the update. Places without a link have |w| = 0; do not remove them.",
         ),
         (update(regrown=0), "the mask has 2 links after the update; you removed two links, but regrew no link."),
-        (on_links, "the mask has 2 or 3 or 4 links after the update instead of 4; do you regrow a link that exists?"),
+        (
+            on_links,
+            "the mask has 2 or 3 or 4 links after the update instead of 4; do you regrow a link that already exists?",
+        ),
         (update(signed=True), "you removed the link with weight -4; its magnitude is the largest, so compare |w|."),
         (update(strongest=True), "the links with weights -4 and 3 are the two strongest; the update must keep both."),
         (update(stale="removed"), "a removed link still has a weight; set the weight outside the new mask to 0."),
@@ -140,9 +143,12 @@ SLIPS = [
     ),
     *cases(
         "06.train_sparse",
-        (training(batches=slice(30)), "the optimizer took 30 steps; there are 40 batches, and each needs a step."),
+        (
+            training(batches=slice(30)),
+            "the optimizer took 30 steps; there are 40 batches, and each batch needs one step.",
+        ),
         (training(method="rigl"), "the Sparsifier does not use the given method; pass this method to it."),
-        (training(sparsity=0.5), "the Sparsifier has sparsity 0.5; expected 0.75."),
+        (training(sparsity=0.5), "the Sparsifier has a sparsity of 0.5; expected 0.75."),
         (training(total=400), "total_steps is 400; the run has as many steps as batches, here 40."),
         (training(order="optimizer"), "the Sparsifier counted no step; call sparsifier.step() in the loop."),
         (
@@ -200,7 +206,7 @@ SLIPS = [
         (
             lambda *_: (-5.75, 1),
             "-5.75 is the difference between the means over all four runs of each method; leave out seeds 5 and 7, "
-            "which have no partner.",
+            "which the two methods do not share.",
         ),
         (lambda *_: (-2, 2.484), "-2 has the wrong sign; subtract the second method from the first."),
         (lambda *_: (3, 2.484), "your mean is 3.0; by seed, the differences are 1, 2 and 3."),
@@ -214,18 +220,18 @@ SLIPS = [
             lambda *_: (2, 4.303),
             "4.303 is t times the standard deviation; divide by the square root of the number of seeds.",
         ),
-        (lambda *_: (2, 2.028), "2.028 is the result with the squares divided by n; divide them by n − 1."),
+        (lambda *_: (2, 2.028), "2.028 is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (
             lambda *_: (2, 11.109),
-            "11.109 is an unpaired interval; subtract first, then take the standard deviation of the differences.",
+            "11.109 is the unpaired half-width; subtract first, then take the standard deviation of the differences.",
         ),
         (
             lambda *_: (2, 7.167),
-            "7.167 is an unpaired interval with four degrees of freedom; subtract seed by seed first.",
+            "7.167 is the unpaired half-width with four degrees of freedom; subtract seed by seed first.",
         ),
         (lambda *_: (2, 13.83), "13.83 is the result of pairing by position; pair by seed."),
         (lambda *_: (2, 4.968), "4.968 is the whole width; give half of it."),
-        (lambda *_: (2, 3), "your half-width is 3.0; the three differences have s = 1."),
+        (lambda *_: (2, 3), "your half-width is 3.0; the three differences have a standard deviation of 1."),
     ),
 ]
 

@@ -144,7 +144,7 @@ STUBS = [
         (lambda *_: None, "first_finding() took no step; call train_step(), then sparsifier.step()."),
     ),
     *cases("06b.which_fault", (lambda _: None, "which_fault() returns None for patient A; return one of 'healthy', ")),
-    *cases("06b.diagnosis", (None, "replace None by one of 'best scores', 'random regrowth', 'too many links', ")),
+    *cases("06b.diagnosis", (None, "replace None with one of 'best scores', 'random regrowth', 'too many links', ")),
 ]
 
 SLIPS = [
@@ -164,7 +164,7 @@ SLIPS = [
         (drop_all_weights, "your function changed the weight of a link that stays."),
         (
             drop(state=False),
-            "SGD still has a momentum_buffer for a removed link; set it to 0, or it will move the weight.",
+            "in SGD, the momentum_buffer of a removed link is not 0; set it to 0, or it will move the weight.",
         ),
         (drop(everywhere=True), "your function changed the momentum_buffer of a link that stays."),
         (
@@ -182,11 +182,11 @@ SLIPS = [
         (lambda *_: ["0.bias"], "the optimizer holds all three weights, but you name ['0.bias']."),
         (
             missing(same=lambda a, b: a.shape == b.shape),
-            "the check replaced 1.weight by a masked weight, but you name [].",
+            "the check replaced 1.weight with a masked weight, but you name [].",
         ),
         (
             missing(same=torch.equal),
-            "the check replaced 2.weight by a copy with the same values, and you missed it. The optimizer still ",
+            "the check replaced 2.weight with a copy that has the same values, and you missed it. The optimizer ",
         ),
         (by_values, "`in` and == compare the values of tensors. Compare the objects with `is` or id()."),
     ),
@@ -198,7 +198,10 @@ SLIPS = [
             "you return the check Finding(check='absent weights', layer='0.weight', ",
         ),
         (watched(first=0), "12 is one too low; count the steps from 1, as sparsifier.steps does."),
-        (watched(first=-2), "after step 10, nothing was wrong yet; return the step whose check found something."),
+        (
+            watched(first=-2),
+            "after step 10, nothing was wrong yet; return the step after which the auditor found something.",
+        ),
         (late, "you found the fault after step 15; call auditor.check() after each step to find it earlier."),
         (lambda s, t, n: (watched()(s, t, n) or (0, 0))[0], "you return 13; return a step and the name of a check."),
         (

@@ -106,7 +106,7 @@ SLIPS = [
         (lambda _: ([0, 2, 3], [2, 4, 1], [5, 7, 6]), "your columns count from 1; Python and CSR count from 0."),
         (
             lambda _: ([0, 2, 3], [0, 0, 1], [5, 7, 6]),
-            "your columns are the rows of the links; CSR keeps the column of each",
+            "your columns are the rows of the links; CSR stores the column of each",
         ),
         (
             lambda _: ([0, 2, 3], [1, 3, 1], [5, 7, 6]),
@@ -118,7 +118,7 @@ SLIPS = [
         ),
         (
             lambda _: ([2, 1], [1, 3, 0], [5, 7, 6]),
-            "your list `begins` has the number of links of each row; begin with 0, and add up these numbers.",
+            "your list `begins` contains the number of links of each row; begin with 0, and add up these numbers.",
         ),
         (lambda m: (lists(m)[0][1:], *lists(m)[1:]), "`begins` starts with the end of the first row; the first row"),
         (lambda _: ([0, 3, 3], [1, 3, 0], [5, 7, 6]), "`begins` is [0, 3, 3]; row i has the links begins[i] to"),
@@ -149,7 +149,7 @@ SLIPS = [
         ),
         (
             otherwise("links", 72),
-            "72 is the size without the positions of the links (12 bytes each) and the beginnings of rows and ",
+            "72 is the size without the positions of the links (12 bytes for each link) and the beginnings of rows ",
         ),
         (otherwise("links", 144), "144 is the size without the beginnings of rows and columns, 4 bytes each."),
         (
@@ -162,7 +162,8 @@ SLIPS = [
         ),
         (
             otherwise("links", 200),
-            "for the layer with only its links, you return 200 bytes; expected 24 bytes for each link and 4 bytes for ",
+            "for the layer that stores only its links, you return 200 bytes; expected 24 bytes for each link and 4 "
+            "bytes for ",
         ),
         (
             lambda o, i, n, how: 188 if how == "links" else kept(o, i, n, how),
@@ -190,7 +191,7 @@ SLIPS = [
         (lambda *_: 0.29, "0.29 is the distance from the first measurement; add the density of that measurement."),
         (lambda *_: 0.25, "0.25 is the distance from the second measurement; add the density of that measurement."),
         (lambda *_: 30, "30 is a percentage; return a share between 0 and 1."),
-        (lambda *_: 0.5, "0.5 is not right; the line through the two points reaches 10 ms at 0.3."),
+        (lambda *_: 0.5, "0.5 is not right; the line through the two points reaches 10 ms at a density of 0.3."),
         (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict 0.3; expected 0.2."),
         (
             meeting(low=-9),
@@ -218,7 +219,7 @@ SLIPS = [
         (
             backward(adds=False),
             "input 1 has two links, but you keep the gradient of only one link. An assignment overwrites the first "
-            "gradient, so add with index_add_.",
+            "gradient, so add the gradients with index_add_.",
         ),
         (
             backward(by_value=False),

@@ -129,7 +129,8 @@ STUBS = [
     *cases("08.attend", (lambda *_: None, "attend() returns None; return the mixture")),
     *cases("08.percolate_head", (lambda _: None, "percolate_head() returns None; return a dictionary of masks.")),
     *cases(
-        "08.weights_left", (lambda *_: None, "weights_left() returns None; return a dictionary of numbers by name.")
+        "08.weights_left",
+        (lambda *_: None, "weights_left() returns None; return a dictionary that maps each name to a number."),
     ),
     *cases("08.learning_rate", (lambda *_: None, "learning_rate() returns None; return a number.")),
     *cases("08.lead_by_luck", (lambda *_: None, "lead_by_luck() returns None; return a number.")),
@@ -235,12 +236,13 @@ SLIPS = [
         (rate(width=1), "This is the rate without the factor of the width; multiply the rate by 100^-0.5."),
         (rate(choose=max), "This is the larger of the two branches; the rate is the smaller branch."),
         (rate(width=50), "at step 200, before any update, you return 0.0035; expected 0.0025."),
-        (rate(most=9), "the rate never exceeds its schedule."),
+        (rate(most=9), "the rate must never exceed the scheduled rate."),
         (rate(least=1), "after an update, the rate must start low."),
         (rate(late=1), "step 401 is the first step of the return and already has a share of 1/20."),
         (
             rate(least=0.4),
-            "after an update at step 400 with a return over 20 steps, your rate is 40% of the schedule; expected 5%.",
+            "if the rate returns over 20 steps after an update at step 400, your rate at step 401 is 40% of the "
+            "scheduled rate; expected 5%.",
         ),
     ),
     *cases(
@@ -261,7 +263,7 @@ SLIPS = [
         ),
         (
             lead(scatter=lambda deviation, seeds: deviation / seeds),
-            "a mean of four seeds has half the error of one seed, so the lead should be ",
+            "the mean over four seeds has half the error of one seed, so the lead should be ",
         ),
     ),
 ]

@@ -107,14 +107,14 @@ RIGHT = [
 
 STUBS = [
     *cases("08b.merge", (lambda _: None, "merge() returns None; return a dictionary of words")),
-    *cases("08b.padding_share", (None, "replace None in the cell above by a number between 0 and 1.")),
+    *cases("08b.padding_share", (None, "replace None in the cell above with a number between 0 and 1.")),
     *cases("08b.beam_search", (lambda *_: None, "beam_search() returns None; return a list of pieces.")),
     *cases(
         "08b.scores",
-        *((half, "replace each None in the cell above by a score.") for half in ((None, None), (-1, None))),
+        *((half, "replace each None in the cell above with a score.") for half in ((None, None), (-1, None))),
     ),
     *cases("08b.clipped", (lambda *_: None, "clipped() returns None; return two numbers.")),
-    *cases("08b.bleu_of_six", (None, "replace None in the cell above by a BLEU between 0 and 100.")),
+    *cases("08b.bleu_of_six", (None, "replace None in the cell above with a BLEU score between 0 and 100.")),
 ]
 
 SLIPS = [
@@ -124,7 +124,7 @@ SLIPS = [
         (dict, "you joined nothing; e and i are neighbours 4 + 3 = 7 times."),
         (
             lambda words: dict.fromkeys(merge()(words), 1),
-            "the counts of your words sum to 3; expected 12. Keep each count.",
+            "the counts of your words sum to 3; expected 12. Keep the count of each word.",
         ),
         (
             lambda words: {joined(pieces, ("z", "e")): count for pieces, count in words.items()},
@@ -132,9 +132,9 @@ SLIPS = [
         ),
         (
             lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
-            "join the pair in every word, and nothing else.",
+            "join this pair in every word, and join no other pair.",
         ),
-        (merge(weighted=False), "A pair counts as often as its word occurs."),
+        (merge(weighted=False), "Count a pair once for each occurrence of its word."),
         (
             merge(places=False),
             "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is ",
@@ -159,7 +159,7 @@ SLIPS = [
         (with_marks, "leave out the marks of the beginning and the end."),
         (
             searched(width=lambda _: 99),
-            "a beam of 1 found zwei ·undvierzig, which has only the second-likeliest beginning; keep only the `beam` ",
+            "a beam of 1 found zwei ·undvierzig, which has only the second most likely beginning; keep only the ",
         ),
         (searched(width=lambda _: 1), "a beam of 2 found vier ·hundert, which greedy decoding finds as well"),
         (
@@ -172,7 +172,7 @@ SLIPS = [
         ),
         (
             searched(width=lambda beam: 2 * beam - 1),
-            "a beam of 2 found z z1, which has only the third-likeliest beginning; how many beginnings did you keep?",
+            "a beam of 2 found z z1, which has only the third most likely beginning; how many beginnings did you keep?",
         ),
         (
             reversed_at_three,
@@ -181,7 +181,7 @@ SLIPS = [
     ),
     *cases(
         "08b.scores",
-        ((1.568, 1.517), "a score is negative, like its log-probability."),
+        ((1.568, 1.517), "a score is negative, because a log-probability is negative."),
         (
             (-0.5, -0.329),
             "-0.5 is the log-probability per piece; the penalty grows more slowly than the number of pieces.",
@@ -192,7 +192,7 @@ SLIPS = [
         ),
         ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6 of the penalty."),
         ((-2.551, -3.486), "-2.551 is the log-probability times the penalty; divide it by the penalty."),
-        ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already counts the end mark."),
+        ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already includes the end mark."),
         ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
         ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
     ),

@@ -155,9 +155,12 @@ STUBS = [
     *cases(
         "09.least_step",
         ((lambda _: None, None), "least_step() returns None; return half the distance to the next number."),
-        ((least_step, None), "replace None in the last line of the cell above by a weight."),
+        ((least_step, None), "replace None in the last line of the cell above with a weight."),
     ),
-    *cases("09.winners", (lambda _: None, "winners() returns None; return a dict with a method for each rate, and a ")),
+    *cases(
+        "09.winners",
+        (lambda _: None, "winners() returns None; return a dict with a method for each rate, and the best "),
+    ),
 ]
 
 SLIPS = [
@@ -227,8 +230,8 @@ SLIPS = [
         ),
         (
             wrong_fact("updates", lambda *_: 109),
-            "you return 109 updates. This is the number of updates if they continued to the last step; the updates "
-            "end earlier.",
+            "you return 109 updates. This is the number of updates of a run that updates until its last step; here, "
+            "they end earlier.",
         ),
         (
             wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch),
@@ -280,7 +283,7 @@ SLIPS = [
                 ),
                 (
                     lambda chances: 1 / perplexity(chances),
-                    "0.25 is 1 over the perplexity; the loss is minus the logarithm.",
+                    "0.25 is 1 over the perplexity; the loss is the negative logarithm.",
                 ),
                 (
                     lambda chances: 1 / math.sqrt(math.prod(chances)),
@@ -304,7 +307,10 @@ SLIPS = [
             bits_slip(lambda loss, tokens, num_bytes: loss * math.log(2) * tokens / num_bytes),
             "0.2402 is the nats times log 2",
         ),
-        (bits_slip(lambda *_: 1.0), "3 tokens of 2 bits in 12 bytes have 0.5 bits per byte; you return 1."),
+        (
+            bits_slip(lambda *_: 1.0),
+            "3 tokens of 2 bits each have 6 bits, which is 0.5 bits for each of 12 bytes; you return 1.",
+        ),
     ),
     *cases(
         "09.queries_of",
@@ -316,7 +322,7 @@ SLIPS = [
         ),
         (
             lambda neuron, heads, key_heads, width: queries_of(neuron, heads, key_heads, width)[:1],
-            "2 query heads use this key head, so you miss 1 of the neurons.",
+            "2 query heads use this key head, so you miss 1 of the query neurons.",
         ),
         (
             lambda neuron, heads, key_heads, width: [
@@ -380,7 +386,7 @@ SLIPS = [
             (lambda weight: max(power_of_two(weight), 1.0) / 256, 0.5),
             "0.00390625 is the answer for weights from 1 up to 2; below 1, the distance halves.",
         ),
-        ((lambda weight: power_of_two(weight) / 512, 0.5), "still vanishes, so 0.001953 is too small."),
+        ((lambda weight: power_of_two(weight) / 512, 0.5), "still has no effect, so 0.001953 is too small."),
         (
             (lambda weight: power_of_two(weight) / 64, 0.5),
             "has an effect, so 0.015625 is too large.",
@@ -392,12 +398,12 @@ SLIPS = [
     ),
     *cases(
         "09.winners",
-        (at_each, "return two things: a dict with a method for each rate, and a method."),
+        (at_each, "return two things: a dict with a method for each rate, and the best method."),
         (
             lambda losses: ({rate: max(losses, key=lambda name: losses[name][rate]) for rate in losses["fc"]}, "fc"),
             "at the rate 0.001, the losses are fc 5.3, set 5.4, but you name set. The lowest loss is best.",
         ),
-        (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean over all rates."),
+        (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean loss over all rates."),
         (
             lambda losses: (at_each(losses), by_the_count(losses)),
             "fc has the lowest loss at the largest number of rates. Compare the losses of the methods at their best "

@@ -183,19 +183,19 @@ RIGHT = [
 STUBS = [
     *cases(
         "10.whole_gradient",
-        (lambda *_: None, "whole_gradient() returns None; return a tensor of the shape of one gradient."),
+        (lambda *_: None, "whole_gradient() returns None; return a tensor with the shape of one gradient."),
     ),
     *cases("10.regrow", (lambda *_: None, "regrow() returns None; return a Boolean mask.")),
     *cases("10.my_examples", (lambda *_: None, "my_examples() returns None; return a list of numbers.")),
     *cases(
         "10.continued",
         ((lambda *_: None, lambda *_: None, None), "save_run() wrote no file at the path; call checkpoint.save("),
-        ((*kept(*PARTS), None), "replace None in the cell above by a set of names."),
+        ((*kept(*PARTS), None), "replace None in the cell above with a set of names."),
     ),
     *cases(
         "10.grid",
-        ((None, None), "replace the first None in the cell above by a dict of lists."),
-        ((GRID, None), "replace the second None in the cell above by a number of runs."),
+        ((None, None), "replace the first None in the cell above with a dict of lists."),
+        ((GRID, None), "replace the second None in the cell above with a number of runs."),
     ),
     *cases("10.schedule", (lambda *_: None, "schedule() returns None; return a list of runs and a number of hours.")),
 ]
@@ -222,7 +222,7 @@ SLIPS = [
         (lambda *_: torch.zeros(2), "[0.0, 0.0] is not right; write down the sum of the gradients"),
         (
             lambda parts, sizes: whole_gradient(parts, sizes) if len(parts[0]) == 2 else torch.stack(parts).mean(dim=0),
-            "for parts of [4, 5] examples, your gradient differs from the gradient of the whole batch of 9.",
+            "for parts of [4, 5] examples, your gradient differs from the gradient of the whole batch of 9 examples.",
         ),
     ),
     *cases(
@@ -306,19 +306,23 @@ SLIPS = [
         ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
         (
             (*kept(*PARTS), {"gradients", "weights"}),
-            "without the weights, the run is different; its loss differs from step 21 on.",
+            "without the weights, the run is different: from step 21 on, its losses are not the losses of the "
+            "undisturbed run.",
         ),
         (
             (*kept(*PARTS), {"gradients", "moments"}),
-            "without the moments, the run is different; its loss differs from step 22 on.",
+            "without the moments, the run is different: from step 22 on, its losses are not the losses of the "
+            "undisturbed run.",
         ),
         (
             (*kept(*PARTS), {"schedule"}),
-            "without the schedule, the run is different; its loss differs from step 22 on.",
+            "without the schedule, the run is different: from step 22 on, its losses are not the losses of the "
+            "undisturbed run.",
         ),
         (
             (*kept(*PARTS), {"generator"}),
-            "without the generator, the run is different; its loss differs from step 21 on.",
+            "without the generator, the run is different: from step 21 on, its losses are not the losses of the "
+            "undisturbed run.",
         ),
         (
             (*kept(*PARTS), {"masks"}),
@@ -335,13 +339,16 @@ SLIPS = [
         (({**GRID, "sparsity": 0.8}, 35), "the sweep refuses this grid: grid has sparsity: 0.8; expected a list of"),
         (
             ({**GRID, "method": ["set", "rigl", "chts"]}, 30),
-            "your grid lacks 5 runs of the sentence and has 0 other runs; the first of these runs is fc-0.",
+            "your grid lacks 5 runs that the sentence names and has 0 other runs; the first such run is fc-0.",
         ),
         (
             ({**GRID, "seed": [0]}, 7),
-            "your grid lacks 28 runs of the sentence and has 0 other runs; the first of these runs is chts-0.8-1.",
+            "your grid lacks 28 runs that the sentence names and has 0 other runs; the first such run is chts-0.8-1.",
         ),
-        ((GRID, 40), "40 is the number if FC ran at both sparsities; FC has no sparsity and runs once for each seed."),
+        (
+            (GRID, 40),
+            "40 is the number of runs with FC at both sparsities; FC has no sparsity and runs once for each seed.",
+        ),
         ((GRID, 30), "30 is the number without FC; add the runs of FC."),
         ((GRID, 7), "7 is the number of runs of one seed; there are five seeds."),
         ((GRID, 11), "11 is not right; count FC separately from the other three methods."),
@@ -376,7 +383,7 @@ SLIPS = [
         ),
         (
             lambda costs, seeds, *others: run(longest_first(costs, seeds), costs, *others),
-            "you return the right runs in another order.",
+            "you return the right runs in the wrong order.",
         ),
         (lambda *_: ([("fc", 0)], 3.0), "you start fc-0. Draw a timeline for each worker."),
         (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last run does not end at hour 9."),

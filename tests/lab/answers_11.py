@@ -92,7 +92,7 @@ STUBS = [
     *cases("11.half_widths", (lambda *_: None, "half_widths() returns None; return two half-widths, the paired one")),
     *cases("11.same_gain", (lambda *_: None, "same_gain() returns None; return a perplexity.")),
     *cases("11.difference_of_differences", (lambda *_: None, "difference_of_differences() returns None; return a ")),
-    *cases("11.by_chance", (None, "replace None in the cell above by a number between 0 and 1.")),
+    *cases("11.by_chance", (None, "replace None in the cell above with a number between 0 and 1.")),
     *cases("11.verdict", (lambda _: None, "for the advantages [[1.0, 1.2, 1.1]], verdict() returns None; return a")),
 ]
 
@@ -107,9 +107,9 @@ SLIPS = [
             covered(misses=True),
             "is the share of intervals that miss the truth; count the intervals that contain the truth.",
         ),
-        (covered(correction=0), "is the result with the squares divided by n; divide them by n − 1."),
+        (covered(correction=0), "is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (covered(root=False), "is the result with the standard deviation itself; divide it by √n for the standard"),
-        (lambda *_: 0.5, "for n = 3 and t = 4.303, the share is 0.500; this t gives 0.95."),
+        (lambda *_: 0.5, "for n = 3 and t = 4.303, the share is 0.500; expected 0.95."),
         (covered(factor=4.303), "with the factor 1.96, the share is still 0.95; does your interval use the factor?"),
         (lambda _, t, *__: {4.303: 0.95, 1.96: 0.7}[t], "with the factor 1.96 and n = 3, the share is 0.700; expected"),
         (
@@ -146,7 +146,10 @@ SLIPS = [
         ),
         (lambda *_: (0.919, 4.7), "4.7 is the result with the factor 1.96, which is only right for many seeds."),
         (lambda *_: (0.919, 5.435), "5.435 is the half-width of A alone; B varies, too."),
-        (lambda *_: (0.919, 1.0), "the unpaired half-width 1.0 is not right; it combines two standard errors."),
+        (
+            lambda *_: (0.919, 1.0),
+            "the unpaired half-width 1.0 is not right; combine the standard errors of both methods.",
+        ),
         (lambda *_: (0.919, 5.869), "for differences of -2, 3 and 2, you return 0.92; expected 6.57."),
     ),
     *cases(
@@ -163,7 +166,7 @@ SLIPS = [
         (lambda *given: math.log(gained(*given)), "4.7222 is a number of nats; the answer is a perplexity."),
         (lambda rival, better, _: math.log(better / rival), "-0.0653 is the gain in nats itself; return a perplexity."),
         (lambda *_: 100, "100.00 is not right; 33.03 is 0.065 nats below 35.26."),
-        (lambda *_: 112.41, "half of 20 is 10, so half of 8 is expected; you return 112.41."),
+        (lambda *_: 112.41, "10 is half of 20, so the answer is half of 8; you return 112.41."),
     ),
     *cases(
         "11.difference_of_differences",

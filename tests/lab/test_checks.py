@@ -63,7 +63,10 @@ def test_a_wrong_answer_does_not_stop_the_notebook(capsys: pytest.CaptureFixture
     exercises.check("00.density", 0.95)
     exercises.check("10.hours", "fourteen")
     feedback, raised = capsys.readouterr().out.splitlines()
-    assert feedback == "Not yet: 0.95 is the share of the possible links that are absent; what share exists?"
+    assert (
+        feedback
+        == "Not yet: 0.95 is the share of the possible links that are absent; what is the share of the existing links?"
+    )
     assert raised.startswith("Not yet: TypeError: unsupported operand")
 
 
@@ -249,32 +252,35 @@ STUBS = [
     *cases("02.my_ch3_l3n", (lambda _: None, "my_ch3_l3n() returns None; return a matrix of scores.")),
     *cases("02.count_paths", (lambda *_: 0, "for the missing link output 0 – input 0, you counted 0; there are 2: ")),
     *cases("02.listed", ([], "2 paths are missing from your list; look at the paths through input 1.")),
-    *cases("12.number_of_seeds", (None, "replace None in the cell above by a number of seeds.")),
+    *cases("12.number_of_seeds", (None, "replace None in the cell above with a number of seeds.")),
     *cases(
         "03.temperature_and_softness",
         ((lambda _: None, lambda _: None), "temperature() returns None; return the temperature T."),
         ((lambda d: d / (1 - d), lambda _: None), "softness() returns None; solve T = δ / (1 - δ) for δ."),
     ),
     *cases("03.keep_links", (lambda *_: None, "keep_links() returns None; return a Boolean mask.")),
-    *cases("04.inactive", (None, "replace None by two sets of neurons, as the comment shows.")),
+    *cases("04.inactive", (None, "replace None with two sets of neurons, as the comment shows.")),
     *cases("04.backward", (lambda _: None, "backward() returns None; return a list of masks.")),
     *cases(
         "05.exact_sigmoid",
         (
             rising(lambda u, k: sigma(k * u)),
-            "your function gives 0.7000 at u = 0 and 0.8990 at u = 1; its exponent k·u is never negative. Centre the ",
+            "your function returns 0.7000 at u = 0 and 0.8990 at u = 1; the exponent k·u is never negative. ",
         ),
     ),
-    *cases("05.sigmoid_end", (None, "replace None in the cell above by a share of the run, in (0.1, 0.75].")),
-    *cases("06.half_width", (None, "replace None in the cell above by a number of percentage points.")),
+    *cases("05.sigmoid_end", (None, "replace None in the cell above with a share of the run, in (0.1, 0.75].")),
+    *cases("06.half_width", (None, "replace None in the cell above with a number of percentage points.")),
     *cases("07.multiply", (lambda *_: None, "multiply() returns None; return a list with one number for each output.")),
-    *cases("07.break_even", (None, "replace None by a density between 0 and 1.")),
-    *cases("08.decoder_links", (None, "replace None in the cell above by a number of links.")),
+    *cases("07.break_even", (None, "replace None with a density between 0 and 1.")),
+    *cases("08.decoder_links", (None, "replace None in the cell above with a number of links.")),
     *cases(
         "09.blocks_and_guesses",
-        *((half, "replace each None in the cell above by a number.") for half in ((None, None), (8, None), (None, 8))),
+        *(
+            (half, "replace each None in the cell above with a number.")
+            for half in ((None, None), (8, None), (None, 8))
+        ),
     ),
-    *cases("10.hours", (None, "replace None in the cell above by a number of hours.")),
+    *cases("10.hours", (None, "replace None in the cell above with a number of hours.")),
     *cases("11.errors_away", (None, NUMBER)),
 ]
 
@@ -283,7 +289,7 @@ SLIPS = [
     *cases(
         "00.density",
         (5, "5 % is right, but a density is a share: write it as a number between 0 and 1."),
-        (0.95, "0.95 is the share of the possible links that are absent; what share exists?"),
+        (0.95, "0.95 is the share of the possible links that are absent; what is the share of the existing links?"),
         (0.5, "0.5 and a sparsity of 0.95 do not add up to 1."),
     ),
     *cases(
@@ -303,8 +309,8 @@ SLIPS = [
     ),
     *cases(
         "01.four_cycles",
-        (lambda mask: 4 * cycles()(mask), "each cycle has four links; count the cycle only once."),
-        (cycles(halves=2), "you counted each pair of outputs in both orders; count it only once."),
+        (lambda mask: 4 * cycles()(mask), "a cycle has four links; count each cycle only once."),
+        (cycles(halves=2), "you counted each pair of outputs in both orders; count each pair only once."),
         (lambda _: 3, "the small mask has 1 cycle, not 3; do you pair an output with itself?"),
         (cycles(diagonal=True), "the small mask has 1 cycle, not 5; do you pair an output with itself?"),
         (lambda mask: int(mask[0].sum()) - 1, "two outputs that share 3 inputs lie on 3 cycles, not 2."),
@@ -327,7 +333,7 @@ SLIPS = [
             "one degree of freedom.",
         ),
         (6, "6 is the number for the factor 1.96; for few seeds, t is larger."),
-        (9, "9 is not right; multiply the standard deviation by the factor for each number of seeds."),
+        (9, "9 is not right; for each number of seeds, multiply the standard deviation by the factor for this number."),
     ),
     *cases(
         "02.counted",
@@ -340,7 +346,10 @@ SLIPS = [
     *cases(
         "02.my_ch3_l3n",
         (lambda mask: ch3(mask).T, "the scores have shape (7, 5), but the mask has shape (5, 7)."),
-        (lambda mask: ch3(mask) + mask, "your score is 1.000; expected 0.000. Hint: an existing link has the score 0."),
+        (
+            lambda mask: ch3(mask) + mask,
+            "your score is 1.000; expected 0.000. Hint: the score of an existing link is 0.",
+        ),
         (
             chts.link_prediction.ch2_l3n,
             "Hint: its local community is ",
@@ -377,7 +386,7 @@ SLIPS = [
         (keep(power=0), "expected about 0.25 0.25 0.25 0.25. Multiply the logarithm by T, not the noise."),
         (
             keep(power=2),
-            "at T = 3, the links with scores 1 to 4 have the shares 0.00 ",
+            "at T = 3, the links with scores 1 to 4 are kept in these shares of the draws: 0.00 ",
         ),
     ),
     *cases(
@@ -418,29 +427,33 @@ SLIPS = [
         (rising(lambda u, k: sigma(k * (2 * u - 1))), "the sigmoid does not reach both ends, so rescale it."),
         (
             rising(lambda u, k: -rescaled(k * (2 * u - 1), k)),
-            "your function gives 0.5000 at u = 0 and 0.1000 at u = 1; the sign is wrong, so the network would grow.",
+            "your function returns 0.5000 at u = 0 and 0.1000 at u = 1; the sign is wrong, so the network would grow.",
         ),
         (
             rising(lambda u, k: rescaled(k * u, k)),
             "the exponent k·u is never negative, so centre it with 2u - 1.",
         ),
         (rising(lambda u, k: rescaled(k * (u - 0.5), k)), "the exponent is k(u - 1/2), half of what it should be."),
-        (rising(lambda u, _: u), "at u = 0.1 and k = 6, your function gives 0.54; expected 0.50"),
+        (rising(lambda u, _: u), "at u = 0.1 and k = 6, your function returns 0.54; expected 0.50"),
         (
             rising(lambda u, _: rescaled(6 * (2 * u - 1), 6)),
-            "at u = 0.1 and k = 3, your function gives 0.50",
+            "at u = 0.1 and k = 3, your function returns 0.50",
         ),
     ),
     *cases(
         "05.sigmoid_end",
         (0.1, "a window from 0.1 to 0.1 is empty; its end must come after its start."),
-        (0.35, "You halved the end of the window; halve the whole window from 0.1 to 0.7."),
-        (0.7, "Over the same window, the sigmoid keeps, on average, twice as many of them as the cubic decay does."),
+        (0.35, "You halved the end of the window; instead, halve the length of the window from 0.1 to 0.7."),
+        (
+            0.7,
+            "Over the same window, the sigmoid keeps, on average, twice as many of these links as the cubic decay ",
+        ),
         (0.6, "the sigmoid costs 20.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window earlier."),
         (0.2, "the sigmoid costs 11.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window later."),
         (
             0.4055,
-            "The costs are close only because a window ends at an update; halve the window from 0.1 to 0.7 exactly.",
+            "The costs are close only because a window ends at an update; halve the length of the window from 0.1 to "
+            "0.7 exactly.",
         ),
     ),
     *cases(
@@ -449,7 +462,7 @@ SLIPS = [
         (1.155, "1.155 is the standard error; multiply it by t."),
         (8.6, "8.6 is t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n."),
         (2.26, "2.26 is 1.96·s/√n, which is right for many runs; for three runs, t is 4.30."),
-        (4.06, "4.06 is the result with the squares divided by n; divide them by n − 1."),
+        (4.06, "4.06 is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (9.94, "9.94 is the whole width, from end to end; give half of it."),
         (3, "3 is not right; s is 2 points here, and n is 3."),
     ),
@@ -464,7 +477,7 @@ SLIPS = [
             lambda begins, columns, values, x: product(begins, list(range(len(columns))), values, [*x, 5.0]),
             "you return [5.0, 25.0, 25.0]; expected [5, 18, 20]. Output i has the links begins[i] to begins[i + 1] - ",
         ),
-        (product_without_zeros, "an output without links must give 0."),
+        (product_without_zeros, "an output without links must be 0."),
     ),
     *cases(
         "07.break_even",
@@ -479,7 +492,7 @@ SLIPS = [
         "08.decoder_links",
         (3145728, "3145728 is the number of possible links; find how many links exist at 95 % sparsity."),
         (2988442, "2988442 is the number of absent links; count the existing links."),
-        (104858, "104858 is the number for a layer of the encoder; the decoder also has a cross-attention."),
+        (104858, "104858 is the number for a layer of the encoder; a decoder layer also has cross-attention."),
         (131072, "131072 is the number without one of the two layers of the feed-forward block."),
         (100000, "100000 is not right; the layer has ten linear layers."),
     ),
@@ -609,14 +622,16 @@ def test_a_mix_is_trained_and_compared(monkeypatch: pytest.MonkeyPatch, capsys: 
     mine = replace(CHTS, topology=ErdosRenyi())
     exercises.check("06.mine", mine, **MIX)
     # Differences of 1 and 3 points: their mean is 2, s is √2, and t is 12.706 with one degree of freedom.
-    assert capsys.readouterr().out == "another topology: +2.0 ± 12.7 percentage points against CHTs\nCorrect.\n"
+    assert (
+        capsys.readouterr().out == "with another topology: +2.0 ± 12.7 percentage points compared with CHTs\nCorrect.\n"
+    )
     assert asked == [("the task", {"mine": mine}, 0.9, "the recipe"), {"seeds": [4, 5], "device": "cpu"}]
 
 
 def test_a_mix_of_one_seed_has_no_interval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(images, "race", lambda *_, **__: [Trained("mine", 4, 0.89)])
     exercises.check("06.mine", replace(CHTS, topology=ErdosRenyi()), **MIX | {"runs": MIX["runs"][:1]})
-    assert capsys.readouterr().out == "another topology: -1.0 percentage points against CHTs\nCorrect.\n"
+    assert capsys.readouterr().out == "with another topology: -1.0 percentage points compared with CHTs\nCorrect.\n"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checks of the exercises: a module for each stage, a function for each exercise.
+"""Checks of the exercises, with a module for each stage and a function for each exercise.
 
 A check gets a learner's answers and, as keyword arguments, the values that it needs from the notebook. If the answers
 are right, the check returns. Otherwise, it raises an AssertionError that names the slip. `exercises.check` runs the

@@ -8,8 +8,8 @@ def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
 
     Args:
         answer: the learner's answer.
-        slips: maps a text about each slip to the number that the slip leads to. The text completes the
-            sentence "<answer> is ...".
+        slips: maps a description of each slip to the number that the slip leads to. The description completes the
+        sentence "<answer> is ...".
         tolerance: the largest difference at which an answer still matches the number of a slip, in the unit of the
             answer.
 

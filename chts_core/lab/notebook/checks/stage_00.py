@@ -12,16 +12,18 @@ from chts_core.topology import link_count
 
 def density(density: float | None) -> None:
     """Density from sparsity: the answer is a number between 0 and 1."""
-    assert density is not None, "replace None in the cell above by a number."
+    assert density is not None, "replace None in the cell above with a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
-    assert density != 0.95, "0.95 is the share of the possible links that are absent; what share exists?"
+    assert density != 0.95, (
+        "0.95 is the share of the possible links that are absent; what is the share of the existing links?"
+    )
     assert abs(density - 0.05) < 1e-9, f"a density of {density} and a sparsity of 0.95 do not add up to 1."
 
 
 def links(links: float | None) -> None:
     """Count the links: the number of links in the first layer of the MLP."""
     possible = 1568 * 784
-    assert links is not None, "replace None in the cell above by a number."
+    assert links is not None, "replace None in the cell above with a number."
     assert links != possible, "your answer is the number of possible links; how many of them exist?"
     assert abs(links - 0.99 * possible) > 1, "your answer is the number of absent links; how many links exist?"
     expected = link_count(1568, 784, 0.01)
@@ -41,7 +43,7 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
     assert counted is not None, "step_flops() returns None; return a number of FLOPs."
     small = "for 8, 4 and 2 neurons at density 0.25,"
     slips = {
-        "the number of links; each costs 6 FLOPs": 16,
+        "the number of links; each link costs 6 FLOPs": 16,
         "the cost of the forward pass alone; the backward pass costs twice as much": 32,
         "the cost with a sparse last layer; the last layer must stay dense": 60,
         "the cost of the dense network; use the density": 240,
@@ -132,8 +134,8 @@ _AGAINST = {
     "RigL": "RigL regrows the two links with the largest gradients",
     "CHT": "CHT regrows the two links with the most paths",
     "CHTs": (
-        "CHTs draws links at random, and a link with more paths is more likely to be drawn. It draws no link without a "
-        "path while a link with a path remains"
+        "CHTs draws links at random, and a link with more paths is more likely to be drawn. As long as a link with a "
+        "path is left, CHTs does not draw a link without a path"
     ),
 }
 
@@ -143,7 +145,7 @@ def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
     right = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
     assert set(regrown_by) == set(right), f"keep the names of the runs: {', '.join(right)}."
     for name, method in regrown_by.items():
-        assert method is not None, f"for {name}, replace None by the name of a method."
+        assert method is not None, f"for {name}, replace None with the name of a method."
         assert method in right.values(), (
             f"{method!r} is not one of the four methods: {', '.join(sorted(right.values()))}."
         )
@@ -166,8 +168,8 @@ def needed(
     assert answer is not None, "needed() returns None; return a list of stages."
     found = list(answer)
     assert "E" not in found, f"{toy} You found {found} before E, but E does not come before itself."
-    assert "B" in found, f"{toy} You found {found} before E; look at what C names, too."
-    assert "D" not in found, f"{toy} You found {found} before E; neither E nor a stage before E names D."
+    assert "B" in found, f"{toy} You found {found} before E; look at the stages that C names, too."
+    assert "D" not in found, f"{toy} You found {found} before E; neither E nor any stage before E names D."
     assert len(set(found)) == len(found), f"{toy} You found {found} before E; return each stage only once."
     assert found == ["A", "B", "C"], (
         f"{toy} You found {found} before E; keep the order A, B, C, D, E, and leave no stage out."

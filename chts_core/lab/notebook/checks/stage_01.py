@@ -13,7 +13,7 @@ from chts_core.lab.notebook.checks.slips import refuse
 
 def links_per_output(links_per_output: float | None) -> None:
     """Degrees that fit: the number of links of each output."""
-    assert links_per_output is not None, "replace None in the cell above by a number."
+    assert links_per_output is not None, "replace None in the cell above with a number."
     mask = topology.receptive_field(100, 40, 0.1, generator=torch.Generator().manual_seed(0))
     counted = mask.sum(dim=1).unique().tolist()
     slips = {
@@ -103,12 +103,12 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
     core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
     due = (core & lattice).double().sum().item() / (16 * len(core))
     assert stayed > 1 - beta + 0.02, (
-        f"at β = {beta}, no removed link returns to its old place; a link may return, because all free places are "
-        "equally likely."
+        f"at β = {beta}, no removed link returns to its old place in your masks, but a link may return, because all "
+        "free places are equally likely."
     )
     assert abs(stayed - due) < 0.025, (
-        f"at β = {beta}, your masks contain {stayed:.0%} of the links of the lattice; the core's masks contain "
-        f"{due:.0%}. Do you remove all chosen links before you draw the first new link?"
+        f"at β = {beta}, your masks contain {stayed:.0%} of the links of the lattice on average, but the core's masks "
+        f"contain {due:.0%}. Do you remove all chosen links before you draw the first new link?"
     )
     often, wanted = tries.double().mean(0), core.double().mean(0)
     output, source = divmod(int((often - wanted).abs().argmax()), 4)
@@ -119,11 +119,11 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
 
 
 def rich(next_one: float | None, next_two: float | None) -> None:
-    """The rich get richer: the chance that the next newcomer chooses node 3, and the chance that the next two do."""
-    assert next_one is not None, "replace each None in the cell above by a number."
-    assert next_two is not None, "replace each None in the cell above by a number."
+    """The rich get richer: the chances that the next newcomer and the next two newcomers choose node 3."""
+    assert next_one is not None, "replace each None in the cell above with a number."
+    assert next_two is not None, "replace each None in the cell above with a number."
     slips = {
-        "the chance if all five nodes were equally likely; a node with more links is chosen more often": 1 / 5,
+        "the chance for five equally likely nodes, but a node with more links is chosen more often": 1 / 5,
         "the number of entries of node 3 in the list; divide it by the number of all entries": 3,
         "the share of the links that end at node 3; a newcomer draws one of the eight ends of the links": 3 / 4,
     }
@@ -153,7 +153,7 @@ def image_field(image_field: Callable[[int, int, int], Tensor | None], *, pixels
         assert tuple(mask.shape) == (count, count), f"the mask has shape {tuple(mask.shape)}, not {count, count}."
         numbers = mask.bool().sum(dim=1)
         assert (numbers == degree).all(), (
-            f"your neurons have {int(numbers.min())} to {int(numbers.max())} links; each needs {degree}."
+            f"your neurons have {int(numbers.min())} to {int(numbers.max())} links; each neuron needs {degree}."
         )
         _check_nearest(mask.bool(), height, width)
     side = math.isqrt(len(pixels))
@@ -180,7 +180,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
         assert distance[far] <= distance[near] + 1e-4, (
             f"in an image of {height} rows of {width} pixels, neuron {neuron} is in row {own[0]}, column {own[1]}. "
             f"It has a link to pixel {far} (row {places[far][0]}, column {places[far][1]}), but not to pixel {near} "
-            f"(row {places[near][0]}, column {places[near][1]}), which is nearer in a straight line."
+            f"(row {places[near][0]}, column {places[near][1]}), whose straight-line distance is smaller."
         )
 
 
@@ -196,8 +196,8 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
         "6 is the number of links. If you did count cycles, you paired each output with itself and counted each pair "
         "in both orders."
     )
-    assert counted != 4, "each cycle has four links; count the cycle only once."
-    assert counted != 2, "you counted each pair of outputs in both orders; count it only once."
+    assert counted != 4, "a cycle has four links; count each cycle only once."
+    assert counted != 2, "you counted each pair of outputs in both orders; count each pair only once."
     assert counted == 1, f"the small mask has 1 cycle, not {counted}; do you pair an output with itself?"
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
     assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9 cycles, not {four_cycles(full)}."
@@ -207,8 +207,8 @@ def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], fiv
     """Five unknown networks: the answer names each shuffled network."""
     assert set(names) == set(mystery), f"keep the letters {', '.join(mystery)}."
     for letter, name in names.items():
-        assert name is not None, f"for {letter}, replace None by the name of a network."
-        assert name in five, f"{name!r} is none of {', '.join(five)}."
+        assert name is not None, f"for {letter}, replace None with the name of a network."
+        assert name in five, f"{name!r} is not one of the names {', '.join(five)}."
     assert len(set(names.values())) == len(names), "each name belongs to one network; you used a name more than once."
     known = {_degree_lists(mask): name for name, mask in five.items()}
     for letter, mask in mystery.items():

@@ -16,7 +16,7 @@ from chts_core.link_prediction import ch2_l3n, ch3_l3n
 
 def counted(counted: int | None, *, network: Tensor, missing: l3.Link) -> None:
     """Count the paths: the number of L3 paths of a missing link."""
-    assert counted is not None, "replace None in the cell above by a number."
+    assert counted is not None, "replace None in the cell above with a number."
     explanation = l3.explain_count(network, missing, counted)
     assert not explanation, explanation
 
@@ -41,13 +41,13 @@ def my_ch3_l3n(my_ch3_l3n: Callable[[Tensor], Tensor]) -> None:
 def _why(mask: Tensor, link: l3.Link) -> str:
     """Say what determines the score of this link."""
     if mask[link]:
-        return "an existing link has the score 0"
+        return "the score of an existing link is 0"
     return f"its local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
 
 
 def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
     """More paths, lower score: a network in which CH2-L3n and the number of L3 paths disagree."""
-    assert disagreement is not None, "replace None by a list of rows of zeros and ones."
+    assert disagreement is not None, "replace None with a list of rows of zeros and ones."
     numbers = torch.as_tensor(disagreement)
     assert numbers.ndim == 2, "give a list of rows; each row is a list of zeros and ones."
     assert max(numbers.shape) <= 6, (
@@ -68,7 +68,7 @@ def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
     ]
     assert paths[best] < paths.max() - 0.5, (
         f"CH2-L3n and the number of L3 paths are highest for the same missing link: {found[0]}. Add links from "
-        "this community to the outside, or build another missing link whose community has no links to the outside."
+        "this community to the outside, or give another missing link a community without links to the outside."
     )
     assert scores[best] > scores[most] + 1e-4, (
         "two missing links have the same score, but the link with fewer paths must have the higher score: "
@@ -90,17 +90,17 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
         assert counts[link] is not None, "count_paths() returns None; return a number of paths."
         explanation = l3.explain_count(seen, link, counts[link])
         assert not explanation, f"for the missing link {l3.describe(link)}, {explanation}"
-    print("paths by missing link (output, input):", counts)
+    print("number of paths of each missing link (output, input):", counts)
 
 
 def equal_degree(equal_degree: float | None) -> None:
-    """At which degree the path-based score costs more: the d at which paths cost as much as four matrix products."""
-    assert equal_degree is not None, "replace None in the cell above by a number of links."
+    """When the path-based score costs more: the degree d at which the paths cost as much as four matrix products."""
+    assert equal_degree is not None, "replace None in the cell above with a number of links."
     slips = {
         "a density; give the degree, which is a number of links": 0.159,
         "the degree for one matrix product; there are four products": 100,
         "the degree for two matrix products; P and Q are products, too": 126,
-        "the degree if the whole layer had d³ paths; it has about 1000 d³ paths": 1587.4,
+        "the degree for a layer with d³ paths in total; this layer has about 1000 d³ paths": 1587.4,
         "the third power of d; take its cube root": 4e6,
         "the square root of d³; take the cube root": 2000,
     }
@@ -186,11 +186,11 @@ def _walks(mask: Tensor) -> dict[str, Tensor]:
     back = links @ (of_input[:, None] * links.T)  # from u via z1 to z2; each output of z1 is equally likely
     ahead = of_output[:, None] * links  # from z2 to v
     one_end = (
-        "This happens if the chance of a middle link depends only on the links of its {}. A walk continues from both "
-        "ends of the middle link."
+        "This happens if the chance of a middle link depends only on the number of links of its {}. A walk continues "
+        "from both ends of the middle link."
     )
     return {
-        "This happens if a walk starts at a random output and all its steps are equally likely. Then it chooses "
+        "This happens if a walk starts at a random output and follows a random link in each step. Such a walk chooses "
         "paths through neurons with few links too often.": of_output[:, None] * (back @ ahead),
         "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
         "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),

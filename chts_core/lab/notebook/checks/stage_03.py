@@ -33,7 +33,7 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
         ("1 to 4", four, 1.28),
         ("1 to 4", four, 0.384),
         ("1 to 8", torch.arange(1.0, 9.0), 2.0),
-        ("1 to 4 in millionths", four * 1e-6, 0.384),
+        ("1 to 4 millionths", four * 1e-6, 0.384),
     ):
         answer = temperature_for_bits(scores, bits)
         assert answer is not None, "temperature_for_bits() returns None; return a temperature T."
@@ -61,7 +61,7 @@ def _bits(scores: Tensor, temperature: float) -> float:
 
 def two_of_three(included: float | None) -> None:
     """Two of three links: the chance that two draws from links with scores 1, 2 and 3 include the link with score 3."""
-    assert included is not None, "replace None in the cell above by a number."
+    assert included is not None, "replace None in the cell above with a number."
     assert 0 <= included <= 1, f"{included} is not a probability; expected a number between 0 and 1."
     slips = {
         "the chance of being drawn first; add the chance of being drawn second": 1 / 2,
@@ -107,12 +107,15 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
             often, wanted = kept.float().mean(dim=0)[links], scores**power / (scores**power).sum()
             assert often.max() < 1, "every draw is the same; add the noise before you take the highest keys."
             came, due = (" ".join(f"{share:.2f}" for share in shares) for shares in (often, wanted))
-            message = f"at T = {power:g}, the links with scores 1 to 4 have the shares {came}; expected about {due}"
+            message = (
+                f"at T = {power:g}, the links with scores 1 to 4 are kept in these shares of the draws: {came}; "
+                f"expected about {due}"
+            )
             assert torch.allclose(often, wanted, atol=0.06), f"{message}. Multiply the logarithm by T, not the noise."
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
-    """Any number of draws: a function that returns each link's chance of being drawn in a number of draws.
+    """Any number of draws: a function that returns each link's chance of being drawn in a given number of draws.
 
     The check compares the chances of three links with values computed by hand, and the chances of eight links with
     draws that the core makes.
@@ -152,7 +155,7 @@ def _close(some: Sequence[float], others: Sequence[float], tolerance: float) -> 
 
 
 def _drawn_by_core(places: int, number: int) -> list[float]:
-    """For each of the scores 1 to `places`, the share of 2000 draws of the core that contain this score."""
+    """Let the core draw 2000 times from the scores 1 to `places`; return the share of the draws with each score."""
     scores, everywhere = torch.arange(1.0, places + 1)[None], torch.ones(1, places, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     drawn = [sampling.draw(scores, everywhere, number, generator=generator) for _ in range(2000)]
@@ -163,7 +166,7 @@ def _drawn_by_core(places: int, number: int) -> list[float]:
 def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: Callable[[list[Tensor]], float]) -> None:
     """Overlap and ITOP: a function that takes the masks of one update, and a function that takes all masks of a run.
 
-    The first function gets the masks before an update, after its removal and after its regrowth. The layers have 8
+    The first function gets three masks: before an update, after its removal, and after its regrowth. The layers have 8
     places.
     """
     before, kept = _layer("11110000"), _layer("11000000")
@@ -189,8 +192,8 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
         "the sum of the densities; count each place only once": 2.0,
         "the share of the places that have a link in all masks; a link in one mask is enough": 0.25,
         "a number of links; divide it by the number of places": 6.0,
-        "the number of used places, divided by the number of links in one mask; divide it by the number of all "
-        "places": 1.5,
+        "the number of used places, divided by the number of links in one mask; divide by the number of all places "
+        "instead": 1.5,
     }
     refuse(float(answer), slips, 1e-6)
     assert abs(float(answer) - ever) < 1e-6, f"you find an ITOP rate of {float(answer):g}; expected {ever:g}."
@@ -201,8 +204,8 @@ def _layer(links: str) -> Tensor:
 
 
 def fool_the_overlap(masks: Sequence[Sequence[int]] | None) -> None:
-    """Fool one curve: four masks of 8 places with overlap 0. Only the first update uses new places."""
-    assert masks is not None, "replace None by four lists of eight numbers, each 0 or 1."
+    """Fool one curve: four masks of 8 places with an overlap of 0. Only the first update uses new places."""
+    assert masks is not None, "replace None with four lists of eight numbers, each 0 or 1."
     assert [len(mask) for mask in masks] == [8] * 4, (
         f"your lists have {' '.join(str(len(mask)) for mask in masks)} numbers; expected four lists of 8 numbers."
     )

@@ -16,7 +16,7 @@ Layers = list[tuple[Tensor, Tensor]]  # the weight and the bias of each layer, f
 
 def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Tensor], chain: LayerGraph) -> None:
     """Find the inactive neurons: a set of neurons for each hidden layer."""
-    assert inactive is not None, "replace None by two sets of neurons, as the comment shows."
+    assert inactive is not None, "replace None with two sets of neurons, as the comment shows."
     assert set(inactive) == {"hidden 1", "hidden 2"}, f"name hidden 1 and hidden 2; you named {sorted(inactive)}."
     solved = percolate(puzzle, chain)
     for side, incoming, outgoing in (("hidden 1", "fc1", "fc2"), ("hidden 2", "fc2", "fc3")):
@@ -31,8 +31,8 @@ def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Te
                 f"you missed neuron {neuron} of {side}: it has no {'outgoing' if hears else 'incoming'} link."
             )
             assert active or named, (
-                f"you missed neuron {neuron} of {side}: it has links on both sides, but all links on one side "
-                "are incomplete because they end at inactive neurons. Remove these links and look again."
+                f"you missed neuron {neuron} of {side}: it has links on both sides, but all links on one side are "
+                "incomplete because the neurons at their other ends are inactive. Remove these links and look again."
             )
         unknown = set(inactive[side]) - set(range(4))
         assert not unknown, f"{side} has neurons 0 to 3; you named {sorted(unknown)}."
@@ -73,8 +73,9 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
     start = dict(zip(both, given, strict=True))
     expected = percolate(start, LayerGraph(chains=(tuple(both),)))
     assert all(torch.equal(both[name], expected[name]) for name in both), (
-        f"with sizes {sizes}, the two sweeps leave {sum(int(m.sum()) for m in both.values())} links; the core leaves "
-        f"{sum(int(m.sum()) for m in expected.values())}. Remove only the links to neurons without outgoing links."
+        f"with layers of the sizes {sizes}, the two sweeps leave {sum(int(m.sum()) for m in both.values())} links, but "
+        f"the core leaves {sum(int(m.sum()) for m in expected.values())}. Remove only the links to neurons without "
+        "outgoing links."
     )
 
 
@@ -100,21 +101,22 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
         for mask in masks[1:]:
             every = mask.long() @ every
         assert totals == [int(every.sum())] * len(masks), (
-            f"with sizes {sizes}, the counts of the layers sum to {totals}; expected {int(every.sum())} in each "
-            "layer, because every path uses one link of each layer. Multiply the number of ways from the inputs to a "
-            "link by the number of ways from the link to the outputs."
+            f"with layers of the sizes {sizes}, the counts of the layers sum to {totals}; expected {int(every.sum())} "
+            "in each layer, because every path uses one link of each layer. Multiply the number of ways from the "
+            "inputs to a link by the number of ways from the link to the outputs."
         )
         names = [str(number) for number in range(len(masks))]
         left = percolate(dict(zip(names, masks, strict=True)), LayerGraph(chains=(tuple(names),)))
         assert all(torch.equal(counts > 0, left[name]) for name, counts in zip(names, found, strict=True)), (
-            f"with sizes {sizes}, the links with at least one path are not the links that percolation leaves."
+            f"with layers of the sizes {sizes}, the links with at least one path are not the links that percolation "
+            "leaves."
         )
 
 
 def importance(importance: float | None, removed: tuple[int, int] | None) -> None:
     """Importance by hand: the RI of the weight 1, and the link (output, input) that RI removes."""
-    assert importance is not None, "replace each None in the cell above by an answer."
-    assert removed is not None, "replace each None in the cell above by an answer."
+    assert importance is not None, "replace each None in the cell above with an answer."
+    assert removed is not None, "replace each None in the cell above with an answer."
     weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
     scores = relative_importance(weight)
     slips = {
@@ -137,7 +139,7 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
 
 def break_importance(weight: Tensor | None) -> None:
     """Break the importance: a 3 × 3 matrix with at least 4 links in which RI removes a neuron's last link."""
-    assert weight is not None, "replace None by a tensor of 3 × 3 weights, with 0 where there is no link."
+    assert weight is not None, "replace None with a tensor of 3 × 3 weights, with 0 where there is no link."
     weight = weight.double()
     assert weight.shape == (3, 3), f"your tensor has shape {tuple(weight.shape)}; expected (3, 3)."
     mask = weight != 0
@@ -147,7 +149,7 @@ def break_importance(weight: Tensor | None) -> None:
     lowest, second = scores.flatten().sort().values[:2].tolist()
     neurons = sum(int((side > 0).sum()) for side in sides)
     output, source = divmod(int(scores.argmin()), 3)
-    said = f"RI removes ({output}, {source}), with RI {lowest:.2f}"
+    said = f"RI removes the link ({output}, {source}), whose RI is {lowest:.2f}"
     if sides[0][output] > 1 and sides[1][source] > 1:
         assert links < neurons, (
             f"{said}, but both neurons of this link have other links. With {links} links and {neurons} linked "

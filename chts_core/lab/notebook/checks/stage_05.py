@@ -17,11 +17,11 @@ def exact_sigmoid(exact_sigmoid: Callable[[float, float, float, float], float]) 
     answers = [exact_sigmoid(u, 0.5, 0.9, k) for u, k in points]
     for reason, slip in _SIGMOID_SLIPS.items():
         wrong = all(math.isclose(a, 0.5 + 0.4 * slip(*at), abs_tol=1e-9) for a, at in zip(answers, points, strict=True))
-        assert not wrong, f"your function gives {answers[0]:.4f} at u = 0 and {answers[10]:.4f} at u = 1; {reason}."
+        assert not wrong, f"your function returns {answers[0]:.4f} at u = 0 and {answers[10]:.4f} at u = 1; {reason}."
     for (u, k), answer in zip(points, answers, strict=True):
         right = sigmoid_sparsity(round(10 * u), 0, 10, 0.5, 0.9, k)
         assert math.isclose(answer, right, abs_tol=1e-9), (
-            f"at u = {u} and k = {k:g}, your function gives {answer}; expected {right}."
+            f"at u = {u} and k = {k:g}, your function returns {answer}; expected {right}."
         )
 
 
@@ -30,12 +30,12 @@ def _sigma(x: float) -> float:
 
 
 def _share(exponent: float, k: float) -> float:
-    """The sigmoid of an exponent, rescaled as in Equation 1: 0 at the exponent -k, 1 at k."""
+    """The sigmoid of an exponent, rescaled as in Equation 1 to be 0 at the exponent -k and 1 at k."""
     return 0.5 + (_sigma(exponent) - 0.5) / (_sigma(k) - _sigma(-k))
 
 
 _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
-    "its exponent k·u is never negative. Centre the exponent first, then rescale the result": lambda u, k: _sigma(
+    "the exponent k·u is never negative. Centre the exponent first, then rescale the result": lambda u, k: _sigma(
         k * u
     ),
     "the sigmoid does not reach both ends, so rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
@@ -47,17 +47,16 @@ _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
 
 def links_at_step(links: float | None) -> None:
     """Links at a step: the number of links of a 200 × 100 layer at step 2050 of a cubic decay."""
-    assert links is not None, "replace None in the cell above by a number of links."
+    assert links is not None, "replace None in the cell above with a number of links."
     cubic = replace(METHODS["chtss"], sparsity=Cubic(0.5, end=0.5))
     budget = Budget(cubic, 0.9, Timeline(8000, 100, 0.75), {"layer": (200, 100)})
     right = budget.links(2000)["layer"]
     slips = {
         "the number of absent links; count the existing links": 20000 - right,
-        "the number of links if every step were an update; find the last update before step 2050": budget.links(2050)[
+        "the number of links for an update at every step; find the last update before step 2050": budget.links(2050)[
             "layer"
         ],
-        "the number of links for a straight line or a sigmoid; in a cubic decay, the number falls faster at "
-        "first": 6000,
+        "the number of links in a linear or sigmoid decay; in a cubic decay, the number falls faster at first": 6000,
         "the number of links at the end of the decay; step 2050 comes earlier": 2000,
         "the number of links at the start; the layer has fewer links at step 2050": 10000,
         "a density; multiply it by the number of places of the layer": 0.15,
@@ -72,12 +71,12 @@ def links_at_step(links: float | None) -> None:
 
 def exchanged(exchanged: float | None) -> None:
     """Links of an exchange: how many of 2000 links an update at step 4000 of 6000 removes and regrows."""
-    assert exchanged is not None, "replace None in the cell above by a number of links."
+    assert exchanged is not None, "replace None in the cell above with a number of links."
     right = cosine_turnover(4000, 6000, 0.3) * 2000
     slips = {
         "the number for a constant ζ; here, ζ falls along a cosine": 600,
         "the number at step 2000; at step 4000, the cosine is negative": 450,
-        "the number if ζ falls along a straight line to 0; here, ζ falls along a cosine": 200,
+        "the number if ζ falls linearly to 0; here, ζ falls along a cosine": 200,
         "the number at step 3000; step 4000 comes later": 300,
         "the number for a share of all places; an update exchanges a share of the *links*": 1500,
         "a share; multiply it by the number of links": 0.075,
@@ -104,7 +103,7 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
                 1 - budget.at(step) for step in steps
             )
             / 1000,
-            "You use the density of the next update, but a step has the density of the previous update": sum(
+            "You use the density of the next update, but until then, the previous density applies": sum(
                 1 - budget.at(-(-(step + 1) // every) * every) for step in steps
             )
             / 1000,
@@ -118,24 +117,26 @@ def mean_density(mean_density: Callable[[Callable[[int], float], int, int], floa
 
 def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid], float]) -> None:
     """A fair window: the window's end as a share of the run. `planned` returns the cost of a decay."""
-    assert sigmoid_end is not None, "replace None in the cell above by a share of the run, in (0.1, 0.75]."
+    assert sigmoid_end is not None, "replace None in the cell above with a share of the run, in (0.1, 0.75]."
     assert sigmoid_end > 0.1, f"a window from 0.1 to {sigmoid_end} is empty; its end must come after its start."
     cost, rival = planned(Sigmoid(start=0.1, end=sigmoid_end)), planned(Cubic(start=0.1, end=0.7))
     compared = f"the sigmoid costs {cost:.2%} of the dense FLOPs, and the cubic decay costs {rival:.2%}"
-    assert sigmoid_end != 0.35, f"{compared}. You halved the end of the window; halve the whole window from 0.1 to 0.7."
+    assert sigmoid_end != 0.35, (
+        f"{compared}. You halved the end of the window; instead, halve the length of the window from 0.1 to 0.7."
+    )
     assert sigmoid_end != 0.7, (
-        f"{compared}. Count only the links above the final number. Over the same window, the sigmoid keeps, on "
-        "average, twice as many of them as the cubic decay does."
+        f"{compared}. Count only the links beyond the final number of links. Over the same window, the sigmoid keeps, "
+        "on average, twice as many of these links as the cubic decay does."
     )
     assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, (
         f"{compared}. The costs are close only because a window ends at an update; "
-        "halve the window from 0.1 to 0.7 exactly."
+        "halve the length of the window from 0.1 to 0.7 exactly."
     )
 
 
 def own_schedule(share: Callable[[float], float]) -> None:
-    """A schedule of your own: a function that takes u and returns the share of the density's fall that is done."""
+    """A schedule of your own: a function that returns the share of the density's fall that is complete at u."""
     courses = [share(number / 1000) for number in range(1001)]
     assert None not in courses, "share_of_fall() returns None; return a number from 0 to 1."
     assert abs(courses[0]) < 1e-9, (
@@ -149,7 +150,7 @@ def own_schedule(share: Callable[[float], float]) -> None:
     mean = sum(1 - value for value in courses[:-1]) / 1000 - 0.0005
     cubic = sum(0.95 - cubic_sparsity(step, 0, 1000) for step in range(1000)) / 450 - 0.0005
     squeezed = _steepest([_share(6.0 * (2 * min(2 * number / 1000, 1) - 1), 6.0) for number in range(1001)])
-    cost = f"the mean of 1 - share is {mean:.3f}, and it is {cubic:.3f} for the cubic schedule"
+    cost = f"the mean of 1 - share is {mean:.3f} for your schedule and {cubic:.3f} for the cubic schedule"
     more = "more" if mean > cubic else "fewer"
     assert abs(mean - cubic) < 0.005, (
         f"{cost}. Your schedule would train {more} links than the cubic schedule in the same number of steps."
@@ -183,8 +184,8 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
         last = Timeline(10_000, every, stop / 10_000).last_update
         right = sigmoid_sparsity(last, 0, window_end, 0.5, final)
         said = (
-            f"for a window to step {window_end} and updates every {every} steps until step {stop}, you return "
-            f"{answer:.5f}; expected {right:.5f}"
+            f"for a window that ends at step {window_end} and updates every {every} steps until step {stop}, you "
+            f"return {answer:.5f}; expected {right:.5f}"
         )
         late = sigmoid_sparsity(stop, 0, window_end, 0.5, final)
         assert answer <= final + 1e-9, f"{said}. After the window, the sparsity stays at {final}."

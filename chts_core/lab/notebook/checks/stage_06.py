@@ -46,13 +46,13 @@ def mine(
     more = images.race(task, {"mine": mine}, sparsity, recipe, seeds=seeds, device=device)
     (row,) = statistics.paired_differences([*more, *rivals], "chts")
     interval = f" ± {100 * row['interval']:.1f}" if row["interval"] is not None else ""
-    print(f"another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points against CHTs")
+    print(f"with another {changed[0]}: {100 * row['difference']:+.1f}{interval} percentage points compared with CHTs")
 
 
 def one_update(
     one_update: Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor] | None],
 ) -> None:
-    """One update of SET: a function that removes the weakest links of a layer and regrows as many links at random.
+    """One update of SET: a function that removes the weakest links and regrows the same number of links at random.
 
     The layer has 8 places. Four of them have links, with the weights -4, 1, 2 and 3. The update exchanges two links.
     """
@@ -69,7 +69,9 @@ def one_update(
     )
     assert sizes != [2], "the mask has 2 links after the update; you removed two links, but regrew no link."
     found = " or ".join(map(str, sizes))
-    assert sizes == [4], f"the mask has {found} links after the update instead of 4; do you regrow a link that exists?"
+    assert sizes == [4], (
+        f"the mask has {found} links after the update instead of 4; do you regrow a link that already exists?"
+    )
     often = masks.float().mean(dim=0)
     assert often[0, 0] == 1 or often[1, 3] < 1, (
         "you removed the link with weight -4; its magnitude is the largest, so compare |w|."
@@ -88,8 +90,8 @@ def one_update(
         "free place."
     )
     assert torch.allclose(free, torch.full((6,), 1 / 3), atol=0.08), (
-        f"the updates regrew links in the six free places with the shares "
-        f"{' '.join(f'{share:.2f}' for share in free)}; expected 1/3 for each place."
+        "each of the six free places must get a link in 1/3 of the updates; in your updates, the shares are "
+        f"{' '.join(f'{share:.2f}' for share in free)}."
     )
 
 
@@ -104,9 +106,11 @@ def train_sparse(train_sparse: Train) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)  # the assertion below says that a step is not counted
         sparsifier = train_sparse(model, optimizer, batches, "set", 0.75)
     assert sparsifier is not None, "train_sparse() returns None; return the Sparsifier at the end."
-    assert len(right) == 40, f"the optimizer took {len(right)} steps; there are 40 batches, and each needs a step."
+    assert len(right) == 40, (
+        f"the optimizer took {len(right)} steps; there are 40 batches, and each batch needs one step."
+    )
     assert sparsifier.method == METHODS["set"], "the Sparsifier does not use the given method; pass this method to it."
-    assert sparsifier.sparsity == 0.75, f"the Sparsifier has sparsity {sparsifier.sparsity}; expected 0.75."
+    assert sparsifier.sparsity == 0.75, f"the Sparsifier has a sparsity of {sparsifier.sparsity}; expected 0.75."
     assert sparsifier.timeline.total_steps == 40, (
         f"total_steps is {sparsifier.timeline.total_steps}; the run has as many steps as batches, here 40."
     )
@@ -168,7 +172,7 @@ def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
     by_step = [1 - planned.budget.at(step // 10 * 10) for step in range(80)]
     share = flops_share([64 * 64, 64 * 32, 320], by_step)
     assert abs(share - planned.flops) < 0.005, (
-        f"for a run of CHTss, your function gives {share:.3f}, but chts.plan gives {planned.flops:.3f}."
+        f"for a run of CHTss, your function returns {share:.3f}, but chts.plan returns {planned.flops:.3f}."
     )
 
 
@@ -176,7 +180,7 @@ Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
 
 
 def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> None:
-    """Choose and report: the setting that validation chooses, and the test accuracy to report."""
+    """Choose and report: the setting to choose by validation accuracy, and the test accuracy to report."""
     runs = {
         "A": [([0.80, 0.90], [0.89, 0.86]), ([0.82, 0.90], [0.87, 0.88])],
         "B": [([0.80, 0.86], [0.90, 0.91]), ([0.80, 0.88], [0.90, 0.93])],
@@ -209,13 +213,13 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
 
 def half_width(half_width: float | None) -> None:
     """An interval by hand: the half-width of the interval in percentage points."""
-    assert half_width is not None, "replace None in the cell above by a number of percentage points."
+    assert half_width is not None, "replace None in the cell above with a number of percentage points."
     assert half_width >= 0.1, f"{half_width} looks like a fraction; give percentage points."
     slips = {
         "the standard error; multiply it by t": 2 / 3**0.5,
         "t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n": 4.303 * 2,
         "1.96·s/√n, which is right for many runs; for three runs, t is 4.30": 1.96 * 2 / 3**0.5,
-        "the result with the squares divided by n; divide them by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
+        "the result if you divide the sum of the squares by n; divide it by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
         "the whole width, from end to end; give half of it": 2 * 4.303 * 2 / 3**0.5,
     }
     refuse(half_width, slips, 0.06)
@@ -224,18 +228,18 @@ def half_width(half_width: float | None) -> None:
 
 
 def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[float, float] | None]) -> None:
-    """Subtract seed by seed: the mean of a paired difference, and the half-width of its 95 % interval."""
+    """Subtract seed by seed: the mean of the paired differences, and the half-width of its 95 % interval."""
     mine, theirs = {0: 91.0, 1: 93.0, 2: 98.0, 5: 70.0}, {2: 95.0, 0: 90.0, 1: 91.0, 7: 99.0}
     answer = paired(mine, theirs)
     assert answer is not None, "paired() returns None; return the mean difference and the half-width."
     mean, half = (round(float(number), 3) for number in answer)
     assert mean != -5.75, (
         "-5.75 is the difference between the means over all four runs of each method; leave out seeds 5 and 7, which "
-        "have no partner."
+        "the two methods do not share."
     )
     assert mean != -2, "-2 has the wrong sign; subtract the second method from the first."
     right_mean, right_half = statistics.mean_and_interval([1.0, 2.0, 3.0])
-    assert abs(mean - right_mean) < 0.01, f"your mean is {mean}; by seed, the differences are 1, 2 and 3."
+    assert abs(mean - right_mean) < 0.01, f"your mean is {mean}; seed by seed, the differences are 1, 2 and 3."
     of_mine, of_theirs = ([91.0, 93.0, 98.0], [90.0, 91.0, 95.0])
     apart = math.hypot(*(statistics.standard_error(values) for values in (of_mine, of_theirs)))
     by_position = [91 - 95, 93 - 90, 98 - 91]
@@ -244,11 +248,13 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
         "1.96 standard errors; for three differences, t is 4.30": 1.96 / math.sqrt(3),
         "3.18 standard errors, with the t of four values; for three differences, t is 4.30": 3.182 / math.sqrt(3),
         "t times the standard deviation; divide by the square root of the number of seeds": 4.303,
-        "the result with the squares divided by n; divide them by n − 1": right_half * math.sqrt(2 / 3),
-        "an unpaired interval; subtract first, then take the standard deviation of the differences": 4.303 * apart,
-        "an unpaired interval with four degrees of freedom; subtract seed by seed first": 2.776 * apart,
+        "the result if you divide the sum of the squares by n; divide it by n − 1": right_half * math.sqrt(2 / 3),
+        "the unpaired half-width; subtract first, then take the standard deviation of the differences": 4.303 * apart,
+        "the unpaired half-width with four degrees of freedom; subtract seed by seed first": 2.776 * apart,
         "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
         "the whole width; give half of it": 2 * right_half,
     }
     refuse(half, slips, 0.01)
-    assert abs(half - right_half) < 0.01, f"your half-width is {half}; the three differences have s = 1."
+    assert abs(half - right_half) < 0.01, (
+        f"your half-width is {half}; the three differences have a standard deviation of 1."
+    )

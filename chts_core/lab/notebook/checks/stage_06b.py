@@ -22,7 +22,7 @@ Row = Mapping[str, float]
 
 def resting_weight(resting_weight: float | None) -> None:
     """Where it stops: the final weight of a removed link that its momentum still moves."""
-    assert resting_weight is not None, "replace None in the cell above by a number."
+    assert resting_weight is not None, "replace None in the cell above with a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
     link.grad = torch.zeros(1, dtype=torch.float64)
@@ -64,7 +64,8 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
     """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
 
-    The layer has 8 places, and two links are removed. The check trains the layer with SGD and momentum, and with Adam.
+    The layer has 8 places, and two links are removed. The check trains the layer once with SGD and momentum, and once
+    with Adam.
     """
     gone = torch.tensor([[True, False, False, False], [False, False, True, False]])
     for kind in (_momentum, torch.optim.Adam):
@@ -93,7 +94,7 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
                 f"your function changed the {key} of a link that stays."
             )
             assert not state[key][gone].any(), (
-                f"{name} still has a {key} for a removed link; set it to 0, or it will move the weight."
+                f"in {name}, the {key} of a removed link is not 0; set it to 0, or it will move the weight."
             )
         for key in before.keys() - shaped:
             assert state[key] == before[key], f"{name}'s {key} counts the steps of all links; leave it unchanged."
@@ -121,11 +122,11 @@ def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | 
     assert found == [], f"the optimizer holds all three weights, but you name {found}."
     layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
     found = _names(not_held, model, optimizer)
-    assert found == ["1.weight"], f"the check replaced 1.weight by a masked weight, but you name {found}."
+    assert found == ["1.weight"], f"the check replaced 1.weight with a masked weight, but you name {found}."
     layers[2].weight = nn.Parameter(layers[2].weight.detach().clone())
     assert _names(not_held, model, optimizer) == ["1.weight", "2.weight"], (
-        "the check replaced 2.weight by a copy with the same values, and you missed it. The optimizer still holds the "
-        "old tensor. Compare the objects, not their values."
+        "the check replaced 2.weight with a copy that has the same values, and you missed it. The optimizer still "
+        "holds the old tensor. Compare the objects, not their values."
     )
 
 
@@ -148,7 +149,7 @@ FirstFinding = Callable[[Sparsifier, Callable[[], None], int], tuple[int, str] |
 
 
 def first_finding(first_finding: FirstFinding) -> None:
-    """Let an auditor watch: a function that trains and says after which step an auditor first found something.
+    """Let an auditor watch: a function that trains and returns the step and the check of an auditor's first finding.
 
     In the first run, a few steps do not apply the mask. The second run is healthy.
     """
@@ -163,7 +164,9 @@ def first_finding(first_finding: FirstFinding) -> None:
     step, check = found
     assert step != 12, "12 is one too low; count the steps from 1, as sparsifier.steps does."
     assert step < 14, f"you found the fault after step {step}; call auditor.check() after each step to find it earlier."
-    assert step == 13, f"after step {step}, nothing was wrong yet; return the step whose check found something."
+    assert step == 13, (
+        f"after step {step}, nothing was wrong yet; return the step after which the auditor found something."
+    )
     assert check == "absent weights", f"you return the check {check!r}; return the `check` of the first finding."
     sparsifier, train_step = _trial(ill=range(0))
     found = first_finding(sparsifier, train_step, 40)
@@ -217,8 +220,11 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
         "collapsed layer": f"at the end, {rows[-1]['anp']:.0%} of its neurons are active, so no other curve matters.",
         "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
-        "stuck": f"{of_all}, and {rise}. One update says little: the last update regrows {rows[-1]['regrown']} links.",
-        "random regrowth": f"{of_all}, and {rise}. Which overlap would pure chance give?",
+        "stuck": (
+            f"{of_all}, and {rise}. One update says little: the last one regrows {rows[-1]['regrown']} links. Look at "
+            "all updates."
+        ),
+        "random regrowth": f"{of_all}, and {rise}. What overlap would pure chance produce?",
         "healthy": f"{of_all}, {rise}, and its last update is at step {rows[-1]['step']} of {update_curves.STEPS}.",
     }[name]
 
@@ -242,8 +248,8 @@ _CLAIMS = {
 
 
 def diagnosis(diagnosis: str | None, *, patient: Sequence[Row], healthy: Sequence[Row]) -> None:
-    """The mystery patient: the name of its fault, from three curves compared with a healthy run."""
-    assert diagnosis is not None, f"replace None by one of {', '.join(map(repr, _CLAIMS))}."
+    """The mystery patient: the name of its fault, from three curves compared with a healthy run's curves."""
+    assert diagnosis is not None, f"replace None with one of {', '.join(map(repr, _CLAIMS))}."
     assert diagnosis in _CLAIMS, f"you say {diagnosis!r}; expected one of {', '.join(map(repr, _CLAIMS))}."
     for (curve, (name, shown, low, high)), claimed in zip(_CURVES.items(), _CLAIMS[diagnosis], strict=True):
         value, usual = (_summary(curve, rows) for rows in (patient, healthy))

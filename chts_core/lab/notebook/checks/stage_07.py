@@ -18,7 +18,8 @@ Lists = tuple[list[int], list[int], list[float]]
 def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     """Write down the links: a function that returns the three CSR lists of a small matrix.
 
-    The matrix has two outputs and four inputs. Other test matrices have an output without links or no links at all.
+    The matrix has two outputs and four inputs. The other three test matrices have outputs without links, no links at
+    all, or all possible links.
     """
     lists = to_lists([[0, 5, 0, 7], [6, 0, 0, 0]])
     assert lists is not None, "to_lists() returns None; return three lists: begins, columns, values."
@@ -26,13 +27,13 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     assert values != [6.0, 5.0, 7.0], "you went through the matrix input by input; CSR goes row by row."
     assert values == [5, 7, 6], f"the values are {values}; expected the values of the three links, row by row."
     assert columns != [2, 4, 1], "your columns count from 1; Python and CSR count from 0."
-    assert columns != [0, 0, 1], "your columns are the rows of the links; CSR keeps the column of each link."
+    assert columns != [0, 0, 1], "your columns are the rows of the links; CSR stores the column of each link."
     assert columns == [1, 3, 0], (
         f"the columns are {columns}; expected the input of each link, in the order of the values {values}."
     )
     assert begins != [0, 2], "your list `begins` has one entry per row; add a last entry for the end of the last row."
     assert begins != [2, 1], (
-        "your list `begins` has the number of links of each row; begin with 0, and add up these numbers."
+        "your list `begins` contains the number of links of each row; begin with 0, and add up these numbers."
     )
     assert begins != [2, 3], "your list `begins` starts with the end of the first row; the first row begins at 0."
     assert begins == [0, 2, 3], f"your list `begins` is {begins}; row i has the links begins[i] to begins[i + 1] - 1."
@@ -58,7 +59,7 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
     assert y == [5, 18, 20], (
         f"you return {y}; expected [5, 18, 20]. Output i has the links begins[i] to begins[i + 1] - 1."
     )
-    assert multiply([0, 0, 1], [0], [2.0], [3.0]) == [0, 6], "an output without links must give 0."
+    assert multiply([0, 0, 1], [0], [2.0], [3.0]) == [0, 6], "an output without links must be 0."
 
 
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
@@ -90,15 +91,16 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
     )
     alone = training_bytes(5, 4, 6, "links")
     slips = {
-        "the size without the positions of the links (12 bytes each) and the beginnings of rows and columns": 72,
+        "the size without the positions of the links (12 bytes for each link) and the beginnings of rows and "
+        "columns": 72,
         "the size without the beginnings of rows and columns, 4 bytes each": 144,
         "the size with one beginning per row and column; add one entry for the end of each list": 144 + 4 * 9,
         "the size without the beginnings of the columns; the backward pass needs them": 144 + 4 * 6,
     }
     refuse(alone or 0, slips, 0.5)
     assert alone == 188, (
-        f"for the layer with only its links, you return {alone} bytes; expected 24 bytes for each link and 4 bytes "
-        "for each of the 11 entries in the lists of beginnings."
+        f"for the layer that stores only its links, you return {alone} bytes; expected 24 bytes for each link and 4 "
+        "bytes for each of the 11 entries in the lists of beginnings."
     )
     mask = erdos_renyi(70, 50, 0.05, generator=torch.Generator().manual_seed(0))
     layer = SparseLinear.from_linear(nn.Linear(50, 70, bias=False), mask)
@@ -111,7 +113,7 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
 
 def break_even(break_even: float | None) -> None:
     """When links take more memory: the density at which a sparse layer takes as much memory as a dense layer."""
-    assert break_even is not None, "replace None by a density between 0 and 1."
+    assert break_even is not None, "replace None with a density between 0 and 1."
     assert 0 <= break_even <= 1, (
         f"{break_even} is not a density; expected a share of all possible links, between 0 and 1."
     )
@@ -146,7 +148,9 @@ def meeting_density(meeting_density: Predict) -> None:
         "a percentage; return a share between 0 and 1": 30,
     }
     refuse(round(found, 6), slips, 1e-4)
-    assert abs(found - 0.3) < 1e-6, f"{found:g} is not right; the line through the two points reaches 10 ms at 0.3."
+    assert abs(found - 0.3) < 1e-6, (
+        f"{found:g} is not right; the line through the two points reaches 10 ms at a density of 0.3."
+    )
     again = meeting_density((0.02, 1.6), (0.1, 4.0), 7.0)
     assert again is not None, "with other measurements, meeting_density() returns None; return a density."
     assert abs(again - 0.2) < 1e-6, (
@@ -164,7 +168,7 @@ def meeting_density(meeting_density: Predict) -> None:
 
 def fixed_cost(fixed_cost: float | None) -> None:
     """What no sparsity removes: the fixed cost of a step in milliseconds."""
-    assert fixed_cost is not None, "replace None in the cell above by a number of milliseconds."
+    assert fixed_cost is not None, "replace None in the cell above with a number of milliseconds."
     slips = {
         "the time of the sparse step; part of this time is arithmetic": 3.0,
         "3 minus 0.1; the dense step has the fixed cost, too, so its arithmetic takes less than 10 ms": 2.9,
@@ -185,7 +189,7 @@ Gradients = Callable[[Links, Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | No
 
 
 def gradients(gradients: Gradients) -> None:
-    """Backward by links: the gradients with respect to the values and the inputs of a product, without the matrix.
+    """Backward by links: the gradients with respect to the values and the inputs, computed without the matrix.
 
     For a layer with three outputs and four inputs, the check compares the gradients with a result computed by hand.
     For a 40 × 50 layer with 60 links, it compares them with the gradients of autograd. No tensor may be as large as
@@ -216,7 +220,7 @@ def gradients(gradients: Gradients) -> None:
     )
     assert dx.tolist() != [[1, 30, 40, 500]], (
         "input 1 has two links, but you keep the gradient of only one link. An assignment overwrites the first "
-        "gradient, so add with index_add_."
+        "gradient, so add the gradients with index_add_."
     )
     assert dx.tolist() != [[1, 11, 10, 100]], (
         "your gradient with respect to x is dy alone; multiply it by the value of each link."

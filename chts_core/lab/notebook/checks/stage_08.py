@@ -61,7 +61,7 @@ def _shown(mixture: Tensor) -> str:
 
 
 def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Percolation of a head: a function that removes the links of its inactive neurons, as the core does."""
+    """Percolation of a head: a function that removes the links of inactive neurons, as the core does."""
     rows = {
         "q": [[1, 0], [0, 0], [0, 1], [1, 1]],
         "k": [[0, 1], [1, 1], [0, 0], [1, 0]],
@@ -103,7 +103,7 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
 
 
 def _compare_with_the_core(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Compare the masks of a square head with the core. In such a head, one may confuse rows and columns."""
+    """Compare the masks of a square head with the core's. In such a head, it is easy to confuse rows and columns."""
     generator = torch.Generator().manual_seed(1)
     masks = {name: torch.rand(6, 6, generator=generator) < 0.2 for name in "qkvo"}
     found, right = percolate_head(masks), chts.percolation.percolate(masks, _HEAD)
@@ -128,7 +128,7 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
         "encoder.0.feed_forward.0.weight": (8, 4),
     }
     left = weights_left(small, 0.75)
-    assert left is not None, "weights_left() returns None; return a dictionary of numbers by name."
+    assert left is not None, "weights_left() returns None; return a dictionary that maps each name to a number."
     assert isinstance(left, dict), f"you return {left}; return a number for each name."
     assert set(left) == set(small), (
         f"the model has {len(small)} parameters, but you return {len(left)}; return the dense parameters, too."
@@ -159,15 +159,16 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
 
 def decoder_links(decoder_links: float | None) -> None:
     """Links of a decoder layer: the number of links of the layer."""
-    assert decoder_links is not None, "replace None in the cell above by a number of links."
+    assert decoder_links is not None, "replace None in the cell above with a number of links."
     square, fed = 512 * 512, 512 * 1024
     slips = {
         "the number of possible links; find how many links exist at 95 % sparsity": 8 * square + 2 * fed,
         "the number of absent links; count the existing links": 0.95 * (8 * square + 2 * fed),
-        "the number for a layer of the encoder; the decoder also has a cross-attention": 0.05 * (4 * square + 2 * fed),
+        "the number for a layer of the encoder; a decoder layer also has cross-attention": 0.05
+        * (4 * square + 2 * fed),
         "the number for the attention blocks; add the feed-forward block": 0.05 * 8 * square,
         "the number without one of the two layers of the feed-forward block": 0.05 * (8 * square + fed),
-        "the number for three projections per attention; the fourth projection is the output": 0.05
+        "the number for three projections per attention; the fourth is the output projection": 0.05
         * (6 * square + 2 * fed),
     }
     refuse(decoder_links, slips, 10)
@@ -176,7 +177,7 @@ def decoder_links(decoder_links: float | None) -> None:
 
 
 def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> None:
-    """The rate after an update: a function that returns the learning rate at a step, for a given last update."""
+    """The rate after an update: a function that returns the learning rate at a step, given the last update."""
     recipe = translation.Recipe(learning_rate=1.0, warmup=400, iterative_warmup=20)
     for step in (200, 400, 1600):
         rate, right = learning_rate(step, None, 20), translation.learning_rate_at(step, 100, recipe)
@@ -196,14 +197,16 @@ def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> Non
         schedule = translation.learning_rate_at(step, 100, recipe)
         share, right = rate / schedule, min(1.0, (step - 400) / steps)
         place = (
-            f"at step {step}, after an update at step 400 with a return over {steps} steps, your rate is {share:.0%}"
+            f"if the rate returns over {steps} steps after an update at step 400, your rate at step {step} is "
+            f"{share:.0%}"
         )
-        assert share < 1.0001, f"{place} of the schedule; the rate never exceeds its schedule."
-        assert share < 0.9999 or step > 401, f"{place} of the schedule; after an update, the rate must start low."
+        assert share < 1.0001, f"{place} of the scheduled rate; the rate must never exceed the scheduled rate."
+        assert share < 0.9999 or step > 401, f"{place} of the scheduled rate; after an update, the rate must start low."
         assert not math.isclose(share, (step - 401) / steps, abs_tol=1e-4), (
-            f"{place} of the schedule; step 401 is the first step of the return and already has a share of 1/{steps}."
+            f"{place} of the scheduled rate; step 401 is the first step of the return and already has a share of "
+            f"1/{steps}."
         )
-        assert math.isclose(share, right, rel_tol=1e-3), f"{place} of the schedule; expected {right:.0%}."
+        assert math.isclose(share, right, rel_tol=1e-3), f"{place} of the scheduled rate; expected {right:.0%}."
 
 
 def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], float]) -> None:
@@ -236,6 +239,6 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
         f"with four seeds, you return {four:.2f}, as with one seed; take the mean over the seeds of a method first."
     )
     assert abs(four - highest) < 0.1, (
-        f"with four seeds, you return {four:.2f}; a mean of four seeds has half the error of one seed, so the lead "
+        f"with four seeds, you return {four:.2f}; the mean over four seeds has half the error of one seed, so the lead "
         f"should be {highest:.2f}."
     )

@@ -12,7 +12,7 @@ Following = dict[str, dict[str, float]]
 
 
 def merge(merge: Callable[[Words], Words]) -> None:
-    """One merge: a function that joins the most frequent pair of neighbours in all words."""
+    """One merge: a function that joins, in all words, the most frequent pair of neighbours."""
     numbers: Words = {tuple("ein"): 4, tuple("drei"): 3, tuple("zehn"): 5}
     given = dict(numbers)
     found = merge(numbers)
@@ -20,16 +20,17 @@ def merge(merge: Callable[[Words], Words]) -> None:
     assert numbers == given, "your function changed the dictionary that it was given; build a new dictionary."
     assert found != numbers, "you joined nothing; e and i are neighbours 4 + 3 = 7 times."
     assert sum(found.values()) == 12, (
-        f"the counts of your words sum to {sum(found.values())}; expected 12. Keep each count."
+        f"the counts of your words sum to {sum(found.values())}; expected 12. Keep the count of each word."
     )
     assert ("ei", "n") in found, f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; which pair occurs 7 times?"
     assert found == {("ei", "n"): 4, ("d", "r", "ei"): 3, tuple("zehn"): 5}, (
-        f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; join the pair in every word, and nothing else."
+        f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; join this pair in every word, and join no other "
+        "pair."
     )
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
         f"sechs, sechzig and acht occur once, and zu occurs 9 times; you return {_shown(merge(rare))}. "
-        "A pair counts as often as its word occurs."
+        "Count a pair once for each occurrence of its word."
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
@@ -63,7 +64,7 @@ def padding_share(padding_share: float | None) -> None:
     tokens = (4, 6, 7, 10)
     places = len(tokens) * max(tokens)
     padding = places - sum(tokens)
-    assert padding_share is not None, "replace None in the cell above by a number between 0 and 1."
+    assert padding_share is not None, "replace None in the cell above with a number between 0 and 1."
     assert padding_share != padding, f"{padding} is the number of padded places; divide it by the number of all places."
     slips = {
         "a percentage; give a share between 0 and 1": 100 * padding / places,
@@ -87,7 +88,7 @@ NUMBERS: Following = {
 # With chances of .52 and .48, "a" is more likely, but "b c d e" has the better score. With chances of .6 and .4, only
 # the mean per piece of "b c d e" is better.
 LONG: Following = {"a": {"</s>": 1.0}, "b": {"c": 1.0}, "c": {"d": 1.0}, "d": {"e": 1.0}, "e": {"</s>": 1.0}}
-# The likeliest translation, "z z1", has only the third-likeliest beginning.
+# The most likely translation, "z z1", has only the third most likely beginning.
 WIDE: Following = {
     "<s>": {"x": 0.4, "y": 0.35, "z": 0.25},
     "x": {"x1": 0.6, "x2": 0.4},
@@ -103,8 +104,8 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     assert found is not None, "beam_search() returns None; return a list of pieces."
     assert not {"<s>", "</s>"} & set(found), f"you return {found}; leave out the marks of the beginning and the end."
     assert found != ["zwei", "·undvierzig"], (
-        "a beam of 1 found zwei ·undvierzig, which has only the second-likeliest beginning; keep only the `beam` "
-        "likeliest beginnings at each step."
+        "a beam of 1 found zwei ·undvierzig, which has only the second most likely beginning; keep only the `beam` "
+        "most likely beginnings at each step."
     )
     _expect(beam_search, NUMBERS, 1)
     assert beam_search(NUMBERS, 2) != ["vier", "·hundert"], (
@@ -123,7 +124,7 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
         "with the lower score. The penalty grows more slowly than the number of pieces."
     )
     assert beam_search(WIDE, 2) != ["z", "z1"], (
-        "a beam of 2 found z z1, which has only the third-likeliest beginning; how many beginnings did you keep?"
+        "a beam of 2 found z z1, which has only the third most likely beginning; how many beginnings did you keep?"
     )
     _expect(beam_search, WIDE, 2)
     _expect(beam_search, WIDE, 3)
@@ -132,7 +133,7 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
 def _expect(
     beam_search: Callable[[Following, int], list[str]], following: Mapping[str, dict[str, float]], beam: int
 ) -> None:
-    """Check that the search of the package finds the same translation."""
+    """Check that the learner's search finds the same translation as the package's search."""
     found, (wanted, _) = beam_search(dict(following), beam), next_pieces.search(following, beam)
     first = ", ".join(f"{piece} {chance:g}" for piece, chance in following["<s>"].items())
     assert list(found) == wanted, (
@@ -142,16 +143,16 @@ def _expect(
 
 def scores(score_a: float | None, score_b: float | None) -> None:
     """Which one wins: the scores of the hypotheses A and B. The check prints the hypothesis that the search returns."""
-    stubs = "replace each None in the cell above by a score."
+    stubs = "replace each None in the cell above with a score."
     assert score_a is not None, stubs
     assert score_b is not None, stubs
-    assert max(score_a, score_b) < 0, "a score is negative, like its log-probability."
+    assert max(score_a, score_b) < 0, "a score is negative, because a log-probability is negative."
     for answer, pieces, log in ((score_a, 4, -2.0), (score_b, 7, -2.3)):
         slips = {
             "the log-probability per piece; the penalty grows more slowly than the number of pieces": log / pieces,
             "the score without the exponent 0.6 of the penalty": log / ((5 + pieces) / 6),
             "the log-probability times the penalty; divide it by the penalty": log * ((5 + pieces) / 6) ** 0.6,
-            "the score with one piece too many; n already counts the end mark": log / ((6 + pieces) / 6) ** 0.6,
+            "the score with one piece too many; n already includes the end mark": log / ((6 + pieces) / 6) ** 0.6,
         }
         refuse(answer, slips, 0.002)
     for name, answer, pieces, log in (("A", score_a, 4, -2.0), ("B", score_b, 7, -2.3)):
@@ -200,7 +201,7 @@ def _compare_with_sacrebleu(
 
 def bleu_of_six(bleu_of_six: float | None) -> None:
     """Too short: the BLEU of the first six words of a reference of eight words."""
-    assert bleu_of_six is not None, "replace None in the cell above by a BLEU between 0 and 100."
+    assert bleu_of_six is not None, "replace None in the cell above with a BLEU score between 0 and 100."
     slips = {
         "the brevity penalty; BLEU is 100 times as large": math.exp(1 - 8 / 6),
         "the share of the words; the brevity penalty is an exponential": 75,

@@ -16,7 +16,7 @@ from chts_core.tools.planner import Plan
 
 def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
     """Guesses: the number of blocks, and the number of guesses in one epoch."""
-    stubs = "replace each None in the cell above by a number."
+    stubs = "replace each None in the cell above with a number."
     assert num_blocks is not None, stubs
     assert num_guesses is not None, stubs
     assert num_blocks != 1030 // 129, (
@@ -47,7 +47,7 @@ def perplexity_and_bits(
         "the mean loss in bits; the perplexity is 2 to the power of this loss": 2.0,
         "e to the power of a loss in bits; compute the loss with the natural logarithm": math.exp(2),
         "2 to the power of a loss in nats; use e instead of 2": 2 ** (2 * math.log(2)),
-        "1 over the perplexity; the loss is minus the logarithm": 0.25,
+        "1 over the perplexity; the loss is the negative logarithm": 0.25,
     }
     refuse(round(mine, 4), slips, 1e-3)
     for chances, right in (([1 / 2, 1 / 8], 4.0), ([0.2, 0.2, 0.2], 5.0), ([1.0, 1 / 8, 1.0], 2.0)):
@@ -66,7 +66,7 @@ def perplexity_and_bits(
     }
     refuse(round(mine, 4), slips, 1e-3)
     assert math.isclose(mine, 0.5, rel_tol=1e-6), (
-        f"3 tokens of 2 bits in 12 bytes have 0.5 bits per byte; you return {mine:g}."
+        f"3 tokens of 2 bits each have 6 bits, which is 0.5 bits for each of 12 bytes; you return {mine:g}."
     )
     for name, value, tokens in (("A", 20, 400), ("B", 40, 250)):
         bits = bits_per_byte(math.log(value), tokens, 1000)
@@ -74,7 +74,7 @@ def perplexity_and_bits(
 
 
 def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Heads that share a key: a function that returns the query neurons that are multiplied by a key neuron."""
+    """Heads that share a key: a function that returns the query neurons that are multiplied by a given key neuron."""
     for neuron, heads, key_heads, width in ((1, 4, 2, 2), (2, 4, 2, 2), (5, 6, 2, 4), (3, 4, 4, 2), (2, 4, 1, 3)):
         given = queries_of(neuron, heads, key_heads, width)
         assert given is not None, "queries_of() returns None; return a list of neurons."
@@ -91,7 +91,8 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
             "and 1 share key head 0."
         )
         assert set(mine) > set(right) or not set(right) > set(mine), (
-            f"{where} {len(right)} query heads use this key head, so you miss {len(right) - len(mine)} of the neurons."
+            f"{where} {len(right)} query heads use this key head, so you miss {len(right) - len(mine)} of the query "
+            "neurons."
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
         assert mine != sorted(everything), (
@@ -156,7 +157,7 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
 
 
 def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Compare the results for random masks with the core. The core pairs `gate` and `up` only for activation(0) = 0."""
+    """Compare results for random masks with the core's. The core pairs `gate` and `up` only if activation(0) = 0."""
     generator = torch.Generator().manual_seed(9)
     chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
     for _ in range(5):
@@ -198,12 +199,8 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     budget, of_step = tokens_per_second * 60 * minutes, paper.batch * paper.context
     slips = {
         "the number of tokens of the whole run; divide it by the number of tokens of a step": int(budget),
-        "the number of steps that one context per step would give; a step has a batch of contexts": int(
-            budget // paper.context
-        ),
-        "the number of steps that one token per context would give; a context has 256 tokens": int(
-            budget // paper.batch
-        ),
+        "the number of steps for one context per step; a step has a batch of contexts": int(budget // paper.context),
+        "the number of steps for one token per context; a context has 256 tokens": int(budget // paper.batch),
         "the number of steps if the minutes were seconds; a minute has 60 seconds": int(budget // of_step // 60),
         "one step too many; the last step would not end in time": int(budget // of_step) + 1,
     }
@@ -225,7 +222,7 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     ours = ("steps", "update_every", "warmup", "iterative_warmup")
     changed = [name for name, value in asdict(recipe).items() if name not in ours and value != getattr(paper, name)]
     assert not changed, (
-        f"you changed {', '.join(changed)}, so your recipe describes another run. Change only {', '.join(ours)}."
+        f"you changed {', '.join(changed)}, so your recipe describes a different run. Change only {', '.join(ours)}."
     )
 
 
@@ -257,7 +254,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
             "the number of links in one matrix; the layer has seven matrices": of_layer[next(iter(of_layer))],
         },
         "updates": {
-            "the number of updates if they continued to the last step; the updates end earlier": recipe.steps
+            "the number of updates of a run that updates until its last step; here, they end earlier": recipe.steps
             // recipe.update_every
         },
         "tokens": {
@@ -288,7 +285,10 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
     """The least step: half the distance to the next bfloat16 number, and the smallest weight that stands still."""
     for weight, slips in (
-        (1.0, {"the whole distance to the next number; a step of more than half of it is rounded up": 1 / 128}),
+        (
+            1.0,
+            {"the whole distance to the next number; a step of more than half of this distance is rounded up": 1 / 128},
+        ),
         (
             1.9921875,
             {"1/256 of the weight; the distance is the same for all weights from 1 up to 2": 1.9921875 / 256},
@@ -302,9 +302,11 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
         refuse(mine, slips, 1e-9)
         start = torch.tensor(weight)
         less, more = ((start + share * mine).bfloat16() != start for share in (0.98, 1.02))
-        assert more, f"at weight {weight:g}, a step of {1.02 * mine:.6f} still vanishes, so {mine:.6f} is too small."
+        assert more, (
+            f"at weight {weight:g}, a step of {1.02 * mine:.6f} still has no effect, so {mine:.6f} is too small."
+        )
         assert not less, f"at weight {weight:g}, a step of {0.98 * mine:.6f} has an effect, so {mine:.6f} is too large."
-    assert still_from is not None, "replace None in the last line of the cell above by a weight."
+    assert still_from is not None, "replace None in the last line of the cell above with a weight."
     slips = {
         "256 times the step; the distance changes only at powers of two": 0.256,
         "512 times the step; the distance changes only at powers of two": 0.512,
@@ -315,7 +317,7 @@ def least_step(least_step: Callable[[float], float], still_from: float | None) -
 
 
 def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[float, str], str]]) -> None:
-    """One rate for all: the best method at each learning rate, and the best method if each method has its best rate."""
+    """One rate for all: the best method at each learning rate, and the best method if each uses its own best rate."""
     dense, sparse = {0.001: 5.3, 0.002: 4.8, 0.004: 5.5}, {0.001: 5.4, 0.002: 5.2, 0.004: 4.9}
     for losses, best in (
         ({"fc": dense, "set": sparse}, "fc"),
@@ -323,8 +325,10 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
         ({"fc": {0.001: 5.0, 0.002: 5.0, 0.004: 5.0}, "set": {0.001: 6.0, 0.002: 4.9, 0.004: 6.0}}, "set"),
     ):
         answer = winners(losses)
-        assert answer is not None, "winners() returns None; return a dict with a method for each rate, and a method."
-        assert isinstance(answer, tuple), "return two things: a dict with a method for each rate, and a method."
+        assert answer is not None, (
+            "winners() returns None; return a dict with a method for each rate, and the best method."
+        )
+        assert isinstance(answer, tuple), "return two things: a dict with a method for each rate, and the best method."
         at_each, own = answer
         for rate in (0.001, 0.002, 0.004):
             shown = ", ".join(f"{name} {losses[name][rate]:g}" for name in losses)
@@ -335,7 +339,7 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
             )
         means = {name: sum(found.values()) / len(found) for name, found in losses.items()}
         assert own == best or own != min(means, key=lambda name: means[name]), (
-            f"{own} has the lowest mean over all rates. Compare the losses of the methods at their best rates."
+            f"{own} has the lowest mean loss over all rates. Compare the losses of the methods at their best rates."
         )
         often = list(at_each.values())
         assert own == best or own != max(losses, key=often.count), (

@@ -17,14 +17,14 @@ from chts_core.lab.train import sweeps
 
 
 def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) -> None:
-    """Unequal halves: the gradient of the whole batch from the mean gradient of each part.
+    """Unequal halves: the gradient of the whole batch, computed from the mean gradient of each part.
 
     Three examples have the mean gradient (2, 0), and one example has the gradient (6, 4).
     """
     parts, sizes = [torch.tensor([2.0, 0.0]), torch.tensor([6.0, 4.0])], [3, 1]
     copies = [part.clone() for part in parts]
     mine = whole_gradient(copies, sizes)
-    assert mine is not None, "whole_gradient() returns None; return a tensor of the shape of one gradient."
+    assert mine is not None, "whole_gradient() returns None; return a tensor with the shape of one gradient."
     assert all(map(torch.equal, copies, parts)), "your function changed the gradients that it was given; avoid +=."
     assert mine.shape == (2,), f"the gradient of two links has the shape (2,), not {tuple(mine.shape)}."
     slips = {
@@ -50,14 +50,14 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
     for sizes in ([4, 5], [2, 3, 4], [9]):
         parts = [torch.autograd.grad((part @ weight).square().mean(), weight)[0] for part in x.split(sizes)]
         assert torch.allclose(whole_gradient(parts, sizes), right, atol=1e-5), (
-            f"for parts of {sizes} examples, your gradient differs from the gradient of the whole batch of 9."
+            f"for parts of {sizes} examples, your gradient differs from the gradient of the whole batch of 9 examples."
         )
 
 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     """Regrow the same links: the mask that every rank makes from the gradients of all ranks.
 
-    The layer has 8 places. Three places have links, with the gradient 9, so the check notices if the
+    The layer has 8 places. Three places have links, each with a gradient of 9, so the check notices if the
     function chooses one of them.
     """
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1]], dtype=torch.bool)
@@ -177,16 +177,19 @@ def continued(
         assert _equal(found, saved[name]), f"after load_run(), {without}"
     losses = [fresh.step() for _ in range(20)]
     assert losses == right, "the states are right after load_run(), but the losses differ. Load the Sparsifier last."
-    assert not_needed is not None, "replace None in the cell above by a set of names."
+    assert not_needed is not None, "replace None in the cell above with a set of names."
     names = {*_PARTS, _DISPENSABLE}
     unknown = sorted({*not_needed} - names)
-    assert not unknown, f"there is no part {unknown[0]!r}; expected some of {', '.join(sorted(names))}."
+    assert not unknown, f"there is no part {unknown[0]!r}; expected one or more of {', '.join(sorted(names))}."
     assert "masks" not in not_needed, (
         "without the masks, the Sparsifier refuses to continue, because the weights do not fit its own masks."
     )
     for name in sorted({*not_needed} & _PARTS.keys()):
         step = next(step for step, loss in enumerate(_without(name, saved), 21) if loss != right[step - 21])
-        raise AssertionError(f"without the {name}, the run is different; its loss differs from step {step} on.")
+        raise AssertionError(
+            f"without the {name}, the run is different: from step {step} on, its losses are not the losses of the "
+            "undisturbed run."
+        )
     assert _DISPENSABLE in not_needed, (
         "you can leave out one part, because each step computes this part again before using it."
     )
@@ -215,7 +218,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     """A grid in words: the grid of a sweep, and its number of runs."""
-    assert grid is not None, "replace the first None in the cell above by a dict of lists."
+    assert grid is not None, "replace the first None in the cell above with a dict of lists."
     assert set(grid) == {"method", "sparsity", "seed"}, (
         f"the grid has {', '.join(grid) or 'nothing'}; the sentence names methods, sparsities and seeds, so the "
         "keys are method, sparsity and seed."
@@ -239,12 +242,12 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     }
     found = {cell.name for cell in cells}
     assert found == wanted, (
-        f"your grid lacks {len(wanted - found)} runs of the sentence and has {len(found - wanted)} other runs; the "
-        f"first of these runs is {min(found ^ wanted)}."
+        f"your grid lacks {len(wanted - found)} runs that the sentence names and has {len(found - wanted)} other runs; "
+        f"the first such run is {min(found ^ wanted)}."
     )
-    assert num_runs is not None, "replace the second None in the cell above by a number of runs."
+    assert num_runs is not None, "replace the second None in the cell above with a number of runs."
     slips = {
-        "the number if FC ran at both sparsities; FC has no sparsity and runs once for each seed": 40,
+        "the number of runs with FC at both sparsities; FC has no sparsity and runs once for each seed": 40,
         "the number without FC; add the runs of FC": 30,
         "the number of runs of one seed; there are five seeds": 7,
     }
@@ -254,7 +257,7 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
 
 def hours(hours: float | None) -> None:
     """How long: the hours of a training run."""
-    assert hours is not None, "replace None in the cell above by a number of hours."
+    assert hours is not None, "replace None in the cell above with a number of hours."
     right = 6e9 * 2e10 / (8 * 1e15 * 0.3) / 3600
     slips = {
         "a third of the time; a backward pass costs twice as much as a forward pass": right / 3,
@@ -310,7 +313,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
         assert runs != wrong, f"your answer is {slip}."
     right, last = _scheduled(costs, 2, 2, 5.0)
     assert runs == right or sorted(runs) != sorted(right), (
-        "you return the right runs in another order. List them in the order in which they start."
+        "you return the right runs in the wrong order. List them in the order in which they start."
     )
     assert runs == right, (
         f"you start {', '.join(f'{name}-{seed}' for name, seed in runs)}. Draw a timeline for each worker."

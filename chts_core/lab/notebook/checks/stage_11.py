@@ -14,7 +14,7 @@ _T_6 = 2.446912  # Student's t at 97.5 % for 6 degrees of freedom
 
 def errors_away(errors_away: float | None) -> None:
     """How far away: the distance of the paper's result from your mean, in standard errors."""
-    assert errors_away is not None, "replace None in the cell above by a number."
+    assert errors_away is not None, "replace None in the cell above with a number."
     mine = [71.0, 73.0, 72.0, 72.0]
     right = (74 - sum(mine) / 4) / standard_error(mine)
     slips = {
@@ -36,11 +36,11 @@ def coverage(coverage: Callable[[int, float, float, torch.Generator], float | No
     )
     slips = {
         "the share of intervals that miss the truth; count the intervals that contain the truth": 0.05,
-        "the result with the squares divided by n; divide them by n − 1": 0.9277,
+        "the result if you divide the sum of the squares by n; divide it by n − 1": 0.9277,
         "the result with the standard deviation itself; divide it by √n for the standard error": 0.9825,
     }
     refuse(round(float(share), 3), slips, 0.006)
-    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303, the share is {share:.3f}; this t gives 0.95."
+    assert abs(share - 0.95) < 0.01, f"for n = 3 and t = 4.303, the share is {share:.3f}; expected 0.95."
     share = coverage(3, 1.96, 0.0, generator)
     assert share is not None, "with another factor, coverage() returns None; return a share."
     assert abs(share - 0.95) > 0.02, "with the factor 1.96, the share is still 0.95; does your interval use the factor?"
@@ -87,10 +87,10 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     }
     refuse(apart, slips, 0.01)
     assert abs(apart - unpaired) < 0.01, (
-        f"the unpaired half-width {apart} is not right; it combines two standard errors."
+        f"the unpaired half-width {apart} is not right; combine the standard errors of both methods."
     )
     for name, half in (("paired", mine), ("unpaired", apart)):
-        print(f"{name}: 1.50 ± {half:.2f}, {'contains' if half > 1.5 else 'leaves out'} 0")
+        print(f"the {name} interval, 1.50 ± {half:.2f}, {'contains' if half > 1.5 else 'does not contain'} 0")
     other = half_widths([1.0, 5.0, 3.0], [3.0, 2.0, 1.0])
     assert other is not None, "for other numbers, half_widths() returns None; return two half-widths."
     assert math.isclose(other[0], 6.572, abs_tol=0.01), (
@@ -115,7 +115,9 @@ def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
     assert abs(found - 120 * 33.03 / 35.26) < 0.01, f"{found:.2f} is not right; 33.03 is 0.065 nats below 35.26."
     again = same_gain(20.0, 10.0, 8.0)
     assert again is not None, "for other numbers, same_gain() returns None; return a perplexity."
-    assert math.isclose(again, 4, abs_tol=0.01), f"half of 20 is 10, so half of 8 is expected; you return {again:.2f}."
+    assert math.isclose(again, 4, abs_tol=0.01), (
+        f"10 is half of 20, so the answer is half of 8; you return {again:.2f}."
+    )
 
 
 Reported = tuple[float, float]
@@ -123,7 +125,7 @@ Gap = Callable[[Sequence[float], Sequence[float], Reported, Reported], tuple[flo
 
 
 def difference_of_differences(difference_of_differences: Gap) -> None:
-    """A difference of differences: our advantage minus the paper's, and its standard error."""
+    """A difference of differences: our advantage minus the paper's advantage, and its standard error."""
     mine, rival = [11.0, 13.0, 15.0], [10.0, 11.0, 12.0]
     answer = difference_of_differences(mine, rival, (31.0, 0.3), (28.0, 0.4))
     assert answer is not None, "difference_of_differences() returns None; return a difference and a standard error."
@@ -150,7 +152,7 @@ def difference_of_differences(difference_of_differences: Gap) -> None:
 
 def by_chance(by_chance: float | None) -> None:
     """Decided by chance: the probability that at least one of 13 comparisons looks decided."""
-    assert by_chance is not None, "replace None in the cell above by a number between 0 and 1."
+    assert by_chance is not None, "replace None in the cell above with a number between 0 and 1."
     slips = {
         "the expected number of comparisons that look decided; this number can exceed 1": 13 * 0.05,
         "the chance that no comparison looks decided; find the chance that at least one comparison does": 0.95**13,
@@ -180,7 +182,7 @@ _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
 
 
 def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
-    """Sort a claim: a function that takes the advantages by task and seed, and returns a verdict."""
+    """Sort a claim: a function that takes the advantage for each task and seed, and returns a verdict."""
     allowed = ("holds", "does not hold", "undecided", "untested")
     for tasks in _COMPARISONS:
         said = verdict([list(task) for task in tasks])

@@ -61,7 +61,7 @@ def _verdict(advantage: float | None, half: float | None, margin: float) -> str:
 
 
 def _why(said: str, row: Row, margin: float, looks: int) -> str:
-    """Say what speaks against a wrong verdict on a row, and name the slip that leads to this verdict."""
+    """Say why a verdict on a row is wrong, and name the slip that leads to this verdict."""
     mean, half, unit = row["advantage"], row["interval"], row["unit"]
     if mean is None:
         return "The row has no runs, so its advantage is None."
@@ -98,7 +98,7 @@ def _counted(
 
 def number_of_seeds(number_of_seeds: int | None) -> None:
     """How many seeds: the number of seeds for a half-width of 1, if the differences are 0, 2, 0 and 2."""
-    assert number_of_seeds is not None, "replace None in the cell above by a number of seeds."
+    assert number_of_seeds is not None, "replace None in the cell above with a number of seeds."
     slips = {
         "the number for a standard deviation of 1; the standard deviation is √(4/3), because the mean uses one "
         "degree of freedom": 7.0,
@@ -107,7 +107,8 @@ def number_of_seeds(number_of_seeds: int | None) -> None:
     refuse(number_of_seeds, slips, 0)
     needed = seeds_needed([0.0, 2.0, 0.0, 2.0], 1.0)
     assert number_of_seeds == needed, (
-        f"{number_of_seeds} is not right; multiply the standard deviation by the factor for each number of seeds."
+        f"{number_of_seeds} is not right; for each number of seeds, multiply the standard deviation by the factor for "
+        "this number."
     )
 
 
@@ -115,7 +116,7 @@ _Link = tuple[int, int]
 
 
 def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """Swap two links: a mask in which two links exchange inputs, or the old mask if the swap would lose a link."""
+    """Swap two links: a mask in which two links exchange their inputs, or the old mask if the swap loses a link."""
     diagonal = torch.eye(2, dtype=torch.bool)
     given = diagonal.clone()
     mine = swap(given, (0, 0), (1, 1))
@@ -139,7 +140,7 @@ def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
 
 
 def _walk(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """Swap many pairs of a random mask; each neuron must keep its number of links."""
+    """Swap many pairs of links of a random mask; each neuron must keep its number of links."""
     generator = torch.Generator().manual_seed(12)
     start = torch.rand(6, 8, generator=generator) < 0.3
     mask = start
