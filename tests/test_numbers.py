@@ -237,7 +237,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         RESULTS,
-        "random regrowth is ahead of CH2-L3n, by {:.2f} ± {:.2f}",
+        "random regrowth is ahead of CH2-L3n, by {:.2f} ± {:.2f} points",
         lambda: [*ablated("chts with regrowth=Regrowth('random', history=True)")],
     ),
     (
@@ -247,7 +247,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         RESULTS,
-        "With the rate 0.04, the loss was lower by {:.2f} to {:.2f} for CHTs and SET",
+        "With a rate of 0.04, the loss was lower by {:.2f} to {:.2f} nats for CHTs and SET",
         lambda: sorted(rate(method, 0.02) - rate(method, 0.04) for method in ("chts/ri_zeros", "set")),
     ),
     (
@@ -276,8 +276,8 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         RESULTS,
-        "new links that start from zero gain {:.2f} ± {:.2f} points, and relative importance with new links from "
-        "zero gains {:.2f} ± {:.2f}",
+        "the variant whose new links start from zero, by {:.2f} ± {:.2f} points, and the variant that also removes "
+        "links by relative importance, by {:.2f} ± {:.2f} points",
         lambda: [
             figure
             for variant in ("chts/zeros", "chts/ri_zeros")
@@ -593,9 +593,9 @@ NO_RESULTS = {
     RESULTS: [
         "then 0.9 ",
         "then 0.95",
-        "r = 0.1, uniform",
-        "the factor 0.5 for FC",
-        "the rate 0.008 for FC and the rate 0.02 for all sparse methods.",
+        "r = 0.1, with uniform",
+        "a factor of 0.5 for FC",
+        "a rate of 0.008 for FC and a rate of 0.02 for all sparse methods.",
         "usually have a standard deviation of 0.02",
         "With 0.02 everywhere",
         "a turnover ζ that starts at 0.1",
