@@ -13,14 +13,14 @@
 # %% [markdown]
 # # Assignment: sparse training, from a network to an experiment
 #
-# Eleven questions, 30 points, about three hours. Stages 01 to 07 teach all that you need. You may use torch and
-# `chts_core`, except where a question says that you write something yourself.
+# Eleven questions, 30 points, about three hours. Stages 01 to 07 teach everything that you need. You may use torch and
+# `chts_core`, except where a question says that you must write something yourself.
 #
 # - **Your networks are your own.** The notebook makes them from your id, so your answers differ from the answers of
 #   other students.
 # - Write your code where a cell asks for it, and run the notebook from top to bottom.
 # - A check follows each of the questions 1 to 10. If the check prints nothing, your answer has passed the tests in this
-#   file. After you hand in, further tests check your answers, also with other numbers.
+#   file. After you hand in this file, further tests check your answers, also with other numbers.
 # - Hand in this file, with your id in its name.
 
 # %%
@@ -66,18 +66,18 @@ assert len(input_degrees) == 8, (
 ### BEGIN HIDDEN TESTS
 own = torch.rand(6, 8, generator=generator_of(student, "count")) < 0.4
 assert links == int(own.sum()), "links is not the number of links of your mask."
-assert abs(density - links / 48) < 0.005, "the density is the share of all 48 possible links."
+assert abs(density - links / 48) < 0.005, "the density is the number of links as a share of all 48 possible links."
 outputs, inputs = chts.diagnostics.degrees(own)
-assert list(output_degrees) == outputs.tolist(), "a degree of an output is the number of links in its row."
-assert list(input_degrees) == inputs.tolist(), "a degree of an input is the number of links in its column."
+assert list(output_degrees) == outputs.tolist(), "the degree of an output is the number of links in its row."
+assert list(input_degrees) == inputs.tolist(), "the degree of an input is the number of links in its column."
 ### END HIDDEN TESTS
 
 # %% [markdown]
 # ## 2 · How far is an input? (2 points)
 #
 # In a receptive field, output $i$ looks at position $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$ on
-# the input side, and the inputs lie on a ring: the last input is next to the first. Write `distance`: it returns how
-# far input $j$ is from $c_i$.
+# the input side, and the inputs lie on a ring: the last input is next to the first. Write `distance`, which returns the
+# distance between input $j$ and $c_i$ on the ring.
 
 
 # %% nbgrader={"grade": false, "grade_id": "distance", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -93,11 +93,11 @@ def distance(i: int, j: int, out_features: int, in_features: int) -> float:
 # %% nbgrader={"grade": true, "grade_id": "2a-distance", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
 assert distance(0, 0, 4, 8) == 0.5, "output 0 of 4 looks at position 0.5, so its distance from input 0 is 0.5."
 assert distance(0, 7, 4, 8) == 1.5, (
-    "input 7 is next to input 0 on the ring, so its distance is 1.5 by the short way around."
+    "input 7 is next to input 0 on the ring, so the short way from input 7 to position 0.5 has a length of 1.5."
 )
 
 # %% nbgrader={"grade": true, "grade_id": "2b-distance", "locked": true, "points": 1, "schema_version": 3, "solution": false, "task": false}
-# After you hand in, further tests check other layers.
+# After you hand in this file, further tests check other layers.
 ### BEGIN HIDDEN TESTS
 for out_features, in_features in ((5, 5), (3, 10), (12, 4)):
     for i in range(out_features):
@@ -118,7 +118,7 @@ for out_features, in_features in ((5, 5), (3, 10), (12, 4)):
 # $$\sqrt{\frac{(1 + i_{z_1})(1 + i_{z_2})}{(1 + e_{z_1})(1 + e_{z_2})}}$$
 #
 # and the score is the sum of the weights of all these paths. As in stage 02, $i_z$ counts the links from $z$ to other
-# nodes on such paths, and $e_z$ counts its other links. Links to $u$ and $v$ do not count.
+# nodes on such paths, and $e_z$ counts the other links of $z$. Neither number includes links to $u$ or $v$.
 
 
 # %% nbgrader={"grade": false, "grade_id": "score", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -151,7 +151,7 @@ assert abs(score(small, 0, 2) - 2 * 6**0.5) < 1e-4, (
 )
 
 # %% nbgrader={"grade": true, "grade_id": "3b-score", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# After you hand in, further tests check networks of your own.
+# After you hand in this file, further tests check networks that are made from your id.
 ### BEGIN HIDDEN TESTS
 from unittest.mock import patch
 
@@ -179,14 +179,14 @@ for number in range(3):
 # %% [markdown]
 # ## 4 · Soft sampling (3 points)
 #
-# At temperature parameter $T$, the first link is drawn with a probability proportional to its score to the power $T$.
-# Write `probabilities`. Scores are never negative. A link with the score 0 is never drawn as long as another score is
-# not 0. Scores can be tiny, and in a computer a tiny number to the power of 9 is 0.
+# At the temperature $T$, the first link is drawn with a probability proportional to its score to the power $T$. Write
+# `probabilities`. Scores are never negative. A link with the score 0 is never drawn as long as another score is not 0.
+# Scores can be tiny, and a computer rounds the ninth power of a tiny number to 0.
 
 
 # %% nbgrader={"grade": false, "grade_id": "probabilities", "locked": false, "schema_version": 3, "solution": true, "task": false}
 def probabilities(scores: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The probability that a link is drawn first, for each link."""
+    """For each link, the probability that it is drawn first."""
     ### BEGIN SOLUTION
     return torch.softmax(temperature * scores.log(), dim=0)
     ### END SOLUTION
@@ -202,15 +202,15 @@ assert torch.allclose(probabilities(pair, 2.0), torch.tensor([0.1, 0.9])), (
 )
 
 # %% nbgrader={"grade": true, "grade_id": "4b-probabilities", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# After you hand in, further tests check other scores.
+# After you hand in this file, further tests check other scores.
 ### BEGIN HIDDEN TESTS
 with_zero = probabilities(torch.tensor([0.0, 1.0, 1.0]), 3.0)
 assert torch.allclose(with_zero, torch.tensor([0.0, 0.5, 0.5])), (
-    "a link with the score 0 has the probability 0 if another score is larger than 0."
+    "a link with the score 0 has a probability of 0 if another score is larger than 0."
 )
 tiny = probabilities(torch.tensor([1e-30, 2e-30]), 9.0)
 assert torch.allclose(tiny, torch.tensor([1 / 513, 512 / 513]), atol=1e-4), (
-    f"the scores 1e-30 and 2e-30 gave {tiny.tolist()} at T = 9, because their powers are 0 in a computer. "
+    f"the scores 1e-30 and 2e-30 gave {tiny.tolist()} at T = 9, because the computer rounded their powers to 0. "
     "Work with logarithms."
 )
 drawn = torch.rand(20, generator=generator_of(student, "soft")) + 0.1
@@ -222,8 +222,8 @@ assert torch.allclose(probabilities(drawn, 1.7), drawn**1.7 / (drawn**1.7).sum()
 #
 # `weight` is a layer of your own with 10 links. An update removes the three least important links. Which links are the
 # least important by **magnitude**, and which are the least important by **relative importance**? Set
-# `gone_by_magnitude` and `gone_by_importance`, two Boolean tensors of the shape of `weight`. Each tensor is true at the
-# links that the update removes.
+# `gone_by_magnitude` and `gone_by_importance`, two Boolean tensors with the shape of `weight`. Each tensor is true at
+# the links that the update removes.
 
 # %% nbgrader={"grade": false, "grade_id": "weights", "locked": true, "schema_version": 3, "solution": false, "task": false}
 generator = generator_of(student, "removal")
@@ -249,7 +249,7 @@ assert gone_by_magnitude.shape == (4, 5), (
     f"gone_by_magnitude has the shape {tuple(gone_by_magnitude.shape)}; expected (4, 5), the shape of weight."
 )
 assert gone_by_magnitude.dtype == torch.bool, (
-    f"gone_by_magnitude has the type {gone_by_magnitude.dtype}; expected a Boolean tensor of true and false."
+    f"gone_by_magnitude has the type {gone_by_magnitude.dtype}; expected a Boolean tensor with the values true and false."
 )
 ### BEGIN HIDDEN TESTS
 generator = generator_of(student, "removal")
@@ -266,7 +266,7 @@ assert gone_by_importance.shape == (4, 5), (
     f"gone_by_importance has the shape {tuple(gone_by_importance.shape)}; expected (4, 5), the shape of weight."
 )
 assert gone_by_importance.dtype == torch.bool, (
-    f"gone_by_importance has the type {gone_by_importance.dtype}; expected a Boolean tensor of true and false."
+    f"gone_by_importance has the type {gone_by_importance.dtype}; expected a Boolean tensor with the values true and false."
 )
 ### BEGIN HIDDEN TESTS
 generator = generator_of(student, "removal")
@@ -284,8 +284,8 @@ assert torch.equal(gone_by_importance, (importance <= limit) & (own != 0)), (
 # ## 6 · Percolation (3 points)
 #
 # A hidden neuron without incoming links or without outgoing links is inactive, and its links are of no use. Write
-# `percolated` yourself. The function gets the masks of two layers that follow each other. The function returns the
-# masks without the links of the inactive neurons between the layers. Do not change the masks that you get.
+# `percolated` yourself. The function gets the masks of two consecutive layers. It returns these masks without the links
+# of the inactive neurons between the layers. Do not change the masks that the function gets.
 
 
 # %% nbgrader={"grade": false, "grade_id": "percolated", "locked": false, "schema_version": 3, "solution": true, "task": false}
@@ -301,14 +301,14 @@ def percolated(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor,
 first, second = torch.tensor([[1, 1], [0, 1], [0, 0]]).bool(), torch.tensor([[1, 0, 1], [0, 0, 0]]).bool()
 swept = percolated(first.clone(), second.clone())
 assert swept[0].int().tolist() == [[1, 1], [0, 0], [0, 0]], (
-    "hidden neuron 1 has no outgoing links, so its incoming links are cut."
+    "hidden neuron 1 has no outgoing links, so percolation cuts its incoming links."
 )
 assert swept[1].int().tolist() == [[1, 0, 0], [0, 0, 0]], (
-    "hidden neuron 2 has no incoming links, so its outgoing links are cut."
+    "hidden neuron 2 has no incoming links, so percolation cuts its outgoing links."
 )
 
 # %% nbgrader={"grade": true, "grade_id": "6b-percolated", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
-# After you hand in, further tests check networks of your own.
+# After you hand in this file, further tests check networks that are made from your id.
 ### BEGIN HIDDEN TESTS
 from unittest.mock import patch
 
@@ -331,7 +331,7 @@ for hidden in (4, 9, 30):
         "your function changed the masks that it was given; work on copies."
     )
     assert all(map(torch.equal, swept, expected.values())), (
-        f"for a network with {hidden} hidden neurons, your masks are not what is left after percolation."
+        f"for a network with {hidden} hidden neurons, your masks are not the masks that percolation leaves."
     )
 ### END HIDDEN TESTS
 
@@ -385,7 +385,7 @@ assert abs(three_quarters - 20_000 * (0.5 - (own_final - 0.5) * share)) <= 1, (
 #
 # - `accuracies`: the test accuracies of each method, in the order of the seeds, as a dict
 #   `{"chts": [..., ..., ...], "set": [...]}`;
-# - `mean_difference`: the mean over the seeds of CHTs minus SET;
+# - `mean_difference`: the accuracy of CHTs minus the accuracy of SET, averaged over the seeds;
 # - `half_width`: the half-width of the 95 % confidence interval of this mean, $t \cdot s / \sqrt{n}$, where $s$ is the
 #   standard deviation of the differences (divide by $n - 1$). For three runs, $t$ is 4.303;
 # - `verdict`: the name of the better method, `"chts"` or `"set"`, if the interval does not contain 0, and otherwise
@@ -427,7 +427,7 @@ own_seeds = torch.randint(10_000, (3,), generator=generator_of(student, "experim
 for method, values in accuracies.items():
     again = images.train(digits, method, 0.98, recipe, seed=own_seeds[1]).test_accuracy
     assert abs(again - values[1]) < 0.03, (
-        f"{method} with your second seed, {own_seeds[1]}, gives {again:.3f} here, but you have {values[1]:.3f}."
+        f"{method} with your second seed, {own_seeds[1]}, reaches {again:.3f} here, but your list has {values[1]:.3f}."
     )
 ### END HIDDEN TESTS
 
@@ -440,7 +440,7 @@ assert abs(mean_difference - float(paired.mean())) < 1e-4, (
 )
 error = float(paired.std() / 3**0.5)
 assert error < 1e-6 or abs(half_width - error) > 1e-4, (
-    "half_width is not right: it is the standard error. Multiply the standard error by t."
+    "half_width is not right, because it is the standard error; multiply the standard error by t."
 )
 assert error < 1e-6 or abs(half_width - 1.96 * error) > 1e-4, (
     "you used 1.96, which is right only for many runs; for three runs, t is 4.303."
@@ -450,7 +450,7 @@ assert abs(half_width - 4.303 * error) < 5e-4, (
 )
 decided = abs(mean_difference) > half_width
 expected = ("chts" if mean_difference > 0 else "set") if decided else "undecided"
-assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f} the verdict is {expected}."
+assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f}, the verdict is {expected}."
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -458,9 +458,10 @@ assert verdict == expected, f"with {mean_difference:.4f} ± {half_width:.4f} the
 #
 # A friend wrote one update of SET. "It runs," the friend says, "but the number of links of the network changes, and new
 # links do not start at zero." Some lines are wrong. Set `faults` to the letters of these lines, for example
-# `{"A", "E"}`. Then write `update`, which does the update correctly:
+# `{"A", "E"}`. Then write `update`, which performs the update correctly:
 #
-# - it removes the share `zeta` of the existing links (a rounded number): the links with the smallest |weight|;
+# - it removes the share `zeta` of the existing links, and this number of links is rounded. It removes the links with
+#   the smallest |weight|;
 # - it draws the same number of new links from the places that have no link after the removal. All these places are
 #   equally likely, so a removed link may come back;
 # - it sets weight and momentum to 0 at every new link and at every place without a link. The other links keep their
@@ -509,7 +510,9 @@ assert faults <= set("ABCDEF"), f"faults is {faults!r}; expected letters from A 
 assert "B" in faults, "line B is wrong: absent links have weight 0, so line B counts them as the smallest weights."
 assert "D" in faults, "line D is wrong: it draws a number of links that varies, and some of these links already exist."
 assert "F" in faults, "line F is wrong: a removed link that comes back gets its old weight and momentum."
-assert faults == {"B", "D", "F"}, f"{sorted(faults - {'B', 'D', 'F'})} would be right if the earlier lines were right."
+assert faults == {"B", "D", "F"}, (
+    f"you also named {sorted(faults - {'B', 'D', 'F'})}, but this code would be right if the earlier lines were right."
+)
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade": true, "grade_id": "9b-update", "locked": true, "points": 2, "schema_version": 3, "solution": false, "task": false}
@@ -532,7 +535,7 @@ often = torch.zeros(8, 9)
 for draw in range(600):
     w, m, after = update(values.clone(), speeds.clone(), given.clone(), 0.3, torch.Generator().manual_seed(draw))
     assert int(after.sum()) == int(given.sum()), "the update changed the number of links."
-    assert bool((after | ~stays).all()), "the update removed a link that is not among the smallest."
+    assert bool((after | ~stays).all()), "the update removed a link whose |weight| is not among the smallest."
     assert torch.equal(w, values * stays), (
         "the weights are not right; links that stay keep their weight, and all other weights are 0."
     )
@@ -543,7 +546,7 @@ for draw in range(600):
 share = often[~stays] / 600
 expected = count / len(share)
 assert float((share - expected).abs().max()) < 0.11, (
-    f"each place without a link should get a link in about {expected:.0%} of the updates; one place got a link in "
+    f"each place without a link should get a link in about {expected:.0%} of the updates, but one place got a link in "
     f"{float(share[(share - expected).abs().argmax()]):.0%}."
 )
 ### END HIDDEN TESTS
@@ -585,10 +588,10 @@ assert abs(bytes_dense - 4 * values * places) < 1, (
 )
 each = 4 * values + 12
 assert abs(bytes_links - each * own_density * places) <= each, (
-    f"bytes_links is not right; a link takes {values} values and its place, which are {each} bytes."
+    f"bytes_links is not right; a link takes {values} values and its place, which need {each} bytes together."
 )
 assert abs(break_even - 4 * values / each) < 0.005, (
-    f"break_even is not right; both layers take the same memory where density · {each} is {4 * values}."
+    f"break_even is not right; both layers take the same memory if density · {each} is {4 * values}."
 )
 ### END HIDDEN TESTS
 

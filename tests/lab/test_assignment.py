@@ -124,7 +124,10 @@ GONE = "gone_by_magnitude = gone_by_importance = "
         (
             "percolated",
             f"{PERCOLATED}return first & second.any(0)[:, None], second",
-            {"6a-percolated": "neuron 2 has no incoming links", "6b-percolated": "not what is left"},
+            {
+                "6a-percolated": "neuron 2 has no incoming links",
+                "6b-percolated": "not the masks that percolation leaves",
+            },
         ),
         (
             "percolated",
@@ -211,7 +214,7 @@ FIRST = f"{FREE}after.view(-1)[free[:num]] = True\n    "
         ("faults", 'faults = {"D", "F"}', {"9a-faults": "absent links have weight 0"}),
         ("faults", 'faults = {"B", "F"}', {"9a-faults": "varies"}),
         ("faults", 'faults = {"B", "D"}', {"9a-faults": "old weight"}),
-        ("faults", 'faults = {"B", "C", "D", "F"}', {"9a-faults": "['C'] would be right"}),
+        ("faults", 'faults = {"B", "C", "D", "F"}', {"9a-faults": "['C'], but this code would be right"}),
         ("update", "update = friend", {"9b-update": ""}),
         ("update", f"{ALIKE}return weight * kept, momentum * kept, after", {}),
         ("update", f"{ALIKE}return weight * after, momentum * kept, after", {"9b-update": "the weights are not"}),
