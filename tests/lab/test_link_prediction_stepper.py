@@ -79,7 +79,7 @@ def test_only_missing_links_have_l3_paths(link: l3.Link, message: str) -> None:
             3,
             [
                 "counted the nodes of the local community (input 1, input 2, output 2).",
-                "Or you counted the link output 0 – input 0, too.",
+                "Or you also counted the link output 0 – input 0.",
             ],
         ),
         (4, ["output 0 – input 1 – output 1 – input 2 – output 2 – input 0 has five links", "from both ends"]),

@@ -46,7 +46,7 @@ _BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 
 
 def timeline() -> Figure:
-    """Draw the works of `WORKS` in rows by when they choose their links, and from left to right by year."""
+    """Draw each work of `WORKS` at its year of publication (x axis), in the row for when it chooses its links."""
     with new_figure(9, 3.4) as (figure, (axes,)):
         taken: dict[tuple[int, int], int] = {}  # works at each place; the next one goes below them
         for work in WORKS:

@@ -138,7 +138,7 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
 
 
 def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel: tuple[int, int]) -> Figure:
-    """Draw |r| of one pixel with each other pixel as a picture (left), and the mean |r| of all pairs by distance.
+    """Draw |r| of one pixel with every other pixel (left), and the mean |r| of all pairs by distance (right).
 
     Args:
         correlation: |r| of all pairs of pixels, (pixels, pixels), 0 on the diagonal and for constant pixels.

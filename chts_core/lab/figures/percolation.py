@@ -69,7 +69,7 @@ def percolating_network(
 
 
 def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> Figure:
-    """Draw the ANP after percolation by sparsity, with a line (mean) and a band (lowest to highest) per removal score.
+    """Draw the ANP by sparsity, with a line (mean over seeds) and a band (lowest to highest) for each removal score.
 
     Args:
         anp: for each score, the shares of active neurons as fractions, (seeds, sparsities).

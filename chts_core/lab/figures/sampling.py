@@ -72,7 +72,7 @@ def _entropy_axis(axes: Axes, highest: float) -> None:
 
 
 def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Draw a small layer at several updates: links that stayed, were removed, were regrown, or both.
+    """Draw a small layer at some updates: the links that stayed, were removed, regrown, or removed and then regrown.
 
     Args:
         steps: for each title, the links before the update, the removed links and the regrown links, as three Boolean
@@ -159,7 +159,7 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
 def removal_chances(
     chances: Tensor, removed: Tensor, softness: float, curve_softness: Sequence[float], curves: Mapping[str, Tensor]
 ) -> Figure:
-    """Draw each link's chance of being removed (left), and curves from the random rule to the hard rule (right).
+    """Draw each link's chance of being removed (left), and curves of shares by softness (right).
 
     Args:
         chances: each link's chance of being removed, in [0, 1], from the weakest link to the strongest; (links,).

@@ -134,7 +134,7 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
 
 
 def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """Draw the tokens and the padding of each batch, with one panel for each way to make batches.
+    """Draw the tokens and the padding of each batch, with a panel of equal scale for each way to make batches.
 
     Args:
         lengths: the number of tokens of each pair, int (pairs,), as in `EncodedPairs.lengths`.
@@ -184,7 +184,7 @@ def scores_by_method(
         paper: the mean and the ± for each method and sparsity, as in `PAPER_TABLE_1`.
         xlabel: the label of the scores.
     """
-    panels = {"measured here (bars: 95 % confidence)": rows}
+    panels = {"measured here (bars: 95 % intervals)": rows}
     if paper is not None:
         panels["the paper (bars: its ±)"] = [
             {"method": method, "sparsity": sparsity, "mean": mean, "interval": error}

@@ -34,7 +34,7 @@ class Exercise:
     difficulty: the number of stars, 1 to 3.
     minutes: the minutes that the exercise takes.
     importance: "essential", "useful" or "optional".
-    objectives: the numbers, in the header of the notebook, of the objectives that the exercise practises.
+    objectives: the numbers of the exercise's objectives, as the header of the notebook lists them.
     writes_code: whether the learner writes code; if not, the answer is a number or a word.
     """
 

@@ -178,8 +178,8 @@ GLOSSARY = (
     ),
     Term(
         "relative importance (RI)",
-        "Removal score: the link's share of the sum of all absolute weights at its input, plus its share of this sum "
-        "at its output.",
+        "Removal score: the link's share of all absolute weights at its input, plus its share of all absolute "
+        "weights at its output.",
         r"\dfrac{\lvert W_{ij} \rvert}{\sum_k \lvert W_{kj} \rvert} + \dfrac{\lvert W_{ij} \rvert}"
         r"{\sum_k \lvert W_{ik} \rvert}",
         "link removal",
@@ -345,9 +345,9 @@ GLOSSARY = (
     ),
     Term(
         "attention head",
-        "A part of attention that computes a weighted mean of the values of all tokens. The better a key "
-        "fits the query, the more its value counts. For percolation, queries and keys form a pair, "
-        "and values and outputs form a chain.",
+        "A part of an attention block that computes a weighted mean of the values of all tokens. The better a key fits "
+        "the query, the more its value counts. For percolation, queries and keys form a pair, and values and outputs "
+        "form a chain.",
         r"\text{softmax}\left(\dfrac{Q K^T}{\sqrt{d}}\right) V",
         "Vaswani et al., 2017",
         "chts_core.lab.models.Transformer.attention",

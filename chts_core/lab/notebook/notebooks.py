@@ -346,7 +346,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
     """Refuse a value that is outside the limits of its parameter, in general or in a stage.
 
     Raises:
-        ValueError: if it is outside them; the message names the parameter, value, limits and a similar known word.
+        ValueError: for a value outside the limits; the message names parameter, value, limits and a similar known word.
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):

@@ -139,7 +139,7 @@ def _interrupted_when_ended() -> Iterator[None]:
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":
-    """Delete the files of an earlier run, and start `chts run --page` for a stage in a process that Ctrl-C does not end."""
+    """Delete an earlier run's files, and start `chts run --page` for a stage in a process that Ctrl-C does not end."""
     for name in (path.name, f"{path.stem}.json", f"{path.stem}.html"):
         (out_dir / name).unlink(missing_ok=True)
     command = [

@@ -80,7 +80,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     @classmethod
     def of(cls, translator: Translator, sentence: str = TranslationState.sentence) -> "TranslationExplorer":
-        """Make an explorer that shows how your own translator translates `sentence`, until the reader changes it."""
+        """Make an explorer for your own translator; it first shows how the translator translates `sentence`."""
         return cls(TranslationState(sentence, translator=translator))
 
     @staticmethod
