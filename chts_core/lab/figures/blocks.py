@@ -33,7 +33,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What to draw for one layer: boxes by name, the paths of the data, the pairs, and the chains."""
+    """What to draw for one layer: boxes by name, the flow of the data, the pairs, and the chains."""
 
     title: str
     note: str

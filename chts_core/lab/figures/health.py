@@ -23,7 +23,7 @@ _SMOOTHED = 10  # number of steps whose mean is a point of the loss curve
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:
     """Draw the loss, the share of weights that are not zero, and the share of active neurons by training step.
 
-    The healthy run has dashed lines, and the patient has solid lines. Each point of the loss is the mean of 10 steps.
+    Dashed lines show the healthy run, and solid lines show the patient. Each point of the loss is the mean of 10 steps.
     After each update, the figure shows the share of active neurons in the layer where this share is smallest. If this
     share is nearly constant in both runs, the figure shows its first and last values as numbers.
     """

@@ -1,4 +1,4 @@
-"""Figures of the first page: a dense run beside a sparse run, and the order of the stages."""
+"""Figures for the first notebook: a dense run beside a sparse run, and the order of the stages."""
 
 import textwrap
 from collections.abc import Sequence

@@ -102,7 +102,7 @@ def method_look(name: str) -> tuple[str, str]:
 def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style of each curve of a figure.
 
-    `LOOKS` has a look for some labels, or for their first words. Every other label gets the next free look. A label
+    `LOOKS` contains the look of some labels, or of their first words. Every other label gets the next free look. A label
     whose look is already in use also gets the next free look.
     """
     table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}

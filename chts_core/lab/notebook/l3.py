@@ -24,8 +24,8 @@ _SIDES = ("output", "input")
 class Node:
     """A node of the local community of a missing link.
 
-    inside is the number of its links to nodes of the community (i_z). outside is the number of its other links (e_z),
-    not counting links to the ends of the missing link.
+    inside: the number of its links to nodes of the community (i_z).
+    outside: the number of its other links (e_z), not counting links to the ends of the missing link.
     """
 
     side: str

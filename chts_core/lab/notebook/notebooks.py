@@ -327,7 +327,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
     """Convert parameters from the command line to the types in the notebook, and check them.
 
     Raises:
-        ValueError: if a parameter is unknown, or a value does not fit; the message names the parameter and what was
+        ValueError: if a parameter is unknown, or a value is not allowed; the message names the parameter and what was
             expected.
     """
     known = parameters(path)
