@@ -102,8 +102,8 @@ def method_look(name: str) -> tuple[str, str]:
 def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style of each curve of a figure.
 
-    `LOOKS` contains the look of some labels, or of their first words. Every other label gets the next free look. A label
-    whose look is already in use also gets the next free look.
+    `LOOKS` contains the looks of some labels, or of their first words. Every other label gets the next free look. A
+    label whose look is already in use also gets the next free look.
     """
     table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}
     labels = list(labels)

@@ -37,7 +37,7 @@ class TopologyPlayerState:
 
 @dataclass(frozen=True)
 class TopologyPlayerResult:
-    """The links of a layer, grouped by what happened to them, the layer's updates so far, and a text that describes them.
+    """A layer's links, grouped by what happened to them, the layer's updates so far, and a text that describes them.
 
     links: masks named "kept", "removed" and "new", from the masks before and after the update; or masks named "active"
         (now) and "gone".
