@@ -36,11 +36,13 @@ def test_the_difference_is_that_of_the_records(comparison: str) -> None:
         result = compute(state)
         assert len(result.differences) == row["seeds"]
         told = f" is {row['difference']:+.{score.digits}f}"
+        certainty = ""
         if row["interval"] is not None:
-            zero = "contains" if abs(row["difference"]) <= row["interval"] else "excludes"
-            told += f" ± {row['interval']:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
+            told += f" ± {row['interval']:.{score.digits}f}"
+            zero = "contains" if abs(row["difference"]) <= row["interval"] else "does not contain"
+            certainty = f" The 95 % confidence interval {zero} 0."
         seeds = "1 seed." if row["seeds"] == 1 else f"{row['seeds']} seeds."
-        assert result.description.endswith(f"{told}, over {seeds}")
+        assert result.description.endswith(f"{told} over {seeds}{certainty}")
         assert result.description.startswith(f"{comparison}, {row['sparsity']:.0%} sparse: in {score.name}, ")
 
 
@@ -66,8 +68,8 @@ def test_what_is_not_stored_is_said_with_what_there_is() -> None:
     result = compute(CurveState("language: books, tiny", 0.9, "chts", "set"))
     assert (result.courses, result.differences) == ({}, {})
     assert result.description == (
-        "language: books, tiny, 90% sparse: there are no stored runs of both CHTs and SET. There are stored runs of "
-        "FC, SET, RigL, GraNet at 70%, 90%, 95%."
+        "language: books, tiny, 90% sparse: the stored runs do not include both CHTs and SET. There are stored runs "
+        "of FC, SET, RigL, GraNet at 70%, 90%, 95%."
     )
     assert "at 70%, 90%, 95%." in compute(CurveState("language: books, tiny", 0.99)).description
 
@@ -106,7 +108,7 @@ def test_one_seed_has_no_band() -> None:
 def test_nothing_stored_is_a_picture_that_says_so() -> None:
     state = CurveState("language: books, tiny", 0.99)
     (axes,) = CurveExplorer.draw(state, compute(state)).axes
-    assert "no stored runs of both methods" in axes.texts[0].get_text()
+    assert "the stored runs do not include both methods" in axes.texts[0].get_text()
 
 
 def test_its_menus_have_all_there_is() -> None:

@@ -97,7 +97,7 @@ def test_the_sentence_tells_what_is_computed() -> None:
     before = 500_000 - sum(result.removed[: result.removed.index(steepest)])
     assert f"removes {steepest:,} of {before:,} links" in result.description
     assert f"takes {result.flops:.1%} of the dense" in result.description
-    assert "(5.0% with the final sparsity" in result.description
+    assert "(5.0% if the sparsity is 0.95 from the first step on)" in result.description
     assert "would end at 75 %, no later than the last update at 75 %" in result.description
     assert re.search(r"at 18\.75 %, removes", result.description)  # the middle of 0 to 37.5 %
 

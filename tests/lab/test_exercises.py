@@ -122,7 +122,7 @@ def test_each_exercise_has_its_own_solution(notebook: Any) -> None:
 
 def test_an_exercise_without_a_solution_is_named(notebook: Any) -> None:
     del notebook.cells[5]
-    with pytest.raises(ValueError, match=r"the exercise that begins with 'answer = None' has no folded solution"):
+    with pytest.raises(ValueError, match=r"the exercise that begins with 'answer = None' lacks a folded solution"):
         solved_version(notebook)
     twice = new_notebook(cells=[tagged("first = None", "exercise"), tagged("x = None", "exercise")])
     with pytest.raises(ValueError, match=r"begins with 'first = None'"):

@@ -79,7 +79,7 @@ def test_only_missing_links_have_l3_paths(link: l3.Link, message: str) -> None:
             3,
             [
                 "counted the nodes of the local community (input 1, input 2, output 2).",
-                "Or you counted the link output 0 – input 0, too.",
+                "Or you also counted the link output 0 – input 0.",
             ],
         ),
         (4, ["output 0 – input 1 – output 1 – input 2 – output 2 – input 0 has five links", "from both ends"]),
@@ -147,7 +147,7 @@ def test_a_path_that_is_none_is_explained(wrong: Sequence[int], message: str) ->
 def test_what_is_listed_twice_or_not_at_all_is_told() -> None:
     explanation = l3.explain_paths(NETWORK, (3, 3), [*RIGHT[1:], RIGHT[1]])
     assert explanation == (
-        "output 3 – input 1 – output 1 – input 3 is listed twice. 1 path is missing from your list; "
+        "output 3 – input 1 – output 1 – input 3 is listed more than once. 1 path is missing from your list; "
         "look at the paths through input 1."
     )
 

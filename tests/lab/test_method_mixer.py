@@ -64,7 +64,7 @@ def test_a_method_mixed_anew_is_that_method(name: str) -> None:
     theirs, mine = result.runs
     assert theirs.validation_accuracy == mine.validation_accuracy
     assert theirs.density == mine.density
-    assert result.description.startswith("The mix is equal to ")
+    assert result.description.startswith("The mix is the same method as ")
 
 
 @pytest.mark.usefixtures("short_runs")

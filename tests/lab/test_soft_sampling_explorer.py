@@ -158,7 +158,7 @@ def test_an_update_shows_what_went_and_came_and_what_came_back() -> None:
     (axes,) = figure.axes
     assert [len(links.get_segments()) for links in axes.collections] == [2, 1, 1, 1]
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["stayed", "removed", "regrown", "removed and regrown at once"]
+    assert words == ["stayed", "removed", "regrown", "removed, then regrown"]
     # The link from input 1 to output 0 went and came at once.
     assert axes.collections[3].get_segments()[0].tolist() == [[0, 0], [1, -0.5]]
 

@@ -85,15 +85,15 @@ def test_links_so_far_are_all_that_were_ever_active(run: Run) -> None:
 def test_the_sentence_has_the_numbers_of_the_update(run: Run) -> None:
     said = TopologyPlayer.compute(TopologyPlayerState(1, run=run)).description
     assert said == (
-        "Update 1 of 2, step 10, layer 0.weight: it removed 2 links and regrew 2 links, of which 1 had just been "
+        "Update 1 of 2 (step 10, layer 0.weight) removed 2 links and regrew 2 links, of which 1 had just been "
         "removed (overlap 50%). "
-        "The layer now has 3 links. 66.7% of all possible links were ever active (ITOP), and 50% of the output neurons "
-        "are active. The picture compares the masks before and after the update, so a link that the "
+        "The layer now has 3 links. So far, 66.7% of all possible links have been active (ITOP), and 50% of the output "
+        "neurons are active now. The picture compares the masks before and after the update, so a link that the "
         "update removed and regrew counts as kept."
     )
     said = TopologyPlayer.compute(TopologyPlayerState(2, view="links so far", run=run)).description
-    assert said.startswith("Update 2 of 2, step 20")
-    assert said.endswith("2 links were active earlier and are gone.")
+    assert said.startswith("Update 2 of 2 (step 20")
+    assert said.endswith("2 links were active earlier but are gone now.")
 
 
 def test_before_the_first_update_nothing_has_changed(run: Run) -> None:

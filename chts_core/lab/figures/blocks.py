@@ -1,4 +1,4 @@
-"""A figure of a Transformer layer and a LLaMA layer: their sparse matrices, and the relations for percolation."""
+"""A figure of a Transformer layer and a LLaMA layer: their sparse matrices, pairs and chains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _TALL = 0.36  # inches of a box
 _PALE = "#EDEDED"
 _FILLS = {"sparse": SKY, "dense": "white", "step": _PALE}
 _KINDS = {"sparse": "sparse matrix", "dense": "dense part", "step": "step without weights"}
-_PAIR, _CHAIN = "pair: both outputs must be active", "chain: each layer feeds the next"
+_PAIR, _CHAIN = "pair: output i must be active in both", "chain: each layer feeds the next"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What to draw for one layer: boxes by name, the paths of the data, the pairs, and the chains."""
+    """What to draw for one layer: boxes by name, the flow of the data, the pairs, and the chains."""
 
     title: str
     note: str
@@ -111,7 +111,7 @@ _LAYERS = {
 
 
 def blocks(names: Sequence[Literal["transformer", "llama"]]) -> Figure:
-    """Draw one layer of each model as boxes, with the relations that percolation uses.
+    """Draw one layer of each model as boxes, with the pairs and chains that percolation uses.
 
     Sparse matrices are blue boxes. The embedding, the norms and the output layer are white: they stay dense. A red line
     joins the two layers of a pair, and a blue arrow leads from one layer of a chain to the next.

@@ -18,11 +18,12 @@ from chts_core.lab.figures.style import (
 
 
 def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> Figure:
-    """Draw the milliseconds of a layer's training step against its density, on logarithmic axes.
+    """Draw the time of a layer's training step against the density of the layer, on logarithmic axes.
 
     Args:
         times: the results of `costs.time_layers`, in order of ascending density.
-        crossover: a density to mark; above it, a layer that stores only its links is no longer faster.
+        crossover: a density to mark; above it, a layer that stores only its links is no longer faster than a dense
+            layer.
     """
     lines = (("dense", "dense"), ("masked", "masked"), ("links", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):
@@ -50,7 +51,10 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
 
 
 def step_course(costs: Sequence[TrainingCost]) -> Figure:
-    """Draw the milliseconds of a step between two updates by density. A run that gets sparser moves to the right."""
+    """Draw the time of a training step by density, with a point for each interval between two updates.
+
+    A run that gets sparser moves to the right.
+    """
     with new_figure(6.8, 3.6) as (figure, (axes,)):
         for cost, (colour, marker, _) in zip(costs, looks(cost.name for cost in costs).values(), strict=True):
             seconds, density = zip(*cost.course, strict=True)
@@ -66,7 +70,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
 
 
 def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
-    """Draw the theoretical FLOPs, the time and the memory of each run, in per cent of the first run, which is dense."""
+    """Draw the theoretical FLOPs, step time and memory of each run relative to the dense first run, in per cent."""
     rival = costs[0]
     meters = (
         ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "D"),

@@ -28,7 +28,8 @@ class PruningStep:
 
     at: optimizer step.
     before, after: the number of links in all sparse layers before and after the update.
-    loss, accuracy: two values each, on the validation images before and after the update; accuracies are fractions.
+    loss, accuracy: a pair of values, measured on the validation images before and after the update; accuracies are
+        fractions.
     """
 
     at: int
@@ -49,17 +50,17 @@ class PruningStep:
 
     @property
     def drop(self) -> float:
-        """Drop of the accuracy at the update, in percentage points; negative if the accuracy rose."""
+        """Drop in accuracy at the update, in percentage points; negative if the accuracy rose."""
         return 100 * (self.accuracy[0] - self.accuracy[1])
 
     @property
     def rise(self) -> float:
-        """Rise of the validation loss at the update, in nats."""
+        """Rise in validation loss at the update, in nats."""
         return self.loss[1] - self.loss[0]
 
 
 def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsity") -> Figure:
-    """Draw curves over a window or a run. Each curve is a sequence of equally spaced values from start to end."""
+    """Draw curves that span a window or a run. Each curve is a sequence of equally spaced values from start to end."""
     with new_figure(7, 3.4) as (figure, (axes,)):
         for name, (colour, _, style) in looks(named).items():
             places = np.linspace(0, 1, len(named[name]))
@@ -73,7 +74,7 @@ def sparsity_courses(named: Mapping[str, Sequence[float]], label: str = "sparsit
 
 
 def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure:
-    """Draw each density over a run in its own panel, and shade and measure the area above the final density.
+    """Draw each run's density in its own panel; shade and measure the area between the curve and the final density.
 
     Args:
         named: for each name, the densities of a run, in [0, 1], at equally spaced steps.
@@ -97,11 +98,11 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
 
 
 def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
-    """Draw the links that each update removes, their share of the previous links, and the accuracy that it costs.
+    """Draw three effects of each update: the links removed, their share of the links before it, and the lost accuracy.
 
     Args:
         named: for each schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
-            Accuracies are means over the seeds, with a small mark for each seed.
+            The figure shows the mean accuracy loss over the seeds, and a small mark for each seed.
     """
     with new_figure(9.5, 3.3, columns=3) as (figure, (removed, share, lost)):
         for name, (colour, marker, style) in looks(named).items():
@@ -150,12 +151,12 @@ def decay_design(
     """Draw a density that falls over a run, with its cost shaded (left), and the links that updates remove (right).
 
     Args:
-        chosen: the decay that is designed.
+        chosen: the decay that the reader designs.
         other: a decay to compare it with, or None.
         final: the final density, which a constant schedule has throughout.
         stop: the share of the run at which the updates stop.
         conflict: the start and the end, as shares of the run, of a part in which the settings contradict each other;
-            None if there is no such part. The figure hatches this part and does not shade the cost.
+            None if there is no such part. If there is one, the figure hatches it and does not shade the cost.
     """
     with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
         courses = {course.name: course for course in (chosen, other) if course is not None}

@@ -21,11 +21,11 @@ _SMOOTHED = 10  # number of steps whose mean is a point of the loss curve
 
 
 def vital_signs(healthy: Patient, patient: Patient) -> Figure:
-    """Draw the loss, the weights that are not zero, and the active neurons by step.
+    """Draw the loss, the share of weights that are not zero, and the share of active neurons by training step.
 
-    The healthy run has dashed lines, and the patient has solid lines. The loss is a mean over 10 steps. The active
-    neurons are from the layer with the smallest share of active neurons. If this share hardly changes in either run,
-    the figure shows its first and last values as numbers.
+    Dashed lines show the healthy run, and solid lines show the patient. Each point of the loss is the mean of 10 steps.
+    After each update, the figure shows the share of active neurons in the layer where this share is smallest. If this
+    share is nearly constant in both runs, the figure shows its first and last values as numbers.
     """
     with new_figure(11, 3.3, columns=3) as (figure, (loss, weights, neurons)):
         courses: dict[str, tuple[str, list[float]]] = {}
@@ -58,8 +58,8 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
 def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Draw the overlap (above) and the ITOP rate (below) of a layer after each update, with a column for each patient.
 
-    In each column, the curves of the other patients are grey. The title of a column gives the active neurons of its
-    patient at the first and at the last update.
+    In each column, the curves of the other patients are grey. The title of a column shows the patient's
+    share of active neurons at the first and at the last update.
 
     Args:
         patients: for each name, rows with step, overlap, itop and anp, as in `Sparsifier.history`.

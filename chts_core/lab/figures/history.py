@@ -1,4 +1,4 @@
-"""A figure of the history of sparse networks: the times at which methods choose their links."""
+"""A figure of the history of sparse networks: when each method chooses its links, and when it was published."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from chts_core.lab.figures.style import BLACK, GREY, METHOD_LABELS, method_label, method_look, new_figure
 
-# The times when methods choose their links, from the bottom of the figure to the top.
+# When methods choose their links, in rows from the bottom of the figure to the top.
 LANES = (
     "after training",
     "before training,\nnever changed",
@@ -46,7 +46,7 @@ _BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 
 
 def timeline() -> Figure:
-    """Draw when each work of `WORKS` chooses its links (rows), by the year of its publication."""
+    """Draw each work of `WORKS` at its year of publication (x axis), in the row for when it chooses its links."""
     with new_figure(9, 3.4) as (figure, (axes,)):
         taken: dict[tuple[int, int], int] = {}  # works at each place; the next one goes below them
         for work in WORKS:

@@ -94,7 +94,7 @@ def score_maps(mask: Tensor, scores: Mapping[str, Tensor]) -> Figure:
 
 
 def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) -> Figure:
-    """Draw scores of the same links against a reference score. Each mark is a link; the axes are logarithmic.
+    """Draw several scores of links against a reference score of these links, on logarithmic axes. Each mark is a link.
 
     Args:
         reference: positive scores, 1-D.
@@ -111,11 +111,12 @@ def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) 
 
 
 def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw the milliseconds of each regrowth function by size (left) and by density (right), on logarithmic axes.
+    """Draw the time that each regrowth function takes, by size (left) and by density (right), on logarithmic axes.
 
     Args:
-        rows: each has a size, a density and the milliseconds of each function by its name. The left panel shows the
-            density that has the most sizes, and the right panel shows the size that has the most densities.
+        rows: each has a size, a density and, under the name of each function, its time in milliseconds. The left panel
+            shows the density that was measured with the most sizes, and the right panel shows the size that was
+            measured with the most densities.
     """
     names = [name for name in rows[0] if name not in ("size", "density")]
     with new_figure(9, 3.5, columns=2) as (figure, (left, right)):
@@ -156,7 +157,7 @@ def walk_frequencies(links: Sequence[l3.Link], expected: Sequence[float], observ
     Args:
         links: (output, input) pairs.
         expected: S / ΣS of each link, times the number of walks.
-        observed: the number of walks that ended there.
+        observed: the number of walks that ended at each link.
     """
     places = np.arange(len(links))
     with new_figure(8.4, 3.2) as (figure, (axes,)):

@@ -85,9 +85,10 @@ def degree_histograms(named: Mapping[str, Tensor]) -> Figure:
 
 
 def degree_tails(named: Mapping[str, Tensor]) -> Figure:
-    """Draw the share of neurons with at least k links, by k, on logarithmic axes. Hubs are the tail on the right.
+    """Draw the share of neurons with at least k links, by k, on logarithmic axes.
 
-    Outputs are on the left, and inputs are on the right. 100 % means all neurons, including neurons without links.
+    The left panel shows the outputs, and the right panel shows the inputs. The hubs are at the right end of each curve.
+    100 % means all neurons, including neurons without links.
     """
     with new_figure(9.5, 3.4, columns=2) as (figure, panels):
         for axes, side, name in zip(panels, (0, 1), ("output", "input"), strict=True):
@@ -118,7 +119,10 @@ def degree_tails(named: Mapping[str, Tensor]) -> Figure:
 
 
 def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
-    """Draw clustering against path length, both relative to Erdős–Rényi networks. Small worlds lie high, near x = 1."""
+    """Draw clustering against path length, both relative to Erdős–Rényi networks.
+
+    Small-world networks are near x = 1 and far above y = 1.
+    """
     with new_figure(6, 3.6) as (figure, (axes,)):
         axes.axhline(1, color=GREY, linewidth=1, linestyle=":")
         axes.axvline(1, color=GREY, linewidth=1, linestyle=":")
@@ -134,7 +138,7 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
 
 
 def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel: tuple[int, int]) -> Figure:
-    """Draw |r| of one pixel with all other pixels as a picture (left), and the mean |r| by distance (right).
+    """Draw |r| of one pixel with every other pixel (left), and the mean |r| of all pairs by distance (right).
 
     Args:
         correlation: |r| of all pairs of pixels, (pixels, pixels), 0 on the diagonal and for constant pixels.
@@ -178,7 +182,7 @@ def mask_and_degrees(mask: Tensor, title: str) -> Figure:
 
 
 def topology_change(first: Tensor, last: Tensor) -> Figure:
-    """Draw a layer before and after training, and the links that were kept, removed and added."""
+    """Draw a layer before and after training, and the links that were kept, removed or added."""
     with new_figure(11, 3.6, columns=3) as (figure, (left, middle, right)):
         draw_mask(left, first, f"before: {int(first.sum())} links")
         draw_mask(middle, last, f"after: {int(last.sum())} links")
@@ -195,7 +199,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
 class Links:
     """Some links of a network of one or more layers, all drawn in the same style.
 
-    masks: Boolean (out_features, in_features) by layer, beginning at the inputs.
+    masks: one for each layer, Boolean (out_features, in_features), beginning at the inputs.
     """
 
     label: str

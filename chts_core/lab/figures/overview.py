@@ -1,4 +1,4 @@
-"""Figures of the first page: a dense run beside a sparse run, and the order of the stages."""
+"""Figures for the first notebook: a dense run beside a sparse run, and the order of the stages."""
 
 import textwrap
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
 def stages(overview: Sequence[Stage]) -> Figure:
     """Draw which stage leads to which, from left to right. An arrow goes from a stage to each stage that builds on it.
 
-    The figure leaves out stages that do not exist, and prerequisites that another prerequisite already includes.
+    The figure leaves out prerequisites that are not in `overview`, or that another prerequisite already includes.
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all stages that a stage builds on, directly or indirectly

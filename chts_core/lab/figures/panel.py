@@ -44,12 +44,12 @@ def evolution(history: Sequence[Update]) -> pd.DataFrame:
 
 
 def plot_evolution(frame: pd.DataFrame) -> Figure:
-    """Draw active neurons, links ever active, overlap and links over the training steps, with one line per layer.
+    """Draw the active neurons, the ITOP rate, the overlap and the number of links by step, with one line per layer.
 
     The first five layers have colours, and the others are grey. If there are at most five layers and their active
-    neurons hardly change, the figure shows the first and last shares as numbers. The dotted line at 90 % overlap marks
-    where CHT considers a layer to be in an epitopological local minimum (ELM). An update that regrew no links has no
-    overlap to show.
+    neurons hardly change, the figure shows the first and last shares as numbers. CHT considers a layer whose
+    overlap is above the dotted line (90 %) to be in an epitopological local minimum (ELM). An update that regrew no
+    links has no overlap to show.
 
     Args:
         frame: the result of :func:`evolution`. For a model with many layers, pass only the rows of some layers, as in

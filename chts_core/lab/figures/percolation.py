@@ -22,8 +22,8 @@ def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         masks: Boolean (out_features, in_features) of the layers of a chain, beginning at the inputs.
 
     Returns:
-        For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs have none. For each
-        layer, its incomplete links, Boolean in the shape of its mask.
+        For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs are never inactive.
+        For each layer, its incomplete links, Boolean in the shape of its mask.
     """
     hidden = [~(before.any(dim=1) & after.any(dim=0)) for before, after in pairwise(masks)]
     inputs, outputs = masks[0].new_zeros(masks[0].shape[1]), masks[-1].new_zeros(masks[-1].shape[0])
@@ -69,7 +69,7 @@ def percolating_network(
 
 
 def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> Figure:
-    """Draw active neurons after percolation by sparsity and removal score: the mean, and a band from lowest to highest.
+    """Draw the ANP by sparsity, with a line (mean over seeds) and a band (lowest to highest) for each removal score.
 
     Args:
         anp: for each score, the shares of active neurons as fractions, (seeds, sparsities).
@@ -89,7 +89,7 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
 
 
 def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figure:
-    """Draw the active neurons of each hidden layer: a panel for each removal score, a bar for each stage of the update.
+    """Draw the active neurons of each hidden layer, with a panel per removal score and a bar per stage of the update.
 
     Args:
         counts: for each score and stage, the number of active neurons in each hidden layer.
@@ -115,7 +115,7 @@ def neurons_by_layer(counts: Mapping[str, Mapping[str, Sequence[int]]]) -> Figur
 
 
 def anp_by_epoch(courses: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw the active neurons by epoch and removal score, with a line for each seed.
+    """Draw the share of active neurons by epoch, with a line for each removal score and seed.
 
     Args:
         courses: for each score and seed, the shares of active neurons at the start and after each epoch, as fractions.

@@ -36,7 +36,7 @@ def _nodes(axes: Axes, places: Places, colour: str, marker: str, label: str) -> 
 
 
 def _finish(figure: Figure, panels: Sequence[Axes], right: float, loc: _Place, columns: int) -> None:
-    """Remove the scales of all panels, and add one legend for all panels."""
+    """Hide the axes of all panels, and add one legend for all panels."""
     entries: dict[str, Any] = {}
     for axes in panels:
         entries |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -78,7 +78,7 @@ def similar_partners() -> Figure:
     """Draw plugs and sockets that fit, or do not fit, because of their links.
 
     Two sockets that share a plug do not fit each other (left). A socket and a plug that are three links apart fit
-    (right).
+    each other (right).
     """
     places: Places = {"u": (0, 1), "z₂": (1, 1), "z₁": (0, 0), "v": (1, 0)}
     sockets, plugs = {name: places[name] for name in ("u", "z₂")}, {name: places[name] for name in ("z₁", "v")}

@@ -74,7 +74,7 @@ def draw_race(
 
     Args:
         runs: the runs of the methods, with any number of seeds for each.
-        course: returns the points (x, y) of a run's line; x is the same for all runs of a method.
+        course: returns the points (x, y) of a run's line; all runs of a method have the same values of x.
         xlabel, ylabel: the labels of the axes.
         highest: the upper end of the y axis.
         margin: the distance from the lower end of the y axis to the lowest line; the axis never goes below 0. The
@@ -107,8 +107,9 @@ def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
     """Draw how far each method ended above or below a rival, with 95 % confidence intervals. The best method is on top.
 
     Args:
-        rows: "method", "difference" and "interval" (None for a single run) as fractions of the test images.
-        rival: the name, on the axis, of what the methods are compared with.
+        rows: each with "method", "difference" and "interval" (None for a single run); differences and intervals are
+            fractions of the test images.
+        rival: the name of the rival, for the label of the axis.
     """
     points = [
         {**row} | {name: None if row[name] is None else 100 * row[name] for name in ("difference", "interval")}
@@ -120,10 +121,10 @@ def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
 def draw_differences(
     rows: Sequence[Mapping[str, Any]], xlabel: str, digits: int, higher_is_better: bool = True
 ) -> Figure:
-    """Draw differences of any score, as :func:`differences_ranked` does.
+    """Draw differences of any score, in the style of :func:`differences_ranked`.
 
     Args:
-        rows: "method", "difference" and "interval" (None for a single run), in the unit of the axis.
+        rows: each with "method", and with "difference" and "interval" (None for a single run) in the unit of the axis.
         xlabel: the label of the axis.
         digits: the number of digits after the point.
         higher_is_better: whether the largest difference is on top; otherwise the smallest difference is on top.
@@ -146,7 +147,7 @@ def draw_differences(
 
 
 def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Figure:
-    """Draw a validation score by step: the mean over seeds, and a band from the lowest to the highest score of a seed.
+    """Draw a validation score by step: the mean over seeds, and a band from the lowest to the highest score.
 
     A variant of a method ("chts/paper_l3p") has the method's colour and a dashed or dotted line.
 
@@ -162,12 +163,12 @@ def learning_curves(courses: Mapping[str, Sequence[Course]], ylabel: str) -> Fig
 def two_compared(
     courses: Mapping[str, Sequence[Course]], ylabel: str, differences: Mapping[int, float], xlabel: str, title: str
 ) -> Figure:
-    """Draw the learning curves of two methods, and the difference of their last scores for each seed.
+    """Draw the learning curves of two methods, and the difference between their last scores for each seed.
 
     Args:
         courses, ylabel: as in :func:`learning_curves`.
-        differences: the differences of their last scores, by seed.
-        xlabel: the label of the differences.
+        differences: the difference between their last scores, by seed.
+        xlabel: the label of the axis of the differences.
         title: the title of the figure.
     """
     with new_figure(9.2, 4.0, columns=2) as (figure, (left, right)):
@@ -294,7 +295,7 @@ def overlap_and_itop(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-# How the links of an update are marked; links with an earlier name are drawn below.
+# How the links of an update are marked. Links of a later entry are drawn on top.
 _LINK_STYLES = {
     "kept": (KEPT, "s"),
     "active": (BLUE, "s"),

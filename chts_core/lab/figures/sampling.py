@@ -33,7 +33,7 @@ from chts_core.schedules import linear_temperature
 def chances_and_entropy(
     scores: Tensor, chances: Mapping[str, Tensor], softness: Sequence[float], entropy: Sequence[float]
 ) -> Figure:
-    """Draw each score's chance at several softnesses (left), and the entropy of the first draw by softness (right).
+    """Draw each score's chance of being drawn first at several δ (left), and the entropy of this draw by δ (right).
 
     Args:
         scores: the scores of the candidates, (candidates,).
@@ -54,7 +54,7 @@ def chances_and_entropy(
             )
         left.set_ylim(0, 1)
         left.set_xlabel("score of the link")
-        left.set_ylabel("chance to be drawn first")
+        left.set_ylabel("chance of being drawn first")
         left.set_xticks(scores.tolist())
         name_ends(left)
         right.plot(softness, entropy, color=BLUE)
@@ -72,7 +72,7 @@ def _entropy_axis(axes: Axes, highest: float) -> None:
 
 
 def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Draw which links of a small layer some updates kept, removed, regrew, or removed and regrew at once.
+    """Draw a small layer at some updates: the links that stayed, were removed, regrown, or removed and then regrown.
 
     Args:
         steps: for each title, the links before the update, the removed links and the regrown links, as three Boolean
@@ -84,7 +84,7 @@ def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
                 Links("stayed", [before & ~removed]),
                 Links("removed", [removed & ~regrown], REMOVED, ":", 2.2),
                 Links("regrown", [regrown & ~removed], REGROWN, "--", 2.2),
-                Links("removed and regrown at once", [removed & regrown], ORANGE, "-.", 2.6),
+                Links("removed, then regrown", [removed & regrown], ORANGE, "-.", 2.6),
             ]
             draw_network(axes, groups, ["inputs", "outputs"])
             axes.set_title(title)
@@ -93,9 +93,9 @@ def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
 
 
 def overlap_by_rule(runs: Sequence[Run]) -> Figure:
-    """Draw the ELM overlap (left) and the ITOP rate (right) by update, for several rules of drawing.
+    """Draw the ELM overlap (left) and the ITOP rate (right) by update, with a curve for each rule that draws links.
 
-    The curves are means over layers and seeds.
+    Each curve is a mean over layers and seeds.
 
     Raises:
         ValueError: if no run ever updated its topology.
@@ -159,13 +159,13 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
 def removal_chances(
     chances: Tensor, removed: Tensor, softness: float, curve_softness: Sequence[float], curves: Mapping[str, Tensor]
 ) -> Figure:
-    """Draw each link's chance in a soft removal (left), and how softness leads from a random to a hard rule (right).
+    """Draw each link's chance of being removed (left), and curves of shares by softness (right).
 
     Args:
         chances: each link's chance of being removed, in [0, 1], from the weakest link to the strongest; (links,).
         removed: which links one draw removed, Boolean (links,).
         softness: the softness δ of that draw.
-        curve_softness: the softnesses at the points of the curves on the right.
+        curve_softness: the values of δ at the points of the curves on the right.
         curves: for each label, shares in [0, 1], (len(curve_softness),).
     """
     rank = torch.arange(1, len(chances) + 1)

@@ -1,4 +1,4 @@
-"""A figure of the claims: how far from 0 the differences of recorded runs are."""
+"""A figure of the claims: how far from 0 each advantage is in recorded runs."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ _LOOKS = {"holds": (BLUE, "o"), "undecided": (ORANGE, "D"), "does not hold": (VE
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the advantage of each claim in half-widths of its interval. A claim below -1 or above 1 is decided.
+    """Draw each claim's advantage in half-widths of its interval. Below -1 or above 1, the claim is decided.
 
     Args:
         rows: each with claim, advantage, interval and verdict, as :func:`chts_core.lab.results.standing.standing`

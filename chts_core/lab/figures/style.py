@@ -26,8 +26,8 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )
 GREY, BROWN, INDIGO = "#7F7F7F", "#8B5A2B", "#4818D8"  # grey is for the background
 PALE = "#C0C0C0"  # curves behind the main curves of a panel
-# The colour and the marker that a thing has in every figure. The looks of methods differ for all kinds of colour
-# vision.
+# The colour and the marker that a thing has in every figure. Readers with any kind of colour vision can tell the
+# methods apart.
 LOOKS = {
     "fc": (BLACK, "s"),
     "set": (ORANGE, "^"),
@@ -102,8 +102,8 @@ def method_look(name: str) -> tuple[str, str]:
 def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style of each curve of a figure.
 
-    `LOOKS` has a look for some labels, or for their first words. Every other label gets the next free look. A label
-    whose look is already in use also gets the next free look.
+    `LOOKS` contains the looks of some labels, or of their first words. Every other label gets the next free look. A
+    label whose look is already in use also gets the next free look.
     """
     table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}
     labels = list(labels)
@@ -139,7 +139,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Make an empty figure in the house style, with axes; draw on these inside a `with` block."""
+    """Make an empty figure in the house style, with axes; draw on these axes inside a `with` block."""
     # Figure objects of our own, outside pyplot, are never shown twice or kept in memory.
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
@@ -220,7 +220,7 @@ def write_below(axes: Axes, x: float, words: str) -> None:
 
 
 def is_flat(per_cent: Sequence[float]) -> bool:
-    """Whether a curve of shares in per cent hardly changes, so that its first and its last value are enough."""
+    """Whether a curve of shares in per cent hardly changes, so that its first and last values describe it."""
     return len(per_cent) > 1 and max(per_cent) - min(per_cent) < _FLAT
 
 

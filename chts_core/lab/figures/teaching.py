@@ -1,4 +1,4 @@
-"""How a class did."""
+"""A figure of the points of a class."""
 
 from collections.abc import Sequence
 

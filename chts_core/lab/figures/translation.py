@@ -33,7 +33,7 @@ _MANY_PIECES = 16  # with more pieces, only half as many panels fit side by side
 
 
 def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str], title: str = "") -> Figure:
-    """Draw how much each written piece attends to each piece of the source, with one panel for each head.
+    """Draw how much each piece of the target attends to each piece of the source, with one panel for each head.
 
     Args:
         weights: attention weights in [0, 1], (queries, keys) or (heads, queries, keys).
@@ -111,7 +111,7 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
     """Draw the learning rate by step, with and without a warm-up after each update of the topology.
 
     Args:
-        recipe: gives the number of steps and the schedule.
+        recipe: contains the number of steps and the schedule.
         width: the width of the model.
         update_steps: the steps after which there is an update, in ascending order.
     """
@@ -134,12 +134,12 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
 
 
 def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """Draw the tokens and the padding of each batch, with one panel for each way to make batches, on equal axes.
+    """Draw the tokens and the padding of each batch, with a panel of equal scale for each way to make batches.
 
     Args:
         lengths: the number of tokens of each pair, int (pairs,), as in `EncodedPairs.lengths`.
-        named: for each way to make batches, its batches; a batch is given by the numbers of its pairs, int (n,). All
-            pairs of a batch are padded to the length of the longest pair.
+        named: for each way to make batches, its batches; a batch lists the numbers of its pairs, int (n,). All pairs
+            of a batch are padded to the length of the longest pair in it.
     """
     with new_figure(_WIDEST, 3.4, columns=len(named)) as (figure, panels):
         highest = 0
@@ -162,7 +162,7 @@ def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Fi
 
 
 def translation_race(runs: Sequence[Run]) -> Figure:
-    """Draw BLEU of greedy translations of the validation pairs by training step, in the style of :func:`race`."""
+    """Draw the BLEU of greedy translations of the validation pairs by training step, in the style of :func:`race`."""
 
     def course(run: Run) -> Course:
         return [(look.step, look.bleu) for look in run.looks]
@@ -181,10 +181,10 @@ def scores_by_method(
     Args:
         rows: "method", "sparsity" (not used for "fc"), "mean" and "interval", the half-width of its 95 %
             confidence interval or None.
-        paper: mean and ± by method and sparsity, as in `PAPER_TABLE_1`.
+        paper: the mean and the ± for each method and sparsity, as in `PAPER_TABLE_1`.
         xlabel: the label of the scores.
     """
-    panels = {"measured here (bars: 95 % confidence)": rows}
+    panels = {"measured here (bars: 95 % intervals)": rows}
     if paper is not None:
         panels["the paper (bars: its ±)"] = [
             {"method": method, "sparsity": sparsity, "mean": mean, "interval": error}

@@ -34,7 +34,7 @@ class Exercise:
     difficulty: the number of stars, 1 to 3.
     minutes: the minutes that the exercise takes.
     importance: "essential", "useful" or "optional".
-    objectives: the numbers of its objectives in the header of the notebook.
+    objectives: the numbers of the exercise's objectives, as the header of the notebook lists them.
     writes_code: whether the learner writes code; if not, the answer is a number or a word.
     """
 
@@ -84,7 +84,7 @@ def check(exercise: str, *answers: Any, **given: Any) -> None:
 
     Raises:
         ValueError: for an unknown exercise; the message lists the names of the stage's exercises.
-        TypeError: if the check takes different arguments.
+        TypeError: if these arguments do not fit the check.
     """
     stage, _, name = exercise.partition(".")
     known = checks.of_stage(stage)
@@ -101,7 +101,7 @@ def attempt() -> Iterator[None]:
     """Run the assertions that test an exercise, and print "Correct." or the error.
 
     Use this function for your own exercises. A wrong answer raises no error, so the rest of the notebook still runs.
-    The learner reads the message of the assertion, so the message should give the result and a hint.
+    The learner reads the message of the assertion, so this message should say what is wrong and give a hint.
     """
     try:
         yield
@@ -150,11 +150,11 @@ def _without_outputs(notebook: Any) -> Any:
 
 
 def solved_version(notebook: Any) -> Any:
-    """A copy of a notebook in which the folded solutions replace the exercises, to test the solutions.
+    """A copy of a notebook, for tests of the solutions, in which the folded solutions replace the exercises.
 
     Raises:
-        ValueError: if an exercise has no ```python solution before the next exercise; the message names its first
-            line.
+        ValueError: if an exercise has no ```python solution before the next exercise; the message quotes the first line
+            of the exercise without a solution.
     """
     solved = nbformat.from_dict(notebook)
     open_exercise = None
@@ -175,7 +175,7 @@ def solved_version(notebook: Any) -> Any:
                 open_exercise = None
     if open_exercise is not None:
         first_line = open_exercise.source.partition("\n")[0]
-        raise ValueError(f"the exercise that begins with {first_line!r} has no folded solution in ```python after it.")
+        raise ValueError(f"the exercise that begins with {first_line!r} lacks a folded solution in ```python.")
     return solved
 
 
@@ -188,11 +188,11 @@ def write_versions(sources: Sequence[Path], out_dir: Path, version: Callable[[An
         version: :func:`student_version` or :func:`solution_version`.
 
     Raises:
-        ValueError: if a version would overwrite a notebook. Then no version is written.
+        ValueError: if a version would overwrite a notebook. In this case, the function writes nothing.
     """
     for source in sources:
         if (out_dir / source.name).resolve() == source.resolve():
-            raise ValueError(f"{source} would be overwritten; choose a folder other than its own.")
+            raise ValueError(f"{source} would be overwritten; choose a folder other than the notebook's own.")
     out_dir.mkdir(parents=True, exist_ok=True)
     written = []
     for source in sources:

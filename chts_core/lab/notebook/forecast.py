@@ -14,7 +14,7 @@ from chts_core.lab.train import images, language, translation
 # Operations per second of one core, from recorded runs (results/), and of a GPU: 40 % of the number in an H100's data
 # sheet.
 _CORE, _GPU, _GPU_16_BITS = 80e9, 0.4 * 67e12, 0.4 * 989e12
-# Seconds that a pass spends on other work than matrix products, from recorded runs of small models.
+# Seconds that a pass spends on work other than matrix products, from recorded runs of small models.
 _MLP_PASS, _TRANSLATOR_PASS, _LLAMA_PASS = 0.0008, 0.02, 0.01
 _LOOKS = 1.1  # validating, testing and saving multiply the training time by this factor
 _KEPT_BYTES = 16  # bytes per weight: the weight, its gradient and two moments in float32
@@ -41,7 +41,7 @@ class Work:
     """The work of all training runs of a notebook together.
 
     passes: the number of forward and backward passes through the model.
-    pass_seconds: the seconds that a pass takes in addition to its operations, for a model of any size.
+    pass_seconds: the seconds that a pass takes in addition to its operations; they do not depend on the model's size.
     operations: the floating-point operations of all passes.
     half: whether matrix products use 16 bits.
     memory_mb: the memory of weights, gradients, moments, numbers kept for the backward pass, and data.
@@ -61,7 +61,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The expected time and memory of a run. `measured`: whether they were measured with the same settings."""
+    """The expected time and memory of a run.
+
+    measured: whether the time and memory were measured in a run with the same settings; if not, they are estimated.
+    """
 
     minutes: float
     memory_mb: int

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Term:
     """One term.
 
-    meaning: a sentence.
+    meaning: what the term means, in one or more sentences.
     formula: LaTeX without dollar signs, empty if words are enough; bars are written as \\lvert, \\rvert.
     source: the place in the paper that defines the term, or another source.
     function: the dotted path of the code that computes it.
@@ -103,8 +103,8 @@ GLOSSARY = (
     ),
     Term(
         "CSTI",
-        "Correlated sparse topological initialisation: it links the input features that correlate most, so it "
-        "needs the correlations of the inputs. The paper's MLPs start from this network.",
+        "Correlated sparse topological initialisation: it links the pairs of features that correlate most "
+        "strongly, so it needs the correlations between the inputs. The paper's MLPs start from this network.",
         r"\lvert r_{ij} \rvert",
         "Section 4.2",
         "chts_core.topology.correlated",
@@ -151,7 +151,7 @@ GLOSSARY = (
     ),
     Term(
         "CH3-L3n",
-        "Node-based score that only penalises the links from the community to other nodes.",
+        "Node-based score that penalises links from the community to other nodes, and rewards no links.",
         r"\sum_z \dfrac{1}{1 + e_z}",
         "node-based link regrowth",
         "chts_core.link_prediction.ch3_l3n",
@@ -169,7 +169,7 @@ GLOSSARY = (
     ),
     Term(
         "weight magnitude (WM)",
-        "Removal score: the links with the smallest weights are removed first.",
+        "Removal score: the links with the smallest absolute weights are removed first.",
         r"\lvert W_{ij} \rvert",
         "link removal",
         "chts_core.removal.magnitude",
@@ -178,8 +178,8 @@ GLOSSARY = (
     ),
     Term(
         "relative importance (RI)",
-        "Removal score: the weight as a share of all weights at its input, plus the weight as a share of all weights "
-        "at its output.",
+        "Removal score: the link's share of all absolute weights at its input, plus its share of all absolute "
+        "weights at its output.",
         r"\dfrac{\lvert W_{ij} \rvert}{\sum_k \lvert W_{kj} \rvert} + \dfrac{\lvert W_{ij} \rvert}"
         r"{\sum_k \lvert W_{ik} \rvert}",
         "link removal",
@@ -190,7 +190,7 @@ GLOSSARY = (
     Term(
         "soft rule",
         "A rule that draws links at random and without replacement, with chances that follow their scores. The hard "
-        "rule takes the best links.",
+        "rule takes the links with the highest scores.",
         r"p \propto \text{score}^T",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.keep",
@@ -199,8 +199,8 @@ GLOSSARY = (
     ),
     Term(
         "softness δ, temperature T",
-        "Two measures of how strictly a soft draw follows the scores. The draw is uniform at T = 0, and it takes the "
-        "best links for T → ∞.",
+        "Two measures of how strictly a soft draw follows the scores. The draw is uniform at T = 0. For T → ∞, it "
+        "takes the links with the highest scores.",
         r"T = \dfrac{\delta}{1 - \delta}",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.temperature_from_softness",
@@ -209,8 +209,8 @@ GLOSSARY = (
     ),
     Term(
         "last weight",
-        "The weight of a link when it was removed, also called historical weight. In CHTs and CHTss, a regrown link "
-        "starts with its last weight, if it has one. In GMP, the last weights decide which links return.",
+        "The weight that a link had when it was removed, also called historical weight. In CHTs and CHTss, a regrown "
+        "link starts with its last weight, if it has one. In GMP, the last weights decide which links return.",
         "",
         "Appendices J and G.2",
         "chts_core.engine.weights.PastWeights.recall",
@@ -266,7 +266,7 @@ GLOSSARY = (
     Term(
         "ANP",
         "Active neuron percentage: output neurons that are active after an update or a run, as a share of the output "
-        "neurons that were active before. In this project, a share of all neurons is not called ANP.",
+        "neurons that were active before. In this project, ANP never means a share of all neurons.",
         r"\dfrac{\text{active after}}{\text{active before}}",
         "MLP table",
         "chts_core.percolation.active_neurons",
@@ -315,9 +315,9 @@ GLOSSARY = (
     ),
     Term(
         "excess, EM&S",
-        "Elastic mutation with a soft bound on memory: the network holds more links than its target. An update keeps "
-        "only the best links, up to the target number. It removes the excess, which is all other links, and then "
-        "regrows links. MEST uses this method.",
+        "Elastic mutation with a soft bound on memory: the network holds more links than its target number. An update "
+        "keeps only the best links, up to the target number. It removes all other links, which are the excess, and "
+        "then regrows links. MEST uses this method.",
         "",
         "Yuan et al., 2021",
         "chts_core.schedules.staged_sparsity",
@@ -345,8 +345,9 @@ GLOSSARY = (
     ),
     Term(
         "attention head",
-        "A weighted mean of the values of all tokens. The better a key fits the query, the more its value counts. For "
-        "percolation, queries and keys form a pair, and values and outputs form a chain.",
+        "A part of an attention block that computes a weighted mean of the values of all tokens. The better a key fits "
+        "the query, the more its value counts. For percolation, queries and keys form a pair, and values and outputs "
+        "form a chain.",
         r"\text{softmax}\left(\dfrac{Q K^T}{\sqrt{d}}\right) V",
         "Vaswani et al., 2017",
         "chts_core.lab.models.Transformer.attention",
@@ -385,7 +386,7 @@ GLOSSARY = (
     ),
     Term(
         "perplexity",
-        "A perplexity of k means that the model's guesses are as hard as guesses among k equally likely tokens.",
+        "A perplexity of k means that each guess of the model is as hard as a guess among k equally likely tokens.",
         r"e^{-\frac{1}{n} \sum_i \log p_i}",
         "Table 2",
         "chts_core.lab.train.language.validation_loss",
@@ -394,7 +395,8 @@ GLOSSARY = (
     ),
     Term(
         "packing",
-        "A step that joins all documents, each with its end token, and cuts the result into blocks without padding.",
+        "A preparation step that joins all documents, each with its end token, and cuts the result into blocks without "
+        "padding.",
         "",
         "appendix",
         "chts_core.lab.data.pack",

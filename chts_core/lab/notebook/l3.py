@@ -1,7 +1,7 @@
 """Count the L3 paths of a missing link one by one, straight from the definition, in networks small enough to draw.
 
-`chts_core.link_prediction` computes the same scores for whole layers; this module shows the paths and nodes behind a
-score, and explains why a count is wrong.
+`chts_core.link_prediction` computes the scores of a whole layer at once. This module computes the same scores, shows
+the paths and nodes behind a score, and explains why a learner's count is wrong.
 """
 
 import math
@@ -24,8 +24,8 @@ _SIDES = ("output", "input")
 class Node:
     """A node of the local community of a missing link.
 
-    inside is the number of its links to nodes of the community (i_z). outside is the number of its other links (e_z),
-    not counting links to the ends of the missing link.
+    inside: the number of its links to nodes of the community (i_z).
+    outside: the number of its other links (e_z), not counting links to the ends of the missing link.
     """
 
     side: str
@@ -42,7 +42,7 @@ class Node:
         return f"{self} (i = {self.inside}, e = {self.outside})"
 
     def ratio(self, predictor: str) -> float:
-        """The ratio of the node in a score: (1 + i) / (1 + e) in CH2, and 1 / (1 + e) in CH3."""
+        """The ratio that the node contributes to a score: (1 + i) / (1 + e) in CH2, and 1 / (1 + e) in CH3."""
         return (1 + self.inside if predictor.startswith("ch2") else 1) / (1 + self.outside)
 
 
@@ -139,7 +139,7 @@ def describe(nodes: Sequence[int]) -> str:
 
 
 def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
-    """Explain why a number of L3 paths is wrong: list the existing paths, and name the slips that give this number.
+    """Explain why a number of L3 paths is wrong: list the existing paths, and name mistakes that lead to this number.
 
     Args:
         mask: Boolean (out_features, in_features).
@@ -171,7 +171,7 @@ _HOW_TO_COUNT = "Go from the output to each of its inputs, and from there to the
 
 
 def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, str]]:
-    """Yield wrong counts of the L3 paths, each with the slip that leads to this count."""
+    """Yield wrong counts of the L3 paths, each with the mistake that leads to this count."""
     u, v = link
     inputs_of, outputs_of = neighbours(mask)
     nodes = community(mask, link)
@@ -188,14 +188,14 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
         )
     yield (
         len(found) + 1,
-        f"counted the link {describe(link)}, too. This link is missing, and as a path, it would have only one link.",
+        f"also counted the link {describe(link)}. This link is missing, and as a path, it would have only one link.",
     )
     unlinked = [(z1, z2) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 not in inputs_of[z2]]
     if unlinked:
         z1, z2 = unlinked[0]
         yield (
             len(found) + len(unlinked),
-            f"ignored the middle link: input {z1} and output {z2} are not linked.",
+            f"did not check the middle link of each path: input {z1} and output {z2} are not linked.",
         )
     yield 2 * len(found), "counted each path from both ends, but a path has no direction."
 
@@ -239,7 +239,9 @@ def explain_paths(mask: Tensor, link: Link, listed: Iterable[Sequence[int]]) -> 
     found = set(paths(mask, link))
     answer = [tuple(map(operator.index, path)) for path in listed]
     complaints = [_complaint(mask, link, path) for path in dict.fromkeys(answer) if path not in found]
-    complaints += [f"{describe(path)} is listed twice." for path in dict.fromkeys(answer) if answer.count(path) > 1]
+    complaints += [
+        f"{describe(path)} is listed more than once." for path in dict.fromkeys(answer) if answer.count(path) > 1
+    ]
     left = sorted(found - set(answer))
     if left:
         _, z1, _, _ = left[0]

@@ -75,7 +75,7 @@ class MethodName(Choice):
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """A hint in brackets that names the known word nearest to a name; "" if no word is close."""
+    """A hint in brackets that names the known word most similar to a name; "" if no word is similar enough."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

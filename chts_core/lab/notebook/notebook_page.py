@@ -40,7 +40,7 @@ _BY_CLASS = {explorer.__name__: explorer for explorer in EXPLORERS.values()}
 
 
 def record_widgets(cell: Any) -> None:
-    """In a cell's outputs, replace the view of a widget, which needs a kernel, by a recording."""
+    """In a cell's outputs, replace the view of a widget, which needs a kernel, with a recording."""
     named = [_BY_CLASS[name] for name in re.findall(r"widgets\.(\w+)", cell.source) if name in _BY_CLASS]
     for output in cell.get("outputs", []):
         if named and output.get("data", {}).pop(WIDGET_VIEW, None):
@@ -60,7 +60,7 @@ class _PageExporter(HTMLExporter):
 
 
 def write_page(executed: Path) -> Path:
-    """Write an executed notebook as an HTML page into the same folder."""
+    """Write an executed notebook as an HTML page into the notebook's folder."""
     exporter = _PageExporter(template_name="lab")
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # keep the last state of a progress bar
     exporter.register_preprocessor(_PictureWithAlternative, enabled=True)

@@ -105,7 +105,7 @@ def find(name: str) -> Path:
 
 
 def copy_to(directory: Path) -> list[Path]:
-    """Copy the notebooks to a folder to work in; existing files there stay unchanged.
+    """Copy the notebooks to a folder to work in; files that already exist there stay unchanged.
 
     Returns:
         The notebooks that were copied.
@@ -114,7 +114,7 @@ def copy_to(directory: Path) -> list[Path]:
         ValueError: if the folder is the source of the notebooks.
     """
     if directory.resolve() == folder().resolve():
-        raise ValueError(f"{directory} is where the notebooks come from; choose a folder to work in.")
+        raise ValueError(f"{directory} is where the notebooks come from; choose another folder to work in.")
     directory.mkdir(parents=True, exist_ok=True)
     missing = [path for path in stages() if not (directory / path.name).exists()]
     return [Path(shutil.copy(path, directory)) for path in missing]
@@ -212,8 +212,8 @@ def parameters(path: Path) -> dict[str, Parameter]:
         annotation = found["inferred_type_name"]
         if annotation not in types:
             raise ValueError(
-                f"{path.name} declares parameter {name} as {annotation}; annotate it as one of {', '.join(types)}: "
-                f"{name}: int = 0."
+                f"{path.name} declares parameter {name} as {annotation}; annotate it with one of {', '.join(types)}, "
+                f"for example {name}: int = 0."
             )
         try:
             default = ast.literal_eval(found["default"])
@@ -265,7 +265,7 @@ def _profiles() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
-    """Check a notebook's parameters, and replace 0 or "" by the value of the profile.
+    """Check a notebook's parameters, and replace 0 or "" with the value of the profile.
 
     Args:
         stage: the name of the notebook, such as "06_mlp".
@@ -291,7 +291,7 @@ def start(stage: str, profile: str, **given: Any) -> SimpleNamespace:
 
 
 def _settled(stage: str, profile: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given values, with the profile's values instead of 0 or ""."""
+    """The settings of the profile and the given values; a given 0 or "" keeps the value of the profile."""
     settings = profile_settings(stage, profile)
     del settings["minutes"], settings["memory_mb"]
     return settings | {name: value for name, value in given.items() if name not in settings or value not in (0, "")}
@@ -327,7 +327,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
     """Convert parameters from the command line to the types in the notebook, and check them.
 
     Raises:
-        ValueError: if a parameter is unknown, or a value does not fit; the message names the parameter and what was
+        ValueError: if a parameter is unknown, or a value is not allowed; the message names the parameter and what was
             expected.
     """
     known = parameters(path)
@@ -346,7 +346,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
     """Refuse a value that is outside the limits of its parameter, in general or in a stage.
 
     Raises:
-        ValueError: if it is outside; the message names the parameter, the value, a known word near it and the limits.
+        ValueError: for a value outside the limits; the message names parameter, value, limits and a similar known word.
     """
     limit = (LIMITS | STAGE_LIMITS.get(stage, {})).get(name)
     if limit is not None and not limit.accepts(value):
@@ -355,7 +355,7 @@ def check_value(name: str, value: Any, stage: str = "") -> None:
 
 
 def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Execute a notebook with parameters; write it and the record of the run to `out_dir`.
+    """Execute a notebook with parameters; write the executed notebook and the record of the run to `out_dir`.
 
     Args:
         path: the notebook, which is not changed.
@@ -363,12 +363,12 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         given: checked parameters.
 
     Returns:
-        The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, versions,
-        device, expected (the profile's estimate), seconds, peak_memory_mb (of the kernel and its processes), started,
-        git. A notebook fails if a cell or a widget raises an error, or if the kernel dies.
+        The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, methods,
+        versions, device, expected (the profile's estimate), seconds, peak_memory_mb (of the kernel and its processes),
+        started, git. A notebook fails if a cell or a widget raises an error, or if the kernel dies.
 
     Raises:
-        ValueError: if there is no such device, or the notebook would be overwritten. In both cases, nothing has run.
+        ValueError: if there is no such device, or the notebook would be overwritten. In both cases, no cell has run.
     """
     executed_path = out_dir / path.name
     if executed_path.resolve() == path.resolve():

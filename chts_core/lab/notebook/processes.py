@@ -1,4 +1,4 @@
-"""End processes that this process has started, with all their descendants, and measure their memory."""
+"""Measure the memory of processes that this process has started, and end them with all their descendants."""
 
 import contextlib
 import signal
@@ -18,7 +18,7 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
     """End a process and all its descendants, even in other sessions (torchrun, Dask and Jupyter start such sessions).
 
     Args:
-        process: a process that was started; it may have ended already.
+        process: a process that this process has started; it may have ended already.
         how: the signal that all these processes receive first. Processes that are still alive ten seconds later
             are killed.
     """
@@ -39,7 +39,7 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
 
 
 def _memory_of(process: psutil.Process) -> int:
-    """The memory of a process in bytes, with only its part of shared memory if the system reports this part."""
+    """The memory of a process in bytes. Of shared memory, only the process's part counts, if the system reports it."""
     return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
 
 

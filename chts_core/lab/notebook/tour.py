@@ -59,7 +59,7 @@ def tour(profile: str, out_dir: Path, paths: Sequence[Path] = ()) -> bool:
 
     Raises:
         ValueError: for an unknown profile.
-        KeyboardInterrupt: if the tour was interrupted. Then the index has only the finished stages.
+        KeyboardInterrupt: if the tour was interrupted. The index then contains only the finished stages.
     """
     notebooks.check_value("profile", profile)
     forecasts = {path: notebooks.expected(path, {"profile": profile}) for path in paths or notebooks.stages()}
@@ -139,7 +139,7 @@ def _interrupted_when_ended() -> Iterator[None]:
 
 
 def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]":
-    """Delete files of an earlier run and start `chts run --page` for a stage, in a process unaffected by Ctrl-C."""
+    """Delete an earlier run's files, and start `chts run --page` for a stage in a process that Ctrl-C does not end."""
     for name in (path.name, f"{path.stem}.json", f"{path.stem}.html"):
         (out_dir / name).unlink(missing_ok=True)
     command = [

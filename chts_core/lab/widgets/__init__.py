@@ -1,6 +1,6 @@
 """Widgets for exploring: when you move a control, the picture and its description change.
 
-`EXPLORERS` has all widgets by their names.
+`EXPLORERS` contains the class of each widget under the widget's name.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Stored learning curves of two methods, and the difference of their last scores for each seed."""
+"""Stored learning curves of two methods, and the difference between their last scores for each seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from chts_core.methods import METHODS
 def stored() -> dict[str, list[Row]]:
     """The recorded runs of the nine methods, by the name of their comparison.
 
-    Variants, trials of several settings with one seed, and runs without validation are shown in tables instead.
+    Variants, trials of several settings with one seed, and runs without validation appear only in tables.
     """
     found: dict[str, list[Row]] = {}
     for name, rows in report.read(records.results_folder()).items():
@@ -43,9 +43,9 @@ class CurveState:
 
 @dataclass(frozen=True)
 class CurveResult:
-    """The curves of both methods and of FC, the differences of the last scores by seed, and a description.
+    """The curves of both methods and of FC, the difference between their last scores by seed, and a description.
 
-    If no runs of both methods are stored, there are no curves and no differences.
+    If one of the methods has no stored runs, there are no curves and no differences.
     """
 
     courses: dict[str, list[list[tuple[float, float]]]]
@@ -65,7 +65,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
 
     @staticmethod
     def compute(state: CurveState) -> CurveResult:
-        """Return the curves of a state; if there are none, the description says which curves there are."""
+        """Return the curves of a state; if there are none, the description says which curves exist."""
         rows = stored()[state.comparison]
         mine, theirs = (_of(rows, method, state.sparsity) for method in (state.method, state.rival))
         pair = f"{method_label(state.method)} and {method_label(state.rival)}"
@@ -76,7 +76,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult(
                 {},
                 {},
-                f"{place}: there are no stored runs of both {pair}. There are stored runs of "
+                f"{place}: the stored runs do not include both {pair}. There are stored runs of "
                 f"{', '.join(map(method_label, methods))} at {', '.join(f'{share:.0%}' for share in shares)}.",
             )
         score = report.SCORES[rows[0]["task"]]
@@ -89,15 +89,16 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         if state.method == state.rival:
             refusal = f"{place}: both methods are {method_label(state.method)}; choose two different methods."
             return CurveResult({state.method: [score.course(row) for row in mine]}, found, refusal)
-        gap = f"{mean:+.{score.digits}f}"
+        gap, certainty = f"{mean:+.{score.digits}f}", ""
         if len(found) > 1:
-            zero = "contains" if abs(mean) <= interval else "excludes"
-            gap += f" ± {interval:.{score.digits}f}, a 95 % confidence interval that {zero} 0"
+            gap += f" ± {interval:.{score.digits}f}"
+            zero = "contains" if abs(mean) <= interval else "does not contain"
+            certainty = f" The 95 % confidence interval {zero} 0."
         return CurveResult(
             {method: lines for method, lines in courses.items() if lines},
             found,
-            f"{place}: in {score.name}, {method_label(state.method)} minus {method_label(state.rival)} is {gap}, over "
-            f"{len(found)} {'seed' if len(found) == 1 else 'seeds'}.",
+            f"{place}: in {score.name}, {method_label(state.method)} minus {method_label(state.rival)} is {gap} over "
+            f"{len(found)} {'seed' if len(found) == 1 else 'seeds'}.{certainty}",
         )
 
     @staticmethod
@@ -105,7 +106,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         """Draw the curves beside the differences; the picture is empty if there are no curves."""
         title = f"{state.comparison}, {state.sparsity:.0%} sparse"
         if not result.courses:
-            return figures.empty(f"{title}:\nno stored runs of both methods", "step", "score")
+            return figures.empty(f"{title}:\nthe stored runs do not include both methods", "step", "score")
         score = report.SCORES[stored()[state.comparison][0]["task"]]
         difference = f"{method_label(state.method)} minus {method_label(state.rival)}\n{score.name}"
         return figures.two_compared(result.courses, score.course_name, result.differences, difference, title)

@@ -1,4 +1,4 @@
-"""Design the decay of the density: a schedule, its window and its ends, and see what the run costs."""
+"""Design a decay of the density: choose its schedule, window and two sparsities, and see what the run costs."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,7 +58,7 @@ class DensityResult:
 
 
 class DensityDesigner(Explorer[DensityState, DensityResult]):
-    """Design the decay of the density: a schedule, its window and its ends, and see what the run costs."""
+    """Design a decay of the density: choose its schedule, window and two sparsities, and see what the run costs."""
 
     name = "density"
     State = DensityState
@@ -90,17 +90,17 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
             steepest = max(range(state.updates), key=lambda update: removed[update])
             constant = link_count(*state.layer, 1 - state.final) / possible
             too_late = (
-                f", after the last update at {_percent(state.stop)}, so no {name} decay from this start costs as much"
+                f", after the last update at {_percent(state.stop)}, so no {name} decay with this start costs as much"
                 if other_end > state.stop
                 else f", no later than the last update at {_percent(state.stop)}"
             )
             description = (
-                f"A {chosen.name} decay of the density, with a sparsity from {state.initial:.2f} to {state.final:.2f} "
-                f"between {_percent(state.start)} and {_percent(state.end)} of the run, takes {flops:.1%} of the dense "
-                f"layer's training FLOPs ({constant:.1%} with the final sparsity from the first step on). A "
-                f"{_named(state, name)} decay with equal FLOPs would end at {_percent(other_end)}{too_late}. The "
-                f"steepest update, at {_percent(chosen.shares[steepest + 1])}, removes {removed[steepest]:,} of "
-                f"{links[steepest]:,} links."
+                f"A {chosen.name} decay of the density, in which the sparsity rises from {state.initial:.2f} to "
+                f"{state.final:.2f} between {_percent(state.start)} and {_percent(state.end)} of the run, takes "
+                f"{flops:.1%} of the dense layer's training FLOPs ({constant:.1%} if the sparsity is {state.final:.2f} "
+                f"from the first step on). A {_named(state, name)} decay with equal FLOPs would end at "
+                f"{_percent(other_end)}{too_late}. The largest update, at {_percent(chosen.shares[steepest + 1])}, "
+                f"removes {removed[steepest]:,} of {links[steepest]:,} links."
             )
         return DensityResult(chosen, flops, other, other_end, removed, conflict, description)
 
@@ -110,7 +110,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
         return figures.decay_design(result.chosen, result.other, 1 - state.final, state.stop, result.conflict)
 
     def make_controls(self, state: DensityState) -> dict[str, Any]:
-        """A menu of schedules, and sliders for the steepness, both sparsities, the window and the last update."""
+        """A menu of schedules, and sliders for the steepness, the two sparsities, the window and the last update."""
         return {
             "schedule": menu("schedule", state.schedule, ["sigmoid", "cubic"]),
             "k": slider("steepness k", state.k, 1, 20, 1),
@@ -127,7 +127,7 @@ def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
     if state.end <= state.start:
         return (state.end, state.start), (
             f"the window would end at {_percent(state.end)} of the run, which is not after its start at "
-            f"{_percent(state.start)}. Move the end up or the start down."
+            f"{_percent(state.start)}. Choose a later end or an earlier start."
         )
     if state.final < state.initial:
         return (state.start, state.end), (
@@ -145,7 +145,7 @@ def _problem(state: DensityState) -> tuple[tuple[float, float], str] | None:
 
 
 def _course(state: DensityState, schedule: Schedule, end: float, stop: float) -> DensityCourse:
-    """The density from update to update, if the updates stop at a share of the run."""
+    """The density from update to update, if the updates stop at the share `stop` of the run."""
     start, last = state.start * state.updates, stop * state.updates
     density = []
     for update in range(state.updates + 1):

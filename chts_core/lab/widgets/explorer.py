@@ -1,4 +1,4 @@
-"""The base of all widgets: a state, a pure `compute`, a picture with a description, and controls that connect them.
+"""The base of all widgets: a state, a pure `compute`, a picture with a description, and controls for the state.
 
 The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget, so that it
 has a text alternative, and so that an error in a callback is raised instead of disappearing in a hidden output area.
@@ -24,11 +24,11 @@ _FIT = 'style="max-width: 100%"'
 
 
 class Result(Protocol):
-    """The result of `compute`: the data for the picture, and a text that says the same as the picture."""
+    """The result of `compute`: the data for the picture, and a text that describes the picture."""
 
     @property
     def description(self) -> str:
-        """The text that describes the picture."""
+        """A description of the picture in one or more sentences."""
 
 
 StateT = TypeVar("StateT", bound="DataclassInstance")
@@ -40,7 +40,7 @@ class Explorer(ABC, Generic[StateT, ResultT]):
 
     A subclass defines its `State` (a frozen dataclass whose defaults are shown first), and how to compute, to draw, and
     to make a control for each field of the state that the reader can change. In the browser, the controls have the CSS
-    classes `chts-NAME-FIELD`, and the picture `chts-NAME-picture`.
+    classes `chts-NAME-FIELD`, and the picture has the class `chts-NAME-picture`.
 
     Attributes:
         recorded: for each field, the values that a page without a kernel offers (recording.py); the other fields keep
@@ -140,7 +140,7 @@ def whole_slider(label: str, value: int, low: int, high: int, step: int = 1) -> 
 
 
 def menu(label: str, value: Any, options: Sequence[Any]) -> Any:
-    """A drop-down of values, or of (text, value) pairs."""
+    """A drop-down menu of values, or of (text, value) pairs."""
     return ipywidgets.Dropdown(value=value, options=list(options), description=label, **_look())
 
 

@@ -100,7 +100,7 @@ class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult])
         return figures.local_community(NETWORK, state.link, result.path, title)
 
     def make_controls(self, state: LinkPredictionState) -> dict[str, Any]:
-        """Menus of missing links and predictors, and a slider for path numbers up to the largest number of paths."""
+        """Menus of missing links and predictors, and a slider for the number of the path to highlight."""
         links = [(l3.describe(link), link) for link in l3.missing_links(NETWORK)]
         return {
             "link": menu("missing link", state.link, links),

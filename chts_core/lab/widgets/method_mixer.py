@@ -82,7 +82,7 @@ _TITLES = {"sparsity": "number of links"}  # of the fields whose menu has anothe
 
 
 def in_words(method: Method) -> dict[str, str]:
-    """The five choices of a method in the words of `CHOICES`; a choice without words is given by its repr."""
+    """The five choices of a method in the words of `CHOICES`; a choice that is not in `CHOICES` appears as its repr."""
     return {
         field: next((words for words, choice in choices.items() if choice == getattr(method, field)), None)
         or repr(getattr(method, field))
@@ -123,7 +123,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
     @staticmethod
     def compute(state: MethodMixerState) -> MethodMixerResult:
-        """Train the mix and its rival in a short run each. A second call with the same choices reuses the runs."""
+        """Train the mix and its rival, each in a short run. A second call with the same choices reuses the runs."""
         mix = Method(**{field: choices[getattr(state, field)] for field, choices in CHOICES.items()})
         name = METHOD_LABELS[state.rival]
         theirs = _trained(METHODS[state.rival], state.rival)
@@ -138,7 +138,9 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
             f"{mine.density:.0%} of the links, and {name} has {theirs.validation_accuracy[-1]:.1%} with "
             f"{theirs.density:.0%}."
         )
-        comparison = f"The mix differs from {name} in {differing}." if differing else f"The mix is equal to {name}."
+        comparison = (
+            f"The mix differs from {name} in {differing}." if differing else f"The mix is the same method as {name}."
+        )
         return MethodMixerResult(
             [theirs, mine],
             f"{comparison} {accuracies} Each method has only one run, and both runs have the same seed, so the "

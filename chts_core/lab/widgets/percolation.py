@@ -132,7 +132,8 @@ def _describe(
     )
     active, active_before = (sum(int((~neurons).sum()) for neurons in sides[1:-1]) for sides in (after, before))
     anp = (
-        f"Once no link is incomplete, ANP is {active} / {active_before} = {active / active_before:.2f}"
+        f"When percolation has cut all incomplete links, ANP is {active} / {active_before} = "
+        f"{active / active_before:.2f}"
         if active_before
         else "No neuron was active at the start"
     )

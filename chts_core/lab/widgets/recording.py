@@ -1,4 +1,4 @@
-"""Recordings of widgets: on a page without a kernel, HTML controls choose among pictures that were drawn before."""
+"""Recordings of widgets: on a page without a kernel, HTML controls choose among pictures that were drawn in advance."""
 
 import base64
 import hashlib
@@ -35,9 +35,9 @@ _STYLE = """
 
 
 def recording(explorer: type[Explorer[Any, Any]]) -> str:
-    """A widget as HTML that needs no kernel and no network, with a control for each field in `explorer.recorded`.
+    """A widget as HTML that works without a kernel and offline, with a control for each field in `explorer.recorded`.
 
-    The cache keeps the recording until the package, the recorded runs or a drawing library has changed.
+    The cache keeps the recording until the package, the recorded runs or a drawing library changes.
     """
     return cached(
         f"{explorer.name}-{_digest()}.html", read=str, make=lambda: _record(explorer), write=lambda recorded: recorded
@@ -73,7 +73,7 @@ def _record(explorer: type[Explorer[Any, Any]]) -> str:
     width, height = pictures[0].size
     return (
         f'<div class="chts-recording" data-widget="{explorer.name}"><style>{_STYLE}</style>'
-        f"<p><small>This is a recording of {len(pictures)} states of the widget. It shows a small example of its own, "
+        f"<p><small>This is a recording of {len(pictures)} states of the widget. It shows its own small example, "
         "not the runs of this page. In a running notebook, you can choose any state.</small></p>"
         f'<div class="controls">{controls}</div>'
         f'<div class="frame" style="max-width: {width}px; aspect-ratio: {width} / {height}">'

@@ -15,7 +15,7 @@ from chts_core.sampling import choose, gumbel, temperature_from_softness
 from chts_core.topology import receptive_field
 
 _DRAWS = 400  # for the chances; their standard error is at most 2.5 percentage points
-_CURVE = tuple(step / 20 for step in range(20))  # softnesses at which the curves are measured
+_CURVE = tuple(step / 20 for step in range(20))  # the values of δ at which the curves are measured
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class SoftSamplingExplorer(Explorer[SoftSamplingState, SoftSamplingResult]):
 
 
 def _sorted_scores(state: SoftSamplingState, generator: torch.Generator) -> Tensor:
-    """Scores of the links of a layer with normal weights, lowest first; float64 (links,)."""
+    """Scores of the links of a layer with normally distributed weights, lowest first; float64 (links,)."""
     shape = state.out_features, state.in_features
     mask = receptive_field(*shape, 1 - state.sparsity, generator=generator)
     outputs, inputs = mask.nonzero().T
@@ -123,7 +123,7 @@ def _sorted_scores(state: SoftSamplingState, generator: torch.Generator) -> Tens
 
 
 def _removal_chances(scores: Tensor, temperature: float, num_removed: int, noise: Tensor) -> Tensor:
-    """For each link, the share of the draws that remove it. Each row of `noise` gives one draw."""
+    """For each link, the share of the draws that remove it. Each row of `noise` determines one draw."""
     last = (temperature * scores.log() + noise).topk(num_removed, largest=False, sorted=False).indices
     return torch.bincount(last.flatten(), minlength=len(scores)) / len(noise)
 
@@ -142,8 +142,8 @@ def _describe(state: SoftSamplingState, removed: Tensor, entropy: float, orders:
     sentence = (
         f"Softness δ = {state.softness:.2f}, T = {temperature_from_softness(state.softness):.2f}: the first survivor "
         f"of {links} links is drawn with an entropy of {entropy:.2f} bits, which is {entropy / highest:.0%} of the "
-        f"{highest:.2f} bits of equal chances. The strongest link is {ratio} times as likely to be drawn as the "
-        "weakest."
+        f"{highest:.2f} bits that equal chances would have. The strongest link is {ratio} times as likely to be "
+        "drawn as the weakest."
     )
     if num_removed == 0:
         return (

@@ -37,7 +37,7 @@ class TopologyPlayerState:
 
 @dataclass(frozen=True)
 class TopologyPlayerResult:
-    """The links of a layer by what happened to them, the layer's updates so far, and a text that describes them.
+    """A layer's links, grouped by what happened to them, the layer's updates so far, and a text that describes them.
 
     links: masks named "kept", "removed" and "new", from the masks before and after the update; or masks named "active"
         (now) and "gone".
@@ -71,7 +71,7 @@ class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
 
     @staticmethod
     def state_of(run: Run) -> TopologyPlayerState:
-        """The state in which a player of a run begins: halfway through its updates, with the first layer.
+        """The state in which a player of a run begins: halfway through the run's updates, with the first layer.
 
         Raises:
             ValueError: if the run kept no masks of its updates.
@@ -136,14 +136,14 @@ def _sentence(state: TopologyPlayerState, now: Tensor, links: dict[str, Tensor],
         row = updates[-1]
         back = row["removed"] - int((state.run.mask_after(state.update - 1, state.layer) & ~now).sum())
         said = (
-            f"Update {state.update} of {len(state.run.snapshots)}, step {row['step']}, layer {state.layer}: "
-            f"it removed {row['removed']} links and regrew {row['regrown']} links, of which {back} had just been "
-            f"removed (overlap {row['overlap']:.0%}). The layer now has {total}. {row['itop']:.1%} of all possible "
-            f"links were ever active (ITOP), and {row['anp']:.0%} of the output neurons are active"
+            f"Update {state.update} of {len(state.run.snapshots)} (step {row['step']}, layer {state.layer}) "
+            f"removed {row['removed']} links and regrew {row['regrown']} links, of which {back} had just been "
+            f"removed (overlap {row['overlap']:.0%}). The layer now has {total}. So far, {row['itop']:.1%} of all "
+            f"possible links have been active (ITOP), and {row['anp']:.0%} of the output neurons are active now"
         )
     if state.view == "what changed":
         return (
             f"{said}. The picture compares the masks before and after the update, so a link that the "
             "update removed and regrew counts as kept."
         )
-    return f"{said}. {int(links['gone'].sum())} links were active earlier and are gone."
+    return f"{said}. {int(links['gone'].sum())} links were active earlier but are gone now."

@@ -21,7 +21,7 @@ _UNKNOWN_SHOWN = 5
 
 @cache
 def example_translator() -> Translator:
-    """Train a translator of English number words and dates into German, with a tenth of the links, in a few seconds."""
+    """Train a translator of English number words and dates into German at 90 % sparsity, which takes a few seconds."""
     recipe = translation.RECIPES["number_words_short"]
     recipe = replace(recipe, validate_every=recipe.steps)
     task = translation.prepare(load_translation("number_words"), recipe)
@@ -80,7 +80,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     @classmethod
     def of(cls, translator: Translator, sentence: str = TranslationState.sentence) -> "TranslationExplorer":
-        """Make an explorer for your own translator, and begin with a sentence that it should be able to translate."""
+        """Make an explorer for your own translator; it first shows how the translator translates `sentence`."""
         return cls(TranslationState(sentence, translator=translator))
 
     @staticmethod
@@ -103,8 +103,8 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
         query, key = divmod(int(weights.argmax()), len(keys))
         description = (
             f'The translator reads "{sentence}" as {len(tokens)} pieces. With a beam of {state.beam}, its translation '
-            f'is "{attended.translation}", written as {len(attended.target) - 1} pieces. In {state.attention}, '
-            f'{_head(state.head)}, the strongest attention goes from "{queries[query]}" to "{keys[key]}" '
+            f'is "{attended.translation}", written as {len(attended.target) - 1} pieces. In {state.attention} '
+            f'({_head(state.head)}), the strongest attention goes from "{queries[query]}" to "{keys[key]}" '
             f"({float(weights[query, key]):.0%}).{_unknown(sentence, tokens, translator.vocabulary)}"
         )
         return TranslationResult(attended.translation, keys, queries, weights, description)
@@ -142,4 +142,4 @@ def _unknown(sentence: str, tokens: list[int], vocabulary: Vocabulary) -> str:
     unknown = [character for character in characters if UNKNOWN in vocabulary.encode([character])[0]]
     shown = ", ".join(f'"{character}"' for character in unknown[:_UNKNOWN_SHOWN])
     more = ", and others" if len(unknown) > _UNKNOWN_SHOWN else ""
-    return f" The vocabulary has no piece for {shown}{more}, so the translator reads <unk> there."
+    return f" The vocabulary has no piece for {shown}{more}, so the translator reads <unk> instead."
