@@ -256,7 +256,7 @@ SLIPS = [
     *cases(
         "01.names",
         ({"A": "BSF"}, "keep the letters A, B, C, D, E."),
-        (named("BSF", "ER", "CSTI", "BRF", "ERK"), "'ERK' is none of ER, BSW, BSF, BRF, CSTI."),
+        (named("BSF", "ER", "CSTI", "BRF", "ERK"), "'ERK' is not one of the names ER, BSW, BSF, BRF, CSTI."),
         (named("BSF", "ER", "CSTI", "BRF", "BRF"), "each name belongs to one network; you used a name more than once."),
         (named("BSF", "ER", "CSTI", "BSW", "BRF"), "D is not BSW: its clustering is "),
         (named("ER", "BSF", "CSTI", "BRF", "BSW"), "A is not ER: its clustering is "),

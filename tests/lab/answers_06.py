@@ -209,7 +209,7 @@ SLIPS = [
             "which the two methods do not share.",
         ),
         (lambda *_: (-2, 2.484), "-2 has the wrong sign; subtract the second method from the first."),
-        (lambda *_: (3, 2.484), "your mean is 3.0; by seed, the differences are 1, 2 and 3."),
+        (lambda *_: (3, 2.484), "your mean is 3.0; seed by seed, the differences are 1, 2 and 3."),
         (lambda *_: (2, 0.577), "0.577 is the standard error; multiply it by t."),
         (lambda *_: (2, 1.132), "1.132 is 1.96 standard errors; for three differences, t is 4.30."),
         (

@@ -199,7 +199,7 @@ SLIPS = [
         ),
         (
             meeting(high=9),
-            "against a dense layer of 50 ms, the csr layer is faster at every density; return 1, not ",
+            "against a dense layer that takes 50 ms, the csr layer is faster at every density; return 1, not ",
         ),
     ),
     *cases(

@@ -303,7 +303,10 @@ SLIPS = [
             (*kept(*PARTS), set()),
             "you can leave out one part, because each step computes this part again before using it.",
         ),
-        ((*kept(*PARTS), {"biases"}), "there is no part 'biases'; expected some of generator, gradients, masks, "),
+        (
+            (*kept(*PARTS), {"biases"}),
+            "there is no part 'biases'; expected one or more of generator, gradients, masks, ",
+        ),
         (
             (*kept(*PARTS), {"gradients", "weights"}),
             "without the weights, the run is different: from step 21 on, its losses are not the losses of the "
@@ -389,7 +392,7 @@ SLIPS = [
         (lambda *given: (schedule(*given)[0], 9.0), "the runs are right, but the last run does not end at hour 9."),
         (
             off_the_toy,
-            "for runs of 0.5, 3.5, 4, 0.5 hours, 3 seeds, 1 worker and a budget of 6 hours, your last run ends in ",
+            "for runs of 0.5, 3.5, 4, 0.5 hours, 3 seeds, 1 worker and a budget of 6 hours, your last run ends at ",
         ),
         (
             lambda costs, seeds, workers, budget: (
