@@ -184,12 +184,14 @@ SLIPS = [
         ),
         (
             links([2, 1, 0], [0, 2, 0], [0, 0, 1]),
-            "RI removes the link (0, 1), whose RI is 0.67, but both neurons of this link have other links. Make this weight "
+            "RI removes the link (0, 1), whose RI is 0.67, but both neurons of this link have other links. Make this "
+            "weight "
             "larger, so ",
         ),
         (
             links([1, 10, 0], [0, 1, 0], [0, 0, 1]),
-            "RI removes the link (0, 0), whose RI is 1.09, but another link has the same RI. Let only one link have the lowest RI.",
+            "RI removes the link (0, 0), whose RI is 1.09, but another link has the same RI. Let only one "
+            "link have the lowest RI.",
         ),
     ),
     *cases(

@@ -108,12 +108,14 @@ SLIPS = [
         (lambda u: u if u < 0.5 or u > 0.9 else 0.4, "your share falls at u = 0.499, so the network would grow."),
         (
             lambda u: u,
-            "the mean of 1 - share is 0.500 for your schedule and 0.250 for the cubic schedule. Your schedule would train more "
+            "the mean of 1 - share is 0.500 for your schedule and 0.250 for the cubic schedule. Your schedule would "
+            "train more "
             "links than ",
         ),
         (
             ramp(0.0, 0.2),
-            "the mean of 1 - share is 0.100 for your schedule and 0.250 for the cubic schedule. Your schedule would train fewer "
+            "the mean of 1 - share is 0.100 for your schedule and 0.250 for the cubic schedule. Your schedule would "
+            "train fewer "
             "links than ",
         ),
         (cubic, "at u = 0.1, the share is 0.271; expected at most 0.03. Let the share rise more slowly"),
