@@ -90,5 +90,6 @@ def _built(node: ast.expr) -> Any:
                 *map(_built, node.args), **{str(word.arg): _built(word.value) for word in node.keywords}
             )
     raise ValueError(
-        f"{ast.unparse(node)} is not a valid value; expected a number, a word, or one of {', '.join(_WORDS)}"
+        f"{ast.unparse(node)} is not a valid value; expected a number, a string in quotes, None, True, False, a tuple, "
+        f"or one of {', '.join(_WORDS)}"
     )

@@ -138,7 +138,7 @@ Markdown(notebooks.as_markdown(costs))
 # %%
 figures.show(
     figures.timeline(),
-    "Older methods choose the links after training, and newer methods choose them during training. Since 2017, all "
+    "Older methods choose the links after training, and newer methods choose them during training. From 2017 on, all "
     "methods except the lottery ticket choose links while the weights learn.",
 )
 
@@ -420,8 +420,8 @@ exercises.check("00.kind", kind)
 #
 # <details><summary>Solution</summary>
 #
-# Counting is not enough. SET always holds the same number of links, yet it is dynamic. CHTss ends with fewer links than
-# it began with, yet it regrows links during training.
+# Counting is not enough. With SET, the number of links never changes, yet SET is dynamic. CHTss ends with fewer links
+# than it began with, yet it regrows links during training.
 #
 # ```python
 # def kind(masks: list[torch.Tensor]) -> str:

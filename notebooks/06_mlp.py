@@ -609,8 +609,8 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 # %% [markdown]
 # RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
 # the pixels and trains on all training images. The recipe of the other runs does neither. So compare only runs with the
-# same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHT, CHTss, GMP and MEST
-# have no recorded run of this size.
+# same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHTss, GMP and MEST have
+# no recorded run of this size.
 #
 # ### What would change our mind?
 #

@@ -461,12 +461,12 @@ print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense[
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
 # divide the number of operations of the training by the operations per second of the dense run above. A worker of the
-# sweep trained that dense run, with the number of threads that is printed above. The notebook itself may use a
-# different number of threads. We do not correct the days for this difference. Other programs on the same machine slow
-# the run down and so increase the estimated number of days. Run this notebook on an idle machine before you use the
-# table for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100
-# in bfloat16, according to its data sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights
-# needs as many operations as the dense model.
+# sweep did that dense run, with the number of threads that is printed above. The notebook itself may use a different
+# number of threads. We do not correct the days for this difference. Other programs on the same machine slow the run
+# down and so increase the estimated number of days. Run this notebook on an idle machine before you use the table for
+# planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in
+# bfloat16, according to its data sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights needs
+# as many operations as the dense model.
 
 # %%
 rows = []

@@ -120,9 +120,9 @@ assert math.isclose(error, 0.1 / math.sqrt(3))
 # The paper's MLP on Fashion-MNIST has three hidden layers of 1568 neurons each. The paper trains this MLP for 100
 # epochs at 99 % sparsity. We compare recorded runs of four methods: FC, SET, RigL and GraNet. We also ran CHT, CHTs,
 # CHTss, MEST and GMP, but our versions of these methods did not follow the paper at that time. Those runs are in
-# `results/revision_1`, and we do not use them in comparisons. Three later runs follow the paper's recipe. These runs
-# train SET and two forms of CHTs, and their records are in `results/mlp_paper.jsonl`. Each of these methods ran with
-# only one seed, so we leave the three runs out here.
+# `results/revision_1`, and we do not use them in comparisons. Six later runs follow the paper's recipe. These runs
+# train three forms of CHTs, CHT, RigL and SET, and their records are in `results/mlp_paper.jsonl`. Each of them has
+# only one seed, so we leave the six runs out here.
 #
 # The paper's code reports the accuracy of the *best test epoch*, so we do the same here. By construction, this accuracy
 # is too high (stage 06), in the paper and in our runs.

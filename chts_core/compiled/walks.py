@@ -91,7 +91,7 @@ def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no 
 
 @compiled
 def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
-    """The pair of different numbers in [0, others] with the index `choice`, which is below others · (others + 1)."""
+    """The ordered pair of different numbers in [0, others] with the index `choice`, below others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 

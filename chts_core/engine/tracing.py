@@ -2,9 +2,9 @@
 
 Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
-layers with only elementwise operations between them form a chain. Convolutions form a chain if only operations on each
-channel are between them, and a linear layer may read these channels after they are flattened. The trace assumes that
-inputs are batches.
+layers with only elementwise operations between them form a chain. Convolutions form a chain if all operations
+between them treat each channel separately, and a linear layer may read these channels after they are flattened. The
+trace assumes that inputs are batches.
 
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a `forward` method that only
 one instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, only for

@@ -96,8 +96,8 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
         total_steps = trainer.estimated_stepping_batches
         if "total_steps" not in self._settings and not 0 < total_steps < float("inf"):
             raise ValueError(
-                "the Trainer has no last step, so the schedule has no end; give the Trainer max_steps, or the callback "
-                "total_steps."
+                "the Trainer has no last step, so the schedule has no end; pass max_steps to the Trainer, or "
+                "total_steps to the callback."
             )
         self._seen = trainer.global_step
         self.sparsifier = callbacks.begin(

@@ -125,7 +125,7 @@ def test_the_picture_counts_the_standings() -> None:
     rows += [row("chts", 0, 0.25), row("chts", 1, 0.75)]
     shown = page.drawn("MINE", rows)
     assert "MINE is ahead of 1 of these methods and behind 0; 2 are undecided." in shown  # one pair has no interval
-    assert "MINE is better than a method whose dot is right of 0." in shown
+    assert "MINE is better than a method whose dot is to the right of 0." in shown
     assert page.drawn("MINE", rows[:2]) == ""
 
 
@@ -255,7 +255,9 @@ def test_a_method_that_fails_a_check_does_not_race(
 
 @pytest.mark.parametrize("name", ["chts", "my idea", ""])
 def test_a_name_that_would_mislead_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"name is '{name}'; expected a Python name that none of the nine has"):
+    with pytest.raises(
+        ValueError, match=f"name is '{name}'; expected a Python name that none of the nine built-in methods has"
+    ):
         contest.run(name, MINE, tmp_path, tasks=[TASK])
 
 

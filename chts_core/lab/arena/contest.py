@@ -35,7 +35,9 @@ def run(
     """
     end = time.perf_counter() + 60 * minutes
     if not name.isidentifier() or name in METHODS:
-        raise ValueError(f"name is {name!r}; expected a Python name that none of the nine has, like MY_METHOD.")
+        raise ValueError(
+            f"name is {name!r}; expected a Python name that none of the nine built-in methods has, like MY_METHOD."
+        )
     print(f"Checking that {name} does what its choices say ...", flush=True)
     checks = conformance.conformance({name: method})
     print(conformance.as_table(checks))

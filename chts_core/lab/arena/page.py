@@ -67,7 +67,7 @@ def drawn(name: str, rows: Sequence[Row]) -> str:
         figures.to_png(figure),
         f"{name} is ahead of {found['ahead']} of these methods and behind {found['behind']}; {undecided} are "
         f"undecided. Bars are 95 % intervals. {name} is better than a method whose dot is "
-        f"{'right' if score.higher_is_better else 'left'} of 0.",
+        f"to the {'right' if score.higher_is_better else 'left'} of 0.",
     )
 
 

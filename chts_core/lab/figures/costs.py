@@ -70,7 +70,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
 
 
 def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
-    """Draw the theoretical FLOPs, step time and memory of each run relative to the dense first run, in per cent."""
+    """Draw the theoretical FLOPs, step time and memory of each run in per cent of the first run, which is dense."""
     rival = costs[0]
     meters = (
         ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "D"),

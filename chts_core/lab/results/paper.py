@@ -331,7 +331,7 @@ _MULTI30K: dict[str, Any] = {
     "differs": "a tenth of the weights and a fifth of the steps",
 }
 _TO_COME = "the method as published has not been run yet"
-_ONE_SEED = "with the paper's recipe, CHTs and SET have one seed each, and the other methods have no run"
+_ONE_SEED = "with the paper's recipe, CHTs, CHT, RigL and SET have one seed each"
 _TINY_ALONE = "the method as published has been run only at a tiny size; see stage 12"
 _RI_TO_3 = "Removal('relative_importance', temperature=Ramp(1.0, 3.0), percolate=True)"
 

@@ -26,8 +26,7 @@ Row = Mapping[str, Any]
 _NAMES = METHOD_LABELS | EARLIER_LABELS
 _OLD_CHTS = "chts/ri_zeros"
 _DIGITS_AT = (0.9, 0.95, 0.97)
-# The current names of scenarios, by their names in the recorded drill.
-_NAMES_OF_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}
+_NAMES_OF_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}  # renamed after the drill
 
 
 @cache
@@ -83,16 +82,19 @@ def mlp_paper() -> str:
     """One row for each run of the paper's MLP on Fashion-MNIST with the paper's recipe, next to the paper's numbers."""
     published = PAPER_MLP["fashion_mnist"]
     beside = {
-        "chts/paper_mlp_fashion": ("CHTs with CH2-L3n", *published["chts"]),
-        "chts/paper_mlp_fashion_l3p": ("CHTs with CH3-L3p", *published["chts/paper_mlp_l3p"]),
-        "set": ("SET", *published["set"]),
+        "chts/paper_mlp_fashion": ("CHTs with CH2-L3n", published["chts"]),
+        "chts/paper_mlp_fashion_l3p": ("CHTs with CH3-L3p", published["chts/paper_mlp_l3p"]),
+        "chts/r1_readme": ("CHTs, README of the published code", None),
+        "cht/paper_mlp": ("CHT", published["cht"]),
+        "rigl": ("RigL", published["rigl"]),
+        "set": ("SET", published["set"]),
     }
     lines = []
-    for row in runs("mlp_paper"):
-        name, best, active = beside[row["method"]]
-        line = {"": name, "best epoch in the paper": f"{best:.2f} %"}
-        line |= {"best epoch here": f"{best_test_epoch(row):.2f} %", "last epoch here": f"{score(row):.2f} %"}
-        line |= {"active neurons in the paper": f"{active:.0f} %"}
+    for row in sorted(runs("mlp_paper"), key=lambda row: list(beside).index(row["method"])):
+        name, reported = beside[row["method"]]
+        accuracy, active = ("–", "–") if reported is None else (f"{reported[0]:.2f} %", f"{reported[1]:.0f} %")
+        line = {"": name, "best epoch in the paper": accuracy, "best epoch here": f"{best_test_epoch(row):.2f} %"}
+        line |= {"last epoch here": f"{score(row):.2f} %", "active neurons in the paper": active}
         counted = f"{100 * row['active_neurons_published']:.0f} %"
         lines.append(line | {"active neurons here, counted as in the paper": counted})
     return as_markdown(lines)

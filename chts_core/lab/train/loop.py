@@ -376,8 +376,8 @@ def refuse_correlations(method: str | Method, inputs: str) -> None:
     """
     if isinstance(get_method(method).topology, Correlated):
         raise ValueError(
-            f"method {method!r} starts from the correlations of its inputs (CSTI), but a model of {inputs} has no "
-            "inputs with correlations; choose a method with another topology, such as 'chts', or train on images."
+            f"method {method!r} starts from the correlations of its inputs (CSTI), but {inputs} have no "
+            "correlations; choose a method with another topology, such as 'chts', or train on images."
         )
 
 

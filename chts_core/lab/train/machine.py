@@ -39,7 +39,7 @@ def memory_mb(device: torch.device) -> int:
 
 
 def peak_memory_mb(device: torch.device) -> int | None:
-    """The peak of the memory that `memory_mb` gives; None if the system does not report it."""
+    """The peak of the memory use that `memory_mb` measures; None if the system does not report it."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
     try:

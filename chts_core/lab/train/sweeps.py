@@ -244,7 +244,7 @@ def _line(row: Mapping[str, Any], width: int) -> str:
 
 
 def _run(cell: Cell, out_dir: str) -> dict[str, Any]:
-    """Run a cell on a worker. An error of the cell is returned in the row and never raised."""
+    """Run a cell on a worker. An error in the cell is returned in the row and never raised."""
     folder = Path(out_dir) / cell.name
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -186,6 +186,9 @@ def test_the_conclusion_of_stage_06_says_what_recorded_runs_say(committed: Page)
         "granet",
         "chts/paper_mlp_fashion (*)",
         "chts/paper_mlp_fashion_l3p (*)",
+        "chts/r1_readme (*)",
+        "cht/paper_mlp (*)",
+        "rigl (*)",
         "set (*)",
     }
     assert not {"cht", "chtss", "gmp", "mest"} & full.keys()

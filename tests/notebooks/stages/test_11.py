@@ -77,7 +77,15 @@ def test_a_claim_stands_in_one_table_of_the_committed_stage_11() -> None:
 def test_runs_that_stage_11_says_there_are_and_are_not() -> None:
     by_the_paper = records.read_runs(records.results_folder() / "mlp_paper.jsonl")
     assert {(run["dataset"], run["method"]): run["seed"] for run in by_the_paper} == {
-        ("fashion_mnist", method): 0 for method in ("chts/paper_mlp_fashion", "chts/paper_mlp_fashion_l3p", "set")
+        ("fashion_mnist", method): 0
+        for method in (
+            "chts/paper_mlp_fashion",
+            "chts/paper_mlp_fashion_l3p",
+            "chts/r1_readme",
+            "cht/paper_mlp",
+            "rigl",
+            "set",
+        )
     }
     on_books = {row["method"] for row in records.read_runs(records.results_folder() / "language.jsonl")}
     assert on_books == {"fc", "set", "rigl", "granet"}

@@ -34,7 +34,7 @@ def same_counts(method: Method, name: str) -> Outcome:
 
 
 def _run_of(method: Method) -> Sparsifier:
-    """Train a run with the length and the shapes of the MLP script's recorded runs."""
+    """Do a training run with the length and the layer shapes of the MLP script's recorded runs."""
     content, budget = _of_mlp(method)
     layers: list[nn.Module] = []
     for outputs, inputs in content["shapes"]:
