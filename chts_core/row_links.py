@@ -129,7 +129,7 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
-    """In row i, set the numbers[i] positions with the highest keys. With random keys, this draws without replacement."""
+    """In row i, set the numbers[i] positions with the highest keys. Random keys draw without replacement."""
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])
