@@ -96,7 +96,7 @@ def _line(**row: Any) -> bytes:
 
 
 RECORDS = {
-    "no JSON": _record("runs.jsonl, line 1 is not JSON .*restore the file, or delete the line", b"hello\n"),
+    "no JSON": _record("runs.jsonl, line 1 is not JSON .*Restore the file, or delete the line", b"hello\n"),
     "cut short": _record("line 2 is not JSON|line 1 is not JSON", _line(schema=1)[:-9]),
     "an empty line": _record("line 1 is not JSON", b"\n"),
     "zero bytes": _record("line 1 is not JSON", bytes(64)),
