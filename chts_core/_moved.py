@@ -44,7 +44,7 @@ class MovedModules(MetaPathFinder, Loader):
         now = MOVED[spec.name]
         _warn(spec.name, now)
         module = importlib.import_module(now)
-        spec.loader_state = module.__spec__  # the import system is about to replace it with `spec`
+        spec.loader_state = module.__spec__  # the import system is about to replace `__spec__` with `spec`
         return module
 
     def get_code(self, fullname: str) -> CodeType | None:

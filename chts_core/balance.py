@@ -22,7 +22,7 @@ from chts_core.topology import link_count
 
 
 def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> None:
-    """Raise a ValueError unless the block size divides the inputs of each layer (or inputs × kernel positions)."""
+    """Raise a ValueError unless the block size divides each layer's number of inputs (× kernel positions)."""
     for name, shape in shapes.items():
         inputs = math.prod(shape[1:])
         if block is not None and (block < 1 or inputs % block):
@@ -36,8 +36,8 @@ def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> No
 def quotas(links: int, shape: tuple[int, int], block: int | None) -> Tensor:
     """The number of links in each block, int64 (blocks,). Some blocks may have one link more than the others.
 
-    If `links` rises, no block loses links. The order in which blocks receive one more link is fixed, and it spreads
-    these blocks over the layer.
+    If `links` rises, no block loses links. Blocks receive one more link in a fixed order, which spreads such blocks
+    over the layer.
     """
     blocks = shape[0] * shape[1] // (block or shape[1])
     spread = torch.arange(blocks, dtype=torch.float64) * ((3 - 5**0.5) / 2) % 1
@@ -59,7 +59,7 @@ class Balanced:
         return mask_of(choose_in_blocks(torch.ones_like(blocks), blocks, nums, generator=generator), shape)
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise an error unless the block size divides the inputs of each layer."""
+        """Raise an error unless the block size divides the number of inputs of each layer."""
         check_blocks(shapes, self.block)
 
     def check_mask(self, mask: Tensor, source: str) -> None:
@@ -123,7 +123,7 @@ class BalancedRegrowth(Regrowth):
     block: int | None = None
 
     def check_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raise an error unless the block size divides the inputs of each layer."""
+        """Raise an error unless the block size divides the number of inputs of each layer."""
         check_blocks(shapes, self.block)
 
     def __call__(

@@ -104,7 +104,7 @@ class Budget:
         if not isinstance(removal, BalancedRemoval):
             return
         balanced = isinstance(topology, Balanced) and topology.block == removal.block
-        # The network of a continued run may have fewer links, but it started with the scheduled number.
+        # The network of a continued run may have fewer links, but the run started with the scheduled number.
         if not balanced and self.method.sparsity.at(0, self.timeline, self.sparsity) > 0:
             raise ValueError(
                 f"the method starts from {topology} but has {removal}; expected the same number of links in each block "
@@ -179,7 +179,7 @@ class Budget:
         return max(sparsity, self.least.get(final, 0.0))
 
     def least_at(self, step: int) -> dict[float, float]:
-        """The scheduled sparsity at a step, for each final sparsity: the `least` of a run that continues this run."""
+        """For each final sparsity, the scheduled sparsity at a step: the `least` of a run that continues this run."""
         return {final: self.at(step, final) for final in {self.sparsity, *self._finals.values()}}
 
     @property

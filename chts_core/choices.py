@@ -75,8 +75,8 @@ class ScaleFree:
 
     equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP, the first layer) have the same
         number of links (:func:`chts_core.topology.equal_partition`).
-    resort: how often hubs of a layer are also hubs of the layer that it feeds: always ("rigid"), more often than by
-        chance ("soft"), or only by chance (None). See :func:`chts_core.topology.resort`.
+    resort: how often the hubs of a layer are also hubs of the next layer: always ("rigid"), more often than by chance
+        ("soft"), or only by chance (None). See :func:`chts_core.topology.resort`.
     """
 
     equal_partition: bool = False
@@ -144,7 +144,7 @@ class Cosine:
 
 
 def value_at(value: float | Schedule, step: int, timeline: Timeline) -> float:
-    """The value of a hyperparameter, a number or a schedule, at a step."""
+    """The value at a step of a hyperparameter, which is given as a number or a schedule."""
     return float(value) if isinstance(value, int | float | Real) else value.at(step, timeline)
 
 
@@ -156,15 +156,15 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes links with low scores. With a `temperature`, it draws them; without one, it takes the lowest scores.
+    """Removes the links with the lowest scores or, with a `temperature`, draws by score which links stay.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).
     percolate: whether to also remove the links that become incomplete.
     prune: the score for pruning as the density decays. Pruning takes the links with the lowest scores and never draws.
         None: the same as `score`.
-    returning: whether removed links return if the last weights that they had are among the largest of the layer. True
-        is allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+    returning: whether removed links return if their last weights are among the largest weights of the layer. True is
+        allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -279,7 +279,7 @@ class Regrowth:
         return positions(draw(self.scores(mask, gradient, past), ~mask, num, soft=self.soft, generator=generator))
 
     def scores(self, mask: Tensor, gradient: Tensor | None, past: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The scores of all links, shaped like the mask. The scores of existing links are not used."""
+        """The scores of all possible links, shaped like the mask. The scores of existing links are not used."""
         if self.score == "random":
             return torch.ones_like(mask, dtype=torch.float32)
         if self.score == "gradient":
@@ -333,8 +333,8 @@ class Constant:
 class Sigmoid:
     """Sigmoid decay of the density in a window given as fractions of the run.
 
-    The default window is half as long as the window of :class:`Cubic`. With their default values, both schedules cost
-    the same training FLOPs.
+    The default window is half as long as the window of :class:`Cubic`. With default values, a run costs the same
+    training FLOPs with either schedule.
     """
 
     initial: float = 0.5
@@ -411,7 +411,7 @@ class DenseEnd:
 
 @dataclass(frozen=True)
 class Staged:
-    """Keeps more links than the target, in two stages, until the last update (MEST's soft bound).
+    """Keeps more links than the target number, in two stages, until the last update (MEST's soft bound).
 
     excess: the density minus the target density, in each stage.
     switch: start of the second stage, as a fraction of the steps in which the topology changes.

@@ -20,7 +20,7 @@ from chts_core.methods import get_method
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Return 0 if it worked, 1 if something failed, and 2 if the request was invalid."""
+    """Run the command. Return 0 if the command worked, 1 if something failed, and 2 if the request was invalid."""
     _replace_what_cannot_be_shown()
     options = _parser().parse_args(arguments)
     try:

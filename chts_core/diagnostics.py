@@ -84,7 +84,7 @@ def clustering(mask: Tensor) -> float:
     """
     check_mask(mask)
     outputs, inputs = degrees(mask)
-    # A path of three links is a middle link and any other link of each of its two neurons.
+    # A path of three links consists of a middle link and one other link of each of its two neurons.
     beyond = torch.where(mask, inputs - 1, 0).sum(dim=1)
     paths = _exact_sum((outputs - 1) * beyond)
     # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. On a given side, a cycle has one such pair. The
@@ -183,7 +183,7 @@ class SmallWorldness:
 def small_worldness(
     mask: Tensor, *, nulls: int = 5, sources: int | None = None, generator: torch.Generator
 ) -> SmallWorldness:
-    """Small-worldness: whether a layer is clustered like a lattice, but has paths nearly as short as a random network.
+    """Small-worldness: whether a layer is clustered like a lattice, with paths nearly as short as in a random network.
 
     σ = (C / C_ER) / (L / L_ER) with C from :func:`clustering` and L from :func:`path_length`. σ is near 1 for an
     Erdős–Rényi network, and clearly above 1 for a small world. (Humphries & Gurney 2008, "Network 'small-world-ness'".)
@@ -224,9 +224,9 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     community detection in bipartite networks".) Communities contain neurons of both sides. Q is in [0, 1): 0 for a
     dense layer, 1 - 1/k for k equal blocks without links between them. Q is NaN without links.
 
-    A random network also has some modularity, and a sparser random network has more. So compare with an Erdős–Rényi
-    network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008), so the value is a lower
-    bound on the maximum. The generator decides the order in which Louvain visits the neurons.
+    A random network also has some modularity, and a sparser random network has more. So compare the Q of a layer with
+    the Q of an Erdős–Rényi network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008),
+    so the value is a lower bound on the maximum. The generator decides the order in which Louvain visits the neurons.
     """
     import networkx as nx
 
@@ -268,7 +268,7 @@ def active_neurons_published(masks: Sequence[Tensor]) -> float:
 class LayerPercolation:
     """How much of a layer is connected.
 
-    outputs, inputs: share of the neurons on this side that have a link.
+    outputs, inputs: share of the outputs and share of the inputs that have a link.
     largest_component: share of all neurons, of both sides, in the largest connected component.
     """
 

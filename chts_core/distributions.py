@@ -29,8 +29,8 @@ def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str,
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), at most 1, so that large layers are sparser.
 
-    For layers without a kernel, :func:`erdos_renyi_kernel` gives the same numbers. In ER, the positions of a kernel do
-    not change the density. (Mocanu et al. 2018, SET.)
+    For layers without a kernel, :func:`erdos_renyi_kernel` gives the same numbers. In ER, the size of a kernel does not
+    change the density. (Mocanu et al. 2018, SET.)
     """
     return _share(shapes, sparsity, lambda shape: (shape[0] + shape[1]) * math.prod(shape[2:]))
 
@@ -41,11 +41,10 @@ def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -
     Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer, with one ε for the
     network. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
 
-    The links add up to exactly round((1 - sparsity) · weights of the network). The number of each layer is rounded with
-    the method of Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain a link as the
-    sparsity rises.
-    Every layer has a link, unless there are fewer links than layers. Then the layers with the largest sums of
-    dimensions have one link each.
+    The links add up to exactly round((1 - sparsity) · weights of the network). The number of links of each layer is
+    rounded with the method of Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain a
+    link as the sparsity rises. Every layer has a link, unless there are fewer links than layers. In that case, the
+    layers with the largest sums of dimensions have one link each, and the others have none.
     """
     return _share(shapes, sparsity, sum)
 
@@ -114,9 +113,9 @@ def _share(
 ) -> dict[str, int]:
     """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
 
-    Imagine one list of all possible links of all layers, sorted by their claim to a place in the network. The first
-    link of each layer comes first. The other links follow in the order of weight / (i - 1/2), largest first, for the
-    i-th link of a layer. The network has the links at the top of the list. Integers and fractions have no rounding
+    Imagine one list of all possible links of all layers, sorted by their claim to a place in the network. The list
+    begins with the first link of each layer. The other links follow in decreasing order of weight / (i - 1/2), for the
+    i-th link of a layer. The network gets the links at the top of the list. Integers and fractions have no rounding
     errors, so the list is the same for all sparsities.
     """
     check_sparsity(sparsity)

@@ -1,4 +1,4 @@
-"""Scores of missing links from the topology only, and regrowth drawn from these scores.
+"""Score missing links from the topology only, and draw the links to regrow by these scores.
 
 The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps, u – z1 – z2 – v.
 The nodes on such paths are the *local community* of u–v. In Cannistraci-Hebb theory, a missing link scores high if the
@@ -36,9 +36,9 @@ from chts_core.sampling import draw
 
 Predictor = Callable[[Tensor], Tensor]
 
-# The highest densities at which sparse code is faster on a CPU, as measured. Sparse products take a quarter of the time
-# of dense products at 1 % (1024×1024 and 2048×5461), nine tenths at 5 %, and longer at 10 %. Walking the paths takes
-# 0.4 times as long as batched products at 10 %, and 1.4 times as long at 20 % (512×512).
+# The highest densities at which sparse code is faster than dense code on a CPU, as measured. Sparse products take a
+# quarter of the time of dense products at 1 % (1024×1024 and 2048×5461), nine tenths at 5 %, and longer at 10 %.
+# Walking the paths takes 0.4 times as long as batched products at 10 %, and 1.4 times as long at 20 % (512×512).
 _SPARSE_NODES_UP_TO = 0.05
 _WALKED_PATHS_UP_TO = 0.15
 
@@ -72,10 +72,10 @@ def ch2_l3p(mask: Tensor) -> Tensor:
     Michieli and Cannistraci, "Adaptive network automata modelling of complex networks", CH2-L3).
 
     The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
-    sparse on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The scores
-    are the same, bit for bit, for any number of threads (torch.get_num_threads()). In all other cases, matrix products
-    score batches of outputs, which costs O(links · out_features · in_features). The first walk in a process imports
-    Numba. Before the first walk on a machine, the code is compiled, which takes a few seconds.
+    sparse and on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The
+    scores are the same, bit for bit, for any number of threads (torch.get_num_threads()). In all other cases, matrix
+    products score batches of outputs, which costs O(links · out_features · in_features). The first walk in a process
+    imports Numba. Before the first walk on a machine, the code is compiled, which takes a few seconds.
     """
     return _path_based(mask, inside=True)
 
@@ -208,8 +208,8 @@ def sample_links(
 
     Soft draws from a node-based score use random walks instead of computing the score
     (:mod:`chts_core.compiled.walk_sampling`). A walk takes well under a microsecond on a CPU, for any size of the
-    layer. If few links have a positive score, or if nearly all links are wanted, walks may not find enough links. Then
-    the other links are drawn from the scores.
+    layer. If few links have a positive score, or if nearly all links are wanted, walks may not find enough links. The
+    rest of the links are then drawn by their scores.
 
     Args:
         num_links: at most the number of missing links.

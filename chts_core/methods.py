@@ -11,8 +11,8 @@ number of links of each layer. The links beyond this number are pruned, and the 
 If the removal percolates, links that are now cut off are removed too. Then the regrowth adds links until each layer has
 its number again. `step()` of a :class:`chts_core.sparsifier.Sparsifier` makes an update every `update_every` steps.
 
-`METHODS` contains the nine methods of the paper. `PRESETS` contains their versions for some tasks and sources. Change a
-choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words: "set with
+`METHODS` contains the nine methods of the paper. `PRESETS` contains versions of them for some tasks and for published
+code. Change a choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words: "set with
 regrowth=Regrowth('ch2_l3n')".
 """
 
@@ -105,7 +105,7 @@ class Method:
         return isinstance(self.sparsity, Dense)
 
 
-# For GMP: pruned links compete with existing links by their last weights, and return with these weights.
+# For GMP: pruned links may return with their last weights, which are ranked together with the existing weights.
 RETURNING = Removal("magnitude", returning=True)
 RETURNS = Regrowth("magnitude", soft=False, history=True)
 
@@ -145,16 +145,16 @@ METHODS: dict[str, Method] = {
     "fc": replace(_SET, topology=FullyConnected(), sparsity=Dense(), turnover=Turnover(zeta=0.0)),
     "set": _SET,
     "rigl": _RIGL,
-    # EM&S (Yuan et al., 2021): an update keeps the final number of links, and regrows all the excess.
+    # EM&S (Yuan et al., 2021): an update keeps only the final number of links, and exchanges all others.
     "mest": replace(_SET, removal=Removal("mest"), sparsity=Staged(), turnover=Turnover(zeta="excess")),
-    # Pruned links keep their weight, and return if it is among the largest (Appendix G.2).
+    # Pruned links keep their weights, and return if these are among the largest (Appendix G.2).
     "gmp": replace(_GMP, removal=RETURNING, regrowth=RETURNS),
     "granet": replace(_RIGL, sparsity=Cubic(initial=0.5)),
     "cht": _CHT,
     "chts": _CHTS,
     "chtss": _with_decay(_CHTS),
 }
-# Increase this number when a name above gets another meaning. Records contain it; a record without it has revision 1.
+# Increase this number when a name above gets a new meaning. Records contain it; a record without it has revision 1.
 REVISION = 2
 
 _TENTH = Turnover(zeta=Cosine(0.1))
@@ -175,13 +175,13 @@ _RI_ZEROS = replace(
 # before an update. If the MLP script starts with more links than the target, it updates after each of the first 74 of
 # 100 epochs, and begins its second stage after epoch 45.
 _CODE_STAGES, _CODE_EXCESS = Staged(switch=0.62), Turnover("excess", stop=0.74, skip_optimizer=True)
-# The script of the first code for Transformers.
+# The Transformer script of the first published code.
 _MLP_CODE = replace(
     _CHTS,
     topology=SmallWorld(0.25),
     regrowth=Regrowth("ch2_l3n"),
 )
-# The script of the second code, for LLaMA.
+# The script of the second published code, for LLaMA.
 _LLAMA_CODE = replace(
     _CHTS,
     topology=ReceptiveField(r=0.25, degree="uniform"),  # its script tries r from 0 to 1

@@ -65,7 +65,7 @@ class LayerGraph:
 class _Side:
     """The side of a layer on which it meets another layer.
 
-    `wires` gives the number of the wire that each neuron is on. A wire has the same number on both sides.
+    `wires` gives the number of the wire that each neuron is on. A wire has the same number in both layers.
     """
 
     layer: str
@@ -204,7 +204,7 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two layers. Chains cannot keep a neuron that only one of the two needs."""
+    """Refuse a layer that feeds two layers. Chains cannot keep a neuron that only one of these two layers needs."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:

@@ -52,7 +52,7 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
     """|W| + 0.01 · |∂L/∂W|: keeps small weights with large gradients (Yuan et al., 2021).
 
     The coefficient is from the CHT code. The scores have the shape of `weight` and `gradient` and are at least float32.
-    In bfloat16, adding a hundredth of a gradient to a weight would often not change it.
+    In bfloat16, adding a hundredth of a gradient to a weight would often leave the weight unchanged.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:
@@ -69,12 +69,13 @@ def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Ten
 
 
 def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """RI in the first published code, for MLPs and Transformers: ε is added to each term of a sum.
+    """RI in the first published code, for MLPs and Transformers: ε is added to each term of the sums.
 
         RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
 
-    The sums include missing links, so they grow by outputs · ε and inputs · ε. Where weights are small, a link between
-    weak neurons scores lower than in :func:`relative_importance_of_links`. The scores are float64 (links,).
+    The sums include missing links, so ε adds outputs · ε to the first sum and inputs · ε to the second sum. Where
+    weights are small, a link between weak neurons scores lower than with :func:`relative_importance_of_links`. The
+    scores are float64 (links,).
     """
     outputs, inputs = links.shape
     return _relative_importance(links, outputs * eps, inputs * eps)

@@ -67,8 +67,8 @@ def centres(degrees: Tensor, in_features: int) -> Tensor:
     """Position of each output on the ring of inputs, along the diagonal of the mask; float64 (out_features,)."""
     out_features, links = degrees.numel(), int(degrees.sum())
     if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
-        # With equal degrees, the centre is the middle of each output's share of all links, at most half a column off
-        # the diagonal. Then windows of d and d + 1 columns still touch, even with only one link per input.
+        # With equal degrees, the centre of an output is the middle of its share of all links, which is at most half a
+        # column off the diagonal. Then windows of d and d + 1 columns still touch, even with only one link per input.
         return (degrees.cumsum(0) - degrees / 2) * (in_features / links) - 0.5
     outputs = torch.arange(out_features, device=degrees.device, dtype=torch.float64)
     return (outputs + 0.5) * (in_features / out_features) - 0.5
@@ -129,7 +129,7 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
-    """In row i, set the numbers[i] positions with the highest keys. Random keys draw without replacement."""
+    """In row i, set the numbers[i] positions with the highest keys: with random keys, a draw without replacement."""
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])

@@ -1,8 +1,8 @@
 """Draw links without replacement, with a soft or a hard rule.
 
-CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to
-its score to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score,
-T = 1 follows it, and T → ∞ is the hard rule, which takes the highest scores.
+CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to its score raised
+to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score, T = 1 follows it, and T →
+∞ is the hard rule, which takes the highest scores.
 """
 
 import math
@@ -175,8 +175,8 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
     where = generator.device
     missing = size - len(links)
     _check_num(num, missing)
-    # The num-th highest of the uniform numbers is below this bound only about once in a million draws. Then we look at
-    # all numbers.
+    # The num-th highest of the uniform numbers is below this bound only about once in a million draws. In that case, we
+    # look at all numbers.
     bound = 1 - (num + 5 * math.sqrt(num) + 12) / max(missing, 1)
     start = generator.get_state()
     uniform, rank = _uniform_above(bound, missing, generator)
@@ -191,7 +191,7 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
 
 def _uniform_above(bound: float, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw `count` uniform numbers. Return the numbers above a bound, float64, and their indices, int64."""
-    # Numbers drawn in blocks equal numbers drawn at once only on a CPU.
+    # A draw in blocks gives the same numbers as a single draw only on a CPU.
     size = BLOCK if generator.device.type == "cpu" else max(count, 1)
     uniform, rank = [], []
     for first in range(0, count, size):

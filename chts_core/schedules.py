@@ -21,13 +21,13 @@ def sigmoid_sparsity(
 
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
-    (Paper, Equation 1. The paper has s_i - s_f instead of s_f - s_i, which would move away from the target. The
-    rescaling is from the published code: the plain sigmoid never quite reaches s_i and s_f.)
+    (Paper, Equation 1. With the paper's s_i - s_f instead of s_f - s_i, the sparsity would move away from the target.
+    The rescaling is from the published code: the plain sigmoid never quite reaches s_i and s_f.)
     """
     if not k > 0:
         raise ValueError(f"k is {k}; expected a steepness above 0. The paper's experiments use 6.")
     u = _progress(step, start, end)
-    # This is the same formula with σ(x) - 1/2 = tanh(x/2)/2. It is exact at both ends and does not overflow for large
+    # This is the formula above, with σ(x) - 1/2 = tanh(x/2)/2. It is exact at both ends and does not overflow for large
     # k.
     share = 0.5 + 0.5 * math.tanh(k * (2 * u - 1) / 2) / math.tanh(k / 2)
     return _between(initial, final, share)

@@ -52,7 +52,7 @@ class Sparsifier:
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
     has the same settings. The processes divide the layers of an update among themselves and compare the masks. Methods
-    that use gradients use the mean over all processes. `DistributedDataParallel` needs `execution="masked"`.
+    that use gradients use their mean over all processes. `DistributedDataParallel` needs `execution="masked"`.
 
     Args:
         model: any module. Its linear layers, attention projections, convolutions, recurrent layers, bilinear layers
@@ -82,14 +82,14 @@ class Sparsifier:
             is tiled over layers of another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
             weights of each layer. "dense": with all weights; the density decays to the final density, for most methods
-            with :class:`chts_core.choices.Cubic`. Use the last two for a trained model.
-        initial_masks: masks to start from, by layer name, instead of the method's topology. Each mask is shaped
-            like the weight with its name, or (out_features, in_features) for a part of a weight.
+            with :class:`chts_core.choices.Cubic`. Use "magnitude" or "dense" for a trained model.
+        initial_masks: masks to start from, by layer name, instead of the method's topology. Each mask is shaped like
+            the weight of the same name, or (out_features, in_features) for a part of a weight.
         process_group: the group of the processes that train the model together. Default: the group of the model's DDP
             or FSDP wrapper, or else the default group.
         resume_from: a `state_dict()` to continue from, if the model and the optimizer have already loaded their saved
-            states. Without `resume_from`, attaching zeroes the weights outside the initial masks; load all three states
-            afterwards.
+            states. Without `resume_from`, attaching zeroes the weights outside the initial masks; load the states of
+            the model, optimizer and Sparsifier afterwards.
         reschedule: whether `resume_from` may be from a run with a different `total_steps`, to train longer; see
             `load_state_dict`.
 
@@ -97,7 +97,7 @@ class Sparsifier:
         network, progress: the sparse layers and the state of the run, read only.
 
     Raises:
-        ValueError, TypeError: for settings that cannot work. Nothing is changed then.
+        ValueError, TypeError: for settings that cannot work. In this case, nothing is changed.
         RuntimeError: if the processes of a group have different masks.
     """
 
@@ -272,8 +272,8 @@ class Sparsifier:
         Raises:
             RuntimeError: if another Sparsifier has been attached to the model, parameters have been replaced, another
                 optimizer has stepped, or weights do not fit the masks. When an update is due, the error is also raised
-                if the method needs gradients and there are none, or if a link's weight is infinite or NaN. Nothing is
-                changed then.
+                if the method needs gradients and there are none, or if a link's weight is infinite or NaN. In these
+                cases, nothing is changed.
         """
         guard, progress = self._guard, self.progress
         guard.check_attached(self.update_due)
@@ -348,7 +348,7 @@ class Sparsifier:
 
         Raises:
             TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update
-                that could reach the final sparsity. Nothing is changed then.
+                that could reach the final sparsity. In these cases, nothing is changed.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)

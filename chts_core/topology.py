@@ -50,11 +50,11 @@ def receptive_field(
 ) -> Tensor:
     """Bipartite receptive field network (BRF): outputs prefer the inputs near them.
 
-    The inputs form a ring. The centre of output i is at position (i + 1/2) · in/out - 1/2 of this ring, which is on the
-    diagonal of the mask (or up to half a column beside it, if all degrees are equal). An output of degree d draws d
-    inputs without replacement, with probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs. r = 1
-    draws uniformly, which is ER with these output degrees. (Paper, "Bipartite receptive field network modelling". The
-    published code rounds in/out to an integer, which leaves part of a longer input side without links.)
+    The inputs form a ring. The centre of output i is at position (i + 1/2) · in/out - 1/2 of this ring. This position
+    is on the diagonal of the mask (or up to half a column beside it, if all degrees are equal). An output of degree d
+    draws d inputs without replacement, with probability ∝ (1 + distance)^(-(1-r)/r). r = 0 takes the d nearest inputs.
+    r = 1 draws uniformly, which is ER with these output degrees. (Paper, "Bipartite receptive field network modelling".
+    The published code rounds in/out to an integer, which leaves part of a longer input side without links.)
 
     With at least as many links as inputs, every input has a link at r = 0. With at least as many links as outputs,
     every output has a link at any r. Neither guarantee holds for degrees given as a tensor.
@@ -91,16 +91,16 @@ def small_world(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite small world (BSW): the nearest links of a ring, of which a share `beta` in [0, 1] is rewired at random.
+    """Bipartite small world (BSW): links to the nearest nodes of a ring; a share `beta` of them is rewired at random.
 
-    This is the Watts-Strogatz model for two sides. Each node of the larger side (the outputs if the sides are equal)
-    starts with links to its K nearest nodes of the other side. K is links / nodes, rounded so that degrees differ by at
-    most one. Then round(β · links) links, chosen uniformly, lose their end on the smaller side, all at once. Each node
-    of the larger side draws as many new ends as it has lost, uniformly and without replacement, from the nodes that its
-    remaining links do not reach. So the degrees of the larger side never change, and β = 1 is exactly ER with these
-    degrees. A link may return to its old place, although the one-sided model forbids this. Here, such a ban would make
-    β = 1 differ from ER in dense layers, and a full layer could not be rewired at all. (Paper, bipartite small world
-    model.)
+    This is the Watts-Strogatz model for two sides, with β = `beta` in [0, 1]. Each node of the larger side (the outputs
+    if the sides are equal) starts with links to its K nearest nodes of the other side. K is links / nodes, rounded so
+    that degrees differ by at most one. Then round(β · links) links, chosen uniformly, lose their end on the smaller
+    side, all at once. Each node of the larger side draws as many new ends as it has lost, uniformly and without
+    replacement, from the nodes that its remaining links do not reach. So the degrees of the larger side never change,
+    and β = 1 is exactly ER with these degrees. A link may return to its old place, although the one-sided model forbids
+    this. Here, such a ban would make β = 1 differ from ER in dense layers, and a full layer could not be rewired at
+    all. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
     input side is longer, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
@@ -139,15 +139,16 @@ def scale_free(
        already there, with probability ∝ its degree. Two nodes can be linked twice.
     2. For every link within a side, one end is chosen at random. This end moves to a node of the other side, drawn with
        probability ∝ its degree in step 1. A new node keeps its own end of its first link.
-    3. Double links become one. To restore the number of links, absent links are drawn without replacement, with
-       probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0 come last.
+    3. Two links between the same nodes become one. To restore the number of links, absent links are drawn without
+       replacement, with probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0
+       come last.
 
     Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales all degrees of a side by the same
     factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
-    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails of the degrees, in dense
-    layers almost completely. With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free
-    model. Batagelj and Brandes 2005, "Efficient generation of large random networks", draw by degree from a list of
-    link ends. Here pointer jumping resolves that list, so the growth is vectorised.)
+    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails of the degree distributions.
+    In dense layers, it cuts them off almost completely. With at least out + in - 1 links, every node has a link.
+    (Paper, bipartite scale-free model. Batagelj and Brandes 2005, "Efficient generation of large random networks", draw
+    by degree from a list of link ends. Here pointer jumping resolves that list, so the growth is vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
@@ -184,9 +185,9 @@ def equal_partition(mask: Tensor, *, generator: torch.Generator) -> Tensor:
 
     Use this function for the first layer of a scale-free network. In such a network, chance decides which inputs are
     hubs, so some pixels would count far more than others. The outputs choose their inputs one after the other. An
-    output takes as many inputs as it has links: the inputs with the fewest links so far. Ties are broken at random. The
+    output with d links in `mask` takes the d inputs that have the fewest links so far. Ties are broken at random. The
     result has the shape of `mask`, on the generator's device. (Paper, Appendix E. In the first published code,
-    `rewire_connections`, each output draws from all inputs, so inputs are equal only on average.)
+    `rewire_connections`, each output draws from all inputs, so the inputs have equal numbers of links only on average.)
     """
     check_mask(mask)
     check_generator(generator)

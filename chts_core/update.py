@@ -220,7 +220,7 @@ class TopologyUpdate:
 
     @property
     def _skipped(self) -> set[str]:
-        """The parts that an update skips: their weight is not trained, or they have stopped early."""
+        """The parts that an update skips, because their weight is not trained or because they have stopped early."""
         parts, stopped = self._network.parts, self._progress.stopped
         untrained = {name for name in parts if self._network.is_frozen(name)}
         evolving = {name for name, part in parts.items() if part.parameter in self._network.sparse} - untrained

@@ -18,7 +18,7 @@ def drop(threads: int, key: Any, x: Any, y: Any) -> None:  # pragma: no cover (c
 
     Args:
         threads: how many threads share the elements.
-        key: int64 (2,): the seed, and the number of 32-bit random integers (out of 2^32) for which an element is kept.
+        key: int64 (2,): the seed, and how many of the 2^32 possible random integers keep an element.
         x, y: 1-D, of the same dtype; y is overwritten.
     """
     seed, kept = np.uint64(key[0]), np.uint64(key[1])

@@ -26,15 +26,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile `function(threads, ...)`, which loops over shares of the work with `prange(threads)`.
 
-    The compiled function takes tensors, and runs on as many threads as torch, or on the given `threads`. With more than
-    one thread, only one caller runs at a time.
+    The compiled function takes tensors, and runs on as many threads as torch uses, or on the given number of `threads`.
+    With more than one thread, only one caller runs at a time.
 
     With one thread, the compiled function runs an ordinary loop. Numba's own parallel loops start within microseconds,
     but starting their threads changes torch's number of threads and makes a fork unsafe. On a busy machine, these
     threads also take cores from other work while they wait. The ordinary loop also runs in a forked process, and in a
     process in which Numba finds no threading layer. Both loops give the same results, bit for bit.
 
-    Sums may be reordered, so that they can use whole vector registers.
+    The compiler may reorder sums, so that it can use whole vector registers.
     """
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
     # Numba finds cached code by name and source, and ignores the options. Under one name, both loops would use the code
@@ -51,7 +51,7 @@ def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
             return
         with _one_at_a_time:
             before, wanted = numba.get_num_threads(), min(threads, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-            if before == wanted:  # setting it would take longer than a small product
+            if before == wanted:  # setting the number would take longer than a small product
                 parallel(threads, *arrays)
                 return
             numba.set_num_threads(wanted)
@@ -82,7 +82,7 @@ def _shares_work() -> bool:
         )
         return False
     finally:
-        torch.set_num_threads(threads)  # torch takes over the number of Numba's threads when they start
+        torch.set_num_threads(threads)  # starting Numba's threads has changed this number
     return True
 
 

@@ -111,5 +111,5 @@ def pairs(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def any_along(mask: Tensor, dim: int) -> Tensor:
-    """Which rows (dim=1) or columns (dim=0) have a True element."""
+    """Which rows (dim=1) or columns (dim=0) contain a True element."""
     return torch.from_numpy(mask.numpy().any(dim)) if mask.device.type == "cpu" else mask.any(dim)

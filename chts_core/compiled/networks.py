@@ -39,15 +39,16 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
     np.maximum.at(most, window, degrees)
     wanted = np.stack([fewest, most], 1)
 
-    # Half the ring, column by column: one side is at distances in [k, k + 1), the other in (k, k + 1].
+    # Half the ring: column k of one side is at a distance in [k, k + 1), column k of the other side in (k, k + 1].
     logs = exponent * np.log1p(np.arange((columns + 1) // 2 + 1))
     nearer, farther = logs[:-1], logs[1:]
-    earliest = np.full(wanted.shape, -40.0)  # no exponential of BITS bits has a lower ln
+    earliest = np.full(wanted.shape, -40.0)  # with BITS random bits, ln E is never this low
     latest = np.full(wanted.shape, 5.0 + logs[-1])
     for _ in range(30):
         times = (earliest + latest) / 2
         arrived = _arrived(times, (nearer + farther) / 2)
-        # Three standard deviations of the number of arrivals, before and after the time with the wanted mean.
+        # The window starts where the mean number of arrivals is three standard deviations below the wanted number, and
+        # ends where the mean is three standard deviations above it.
         margin = 3 * np.sqrt(2 * (arrived * (1 - arrived)).sum(-1)) * [1, -1]
         too_early = 2 * arrived.sum(-1) + margin < wanted
         earliest, latest = np.where(too_early, times, earliest), np.where(too_early, latest, times)
@@ -79,10 +80,10 @@ def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma:
 def _set_links(  # pragma: no cover (compiled)
     row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
 ) -> None:
-    """Link a row to its columns with verdict 2, and to the first `needed` of the `num` contenders to arrive.
+    """Link a row to the columns with verdict 2, and to the `needed` of the `num` contenders that arrive first.
 
-    Columns are counted from `start` on, around the ring. `last` is the time at which the last of these contenders
-    arrives.
+    Columns are counted from `start` on, around the ring. Verdict 2 means that a column arrives before the window.
+    `last` is the time at which the last of these contenders arrives.
     """
     columns = len(row)
     for column in range(start, columns):

@@ -110,7 +110,7 @@ def multiply_at_links(  # pragma: no cover (compiled)
 
 @compiled_twice
 def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
-    """y = xᵀ, both contiguous. torch would transpose x with only one thread."""
+    """y = xᵀ, both contiguous. torch would use only one thread for this."""
     rows, columns = x.shape
     strips = (columns + _STRIP - 1) // _STRIP
     for share in prange(threads):

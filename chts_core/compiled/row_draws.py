@@ -29,10 +29,13 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
-    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows, with as many threads as torch."""
+    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows.
+
+    The function uses as many threads as torch uses.
+    """
     rows, threads = mask.shape[0], torch.get_num_threads()
     seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")
-    if threads == 1:  # starting a thread and waiting for it takes longer than a small mask
+    if threads == 1:  # starting a thread and waiting for it takes longer than filling a small mask
         loop(0, rows, seeds, *arguments, mask.numpy())
         return
     batch = max(1, rows // (8 * threads))  # several batches per thread, since other programs may run too

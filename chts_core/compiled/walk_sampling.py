@@ -9,10 +9,10 @@ of a missing link u–v. But d_z - P_zu is the number of inputs of z that u lack
     a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
 
 gives u–v with p ∝ S_uv. The second sum, over the inputs, works in the same way. P_zu counts the wedges z – x – u (paths
-of two links), so integers are enough to draw pairs. Each draw takes a wedge, or a pair that shares an input; all wedges
-and all such pairs are equally likely. To find a pair that shares an input, the code draws from the wedges, of which
-only one per pair counts, or from all pairs, whichever are fewer. A link that was drawn before is skipped, so the draws
-are without replacement. This method needs no score, no matrix product and no rounding.
+of two links), so integers are enough to draw pairs. Each draw takes one of the wedges or one of the pairs that share an
+input, all equally likely. To find such a pair, the code draws from the wedges, of which only one per pair counts, or
+from all pairs, whichever are fewer. A link that was drawn before is skipped, so the draws are without replacement. This
+method needs no score, no matrix product and no rounding.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from chts_core.compiled.masks import ends, mask_of, positions
 
 # After this number of walks per wanted link, the links that were not found yet are drawn from the scores. This number
-# of walks takes about as much work as the scores.
+# of walks takes about as much work as computing the scores.
 _WALKS_PER_LINK = 16
 _WALKS_AT_LEAST = 256
 _FEWEST_WALKS = 64  # in a round
@@ -116,7 +116,7 @@ def walk_compiled(
 def walk_batched(
     links: Tensor, shape: tuple[int, int], num_links: int, inside: bool, generator: torch.Generator
 ) -> Tensor:
-    """Like :func:`walk_compiled`, but with all walks of a round at the same time, on any device.
+    """Like :func:`walk_compiled`, but on any device and with all walks of a round in parallel.
 
     A matrix product first counts how many neighbours each pair of nodes shares, so no walk needs a second try. A walk
     ends at any of the d_z neighbours of z. If u lacks this neighbour, the walk counts with p ∝ d_z / (d_z - P_zu).
@@ -176,7 +176,7 @@ def walk_batched(
 
 
 def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair of different numbers in [0, others] with the index `choice`, which is below others · (others + 1)."""
+    """The ordered pair of different numbers in [0, others] that has the index `choice` < others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
@@ -190,7 +190,7 @@ def _lacking_odds(degree: Tensor, common: Tensor) -> Tensor:
 def _greatest_odds(shared: list[Tensor]) -> Tensor:
     """An upper bound on `_lacking_odds`, from the number of neighbours that each pair of nodes shares; float64 ()."""
     parts = [(count / count.diagonal().clamp(min=1)[:, None]).flatten() for count in shared]
-    # With 2^14 neighbours, rounding to float32 could hide a thousandth of the odds.
+    # With 2^14 neighbours, rounding to float32 can make the odds a thousandth too small.
     return 1.001 / (1 - torch.stack([part.masked_fill_(part >= 1, 0).max() for part in parts]).max().double())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from chts_core.compiled.jit import compiled, random_below
 from chts_core.compiled.lists import has
 
-# How often a walk tries to find its last node at random before it looks at all candidates.
+# How many times a walk tries to find its last node at random before it looks at all candidates.
 _TRIES = 8
 _ALL = 2**62
 
@@ -91,7 +91,7 @@ def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no 
 
 @compiled
 def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
-    """The ordered pair of different numbers in [0, others] with the index `choice`, below others · (others + 1)."""
+    """The ordered pair of different numbers in [0, others] that has the index `choice` < others · (others + 1)."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
