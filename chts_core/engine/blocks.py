@@ -121,7 +121,7 @@ class Blocks:
     without_output: set[str] = field(default_factory=set)
 
     def add_gated(self, gate: str | None, up: str | None, down: str | None) -> None:
-        """Add a gated feed-forward block, by the names of its sparse layers."""
+        """Add a gated feed-forward block, given the names of its sparse layers."""
         self.pairs += [(gate, up)] if gate and up else []
         self.chains += [(before, down) if down else (before,) for before in (gate, up) if before]
 
@@ -210,15 +210,15 @@ def _roles(
 
 def _names_in_forward(module: nn.Module) -> set[str]:
     """The names of the functions and attributes that the `forward` method of a module uses."""
-    forward = getattr(type(module), "forward", None)  # a part compiled by torch.jit has none
+    forward = getattr(type(module), "forward", None)  # None if torch.jit has compiled the module
     code = getattr(forward and inspect.unwrap(forward), "__code__", None)
     return set(code.co_names) if code else set()
 
 
 def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: int) -> bool:
-    """Whether an attention block has a parameter outside of these parts that may mix neurons."""
+    """Whether any parameter of an attention block outside of these parts may mix neurons."""
     for name, parameter in attention.named_parameters():
-        # T5 and Swin add a number that depends only on positions to the scores of each head. gpt-oss adds one score.
+        # To the scores of each head, T5 and Swin add a number that depends only on positions. gpt-oss adds one score.
         of_positions = name.endswith(("relative_attention_bias.weight", "relative_position_bias_table"))
         of_head = parameter.shape[1:] == (heads,) if of_positions else name == "sinks" and parameter.shape == (heads,)
         if name.partition(".")[0] not in parts and not of_head:
@@ -262,7 +262,7 @@ def _attention(
 
 
 def _rotates_halves(model: nn.Module, attention: nn.Module, head_dim: int) -> bool | None:
-    """Whether the rotary positions of an attention block mix neurons j and j + head_dim/2; None if they mix others."""
+    """Whether a block's rotary positions mix neurons j and j + head_dim/2; None if they may mix other pairs."""
     frequencies = {buffer.shape[-1] for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
     names = [type(module).__name__ for module in model.modules()] + list(vars(attention))
     if not frequencies and not any(word in name.lower() for name in names for word in ("rotary", "rope")):
@@ -347,7 +347,7 @@ def _keeps_zeros(block: nn.Module, nodes: list[fx.Node], names: tuple[str, str, 
             needed |= set(node.all_input_nodes)
     steps = [node for node in nodes if node in needed - {gate, up}]
     parts = {node: block.get_submodule(str(node.target)) for node in steps if node.op == "call_module"}
-    # A value that is given or trained may become any number. A step that is not needed may change a tensor in place.
+    # An argument or a trained value may become any number. A step that is not needed may change a tensor in place.
     trained = any(part.state_dict() for part in parts.values())
     if trained or any(node.op in ("placeholder", "get_attr") for node in steps):
         return False

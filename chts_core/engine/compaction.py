@@ -19,10 +19,10 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
     """A copy of the model without its inactive hidden neurons. In evaluation mode, both models have the same outputs.
 
     A hidden neuron is dropped if no output depends on it. A neuron that depends on no input always sends the same value
-    (its bias, through the activation). This value is taken from an example and added to the biases of the layer that
-    the neuron feeds. Neurons between linear layers are dropped, in multilayer perceptrons and in the feed-forward
-    blocks of Transformers. Neurons inside an attention block stay, because all its heads must have the same width.
-    Neurons between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
+    (the activation of its bias). This value is taken from an example and added to the biases of the layer that the
+    neuron feeds. Neurons between linear layers are dropped, in multilayer perceptrons and in the feed-forward blocks of
+    Transformers. Neurons inside an attention block stay, because all its heads must have the same width. Neurons
+    between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
 
     Args:
         model: the model, which does not change.
@@ -30,15 +30,16 @@ def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *a
         graph: says which layers, sparse or dense, feed each other.
         args, kwargs: an example input of the model.
 
-    The copy and the model both run on the example, and their outputs are compared. This shows whether anything else,
-    such as a hook, changes the values of neurons between two layers.
+    The copy and the model both run on the example, and their outputs are compared. This comparison shows whether
+    anything else, such as a hook, changes the values of neurons between two layers.
 
     Returns:
         The copy, in evaluation mode. Its smaller layers are still `nn.Linear`; a batch norm with no features left
         becomes `nn.Identity`.
 
     Raises:
-        ValueError: if the example does not reach a layer of the graph, or if the outputs on the example would change.
+        ValueError: if the example does not reach a layer of the graph, or if the outputs of the copy on the example
+            would differ from the outputs of the model.
     """
     whole = copy.deepcopy(model).eval()
     expected = _outputs(whole, *args, **kwargs)
@@ -184,7 +185,7 @@ def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **k
         def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             value: Tensor = given[0] if given else named["input"]
             seen.inputs[name] = value.detach().reshape(-1, value.shape[-1])
-            # A norm is between the two layers if this value depends on the norm's output.
+            # A norm is between this layer and the layers that feed it if this value depends on the norm's output.
             ways = {norm: output for norm, output in normed.items() if output.requires_grad and value.requires_grad}
             slopes = (
                 torch.autograd.grad(value.sum(), list(ways.values()), retain_graph=True, allow_unused=True)
@@ -235,7 +236,7 @@ def _constant_neurons(links: Mapping[str, Tensor], feeders: Mapping[str, list[st
             fixed = torch.stack([outputs_of(before) for before in feeders[layer]])
             nonzero = torch.stack([(seen.outputs[before] != 0).any(dim=0) for before in feeders[layer]])
             # A product of factors is always 0 if one factor is always 0 and the activation of this factor keeps the 0.
-            # The example shows that the activation keeps the 0 if the product is 0 although all other factors are not.
+            # The example shows that the activation keeps the 0 if the product is 0 although no other factor is 0.
             silent = (fixed & ~nonzero).any(dim=0) & (seen.inputs[layer] == 0).all(dim=0)
             shown = nonzero.sum(dim=0) == len(nonzero) - 1
             constant[layer] = fixed.all(dim=0) | (silent & shown)

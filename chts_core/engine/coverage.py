@@ -13,7 +13,7 @@ from chts_core.engine.layers import EXCLUDED, NOT_INCLUDED, Chosen
 
 # The Sparsifier warns if the sparse layers contain less than this share of the elements.
 _LITTLE = 0.5
-# Users expect that matrices stay dense for these reasons, so the warning does not count these matrices.
+# Users expect matrices to stay dense for these reasons, so the warning does not count these matrices.
 _EXPECTED = (EXCLUDED, NOT_INCLUDED, OF_OUTPUTS, LAST, GUESSED)
 
 

@@ -57,7 +57,7 @@ class Ranks:
         """
         if self.size == 1:
             return
-        # The sign bit stays 0, because torch cannot send unsigned integers of 64 bits.
+        # The sign bit stays 0, because torch cannot send unsigned 64-bit integers.
         digests = [
             int.from_bytes(hashlib.blake2b(own.cpu().numpy().tobytes(), digest_size=8).digest(), "big") >> 1
             for own in links.values()
@@ -83,7 +83,7 @@ class Ranks:
         """Send each tensor from its owner to all ranks, in place; Boolean tensors are packed into bits.
 
         Args:
-            tensors: Boolean or uint8, each of the same shape on all ranks.
+            tensors: Boolean or uint8; each has the same shape on all ranks.
             owners: the rank that has the right values, by the name of the tensor.
         """
         if self.size == 1:
@@ -134,7 +134,7 @@ def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     """The ranks that train a model together.
 
     If a group is given, these are all ranks of this group. Without a group, a model with `DistributedDataParallel` or
-    `fully_shard` has the ranks of its own group, and any other model has all ranks.
+    `fully_shard` is trained by the ranks of its own group, and any other model by all ranks.
     """
     weight = next(model.parameters())
     if group is None and isinstance(model, nn.parallel.DistributedDataParallel):

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 class Dropout(nn.Dropout):
     """A variant of `nn.Dropout` that uses all of torch's threads, and stores a seed instead of a mask.
 
-    On most processors, torch draws random numbers on one thread. The draws take a quarter of the time of a training
-    step of a sparse Transformer, and the dropped elements depend on the manufacturer of the processor. With this class,
+    On most processors, torch draws random numbers on one thread. These draws take a quarter of the time of a sparse
+    Transformer's training step, and the dropped elements depend on the manufacturer of the processor. With this class,
     they depend only on the seed (:mod:`chts_core.compiled.dropout`). The probability that an element is dropped differs
     from `p` by at most 2^-33.
 
     On any device other than a CPU, and if torch traces or transforms the model, this class works like `nn.Dropout`.
 
     Args:
-        p: probability that an element is zeroed in training; the others are divided by 1 - p.
+        p: probability that an element is zeroed in training; the other elements are divided by 1 - p.
         generator: on the CPU, draws a seed for each call. Default: torch's global generator, as in `nn.Dropout`.
             `torch.utils.checkpoint` repeats calls and restores only the global generator, so it needs this default.
     """
@@ -42,7 +42,7 @@ class Dropout(nn.Dropout):
 
 
 class _Drop(torch.autograd.Function):
-    """The dropout operation. The backward pass drops the same elements, because it uses the same seed."""
+    """The dropout operation. Its forward and backward passes use the same seed, so they drop the same elements."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, key: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Record the operations of a model's `forward` with `torch.fx`, and find the layers that give the model's outputs."""
+"""Record the operations of a model's `forward` with `torch.fx`, and find the model's output layers."""
 
 import contextlib
 import inspect
@@ -16,9 +16,9 @@ from torch import fx, nn
 from chts_core.engine.dropout import Dropout
 from chts_core.engine.sharding import is_fully_sharded
 
-# Why a layer counts as an output layer. OF_OUTPUTS: a trace or the model itself shows it. LAST and GUESSED: the
-# `forward` method cannot be traced, and the layer is registered last. LAST is the usual case, in which the layer is the
-# last child of the traced module. With GUESSED, the layer is inside another child.
+# Why a layer counts as an output layer. OF_OUTPUTS: a trace or the model itself shows that it is one. LAST and GUESSED:
+# the `forward` method cannot be traced, and the layer is registered last. LAST is the usual case, in which the layer is
+# the last child of the traced module. With GUESSED, the layer is inside another child.
 OF_OUTPUTS = "gives the model's outputs"
 LAST = "registered last, so taken for the output layer"
 GUESSED = "guessed to give the model's outputs"
@@ -38,7 +38,7 @@ def is_transposed_linear(module: nn.Module) -> bool:
     """Whether a module is the `Conv1D` of GPT-2: a linear layer with a weight of shape (in_features, out_features)."""
     for kind in type(module).__mro__:
         if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
-            weight = module._parameters.get("weight")  # none if it is parametrised
+            weight = module._parameters.get("weight")  # None if the weight is parametrised
             fits = weight is None or weight.shape == (getattr(module, "nx", None), getattr(module, "nf", None))
             return fits and type(module).forward is vars(kind)["forward"]
     return False
@@ -128,7 +128,7 @@ class Tracer(fx.Tracer):
         return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """See :class:`torch.fx.Tracer`. Also works if `fully_shard` has put its own class before torch's class."""
+        """See :class:`torch.fx.Tracer`. The method also works if `fully_shard` has put its own class before torch's."""
         if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):
@@ -150,14 +150,15 @@ def has_forward_of_class(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
-    """Undo side effects of `forward`: random draws, prints, warnings, counted calls, and results kept as attributes.
+    """Undo or suppress the side effects of `forward`.
 
-    Results may also be kept in lists, dicts, sets and deques in the attributes.
+    These are random draws, prints, warnings, counted calls, and results kept in attributes, or in lists, dicts, sets
+    and deques in the attributes.
     """
     containers = [(container, _contents(container)) for container in _containers(model)]
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     for module in model.modules():
-        if is_fully_sharded(module):  # its hooks would gather weights, but no real forward runs
+        if is_fully_sharded(module):  # its hooks would gather weights, but no real forward pass runs
             vars(module).update(_forward_pre_hooks=OrderedDict(), _forward_hooks=OrderedDict())
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with (
@@ -194,7 +195,7 @@ def _contents(container: Any) -> list[Any]:
 
 
 def _restore(container: Any, before: list[Any]) -> None:
-    """Give a container the contents that it had before."""
+    """Restore the earlier contents of a container."""
     if list(map(id, _contents(container))) == list(map(id, before)):
         return
     container.clear()
@@ -231,7 +232,7 @@ def trace(
         }
         with torch.set_grad_enabled(training):
             return list(tracer.trace(module, left_out or None).nodes)
-    except Exception:  # a forward that depends on its data may raise any error
+    except Exception:  # a `forward` method that depends on the data may raise any error
         return []
     finally:
         tracer.finished = True
@@ -242,12 +243,12 @@ def traces(
 ) -> Iterator[list[fx.Node]]:
     """The traces of a module in training and in evaluation mode. A trace is empty if it fails.
 
-    If the `forward` method of the module asks for a dtype, there is a trace for each dtype. While the caller uses a
-    trace, the module is in the mode of this trace.
+    If the `forward` method of the module asks for a dtype, there is one trace for each dtype in `_DTYPES`. While the
+    caller uses a trace, the module is in the mode of this trace.
 
     Args:
-        without_labels: as in :func:`trace`. If the trace fails without the first argument, it is repeated with this
-            argument.
+        without_labels: as in :func:`trace`. If the trace fails without the first argument, the module is traced again
+            with this argument.
     """
     for training in (True, False):
         for dtype in _DTYPES:
@@ -261,11 +262,11 @@ def traces(
 
 
 def output_layers(model: nn.Module) -> dict[str, str]:
-    """The linear layers and convolutions that give a model's outputs: no matrix comes after them.
+    """The linear layers and convolutions that compute a model's outputs: no matrix comes after them.
 
     A model may have several output layers, such as one for each task. If the `forward` method cannot be traced, the
     output layer is the layer that `get_output_embeddings` returns (a method of models in `transformers`). If the model
-    has no `get_output_embeddings`, the output layer is the last layer that is registered.
+    has no `get_output_embeddings`, the output layer is the layer that was registered last.
 
     Returns:
         The reason why each layer counts as an output layer, by module name: `OF_OUTPUTS`, `LAST` or `GUESSED`.

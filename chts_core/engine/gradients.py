@@ -42,8 +42,8 @@ class Gradients:
         self._collects = collects
         self._guard = guard
         self._owner: weakref.ref[Scheduled] | None = None
-        # `_arriving` has, for each weight, the number of a backward pass and its gradient so far. `_versions` has the
-        # version of `grad` to which the gradient in `dense` belongs.
+        # `_arriving` stores, for each weight, the number of a backward pass and the gradient of this pass so far.
+        # `_versions` stores the version of `grad` to which the gradient in `dense` belongs.
         self._arriving: dict[str, tuple[int, Tensor]] = {}
         self._versions: dict[str, int] = {}
 
@@ -70,11 +70,11 @@ class Gradients:
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The mean over the ranks of the gradient of all links, or None if it was not kept; a collective operation."""
+        """The gradient of all links, averaged over the ranks, or None if it was not kept; a collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
-        # The gradient of a sharded weight is already a mean.
+        # The gradient of a sharded weight is already the mean over the ranks.
         return full_from_shards(gradient, weight) if is_sharded(weight) else ranks.mean(gradient)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Gradients:
         return self._collects and owner is not None and owner.update_due
 
     def _forget_dropped(self, name: str, _: Tensor) -> None:
-        """Forget the gradient of absent links if the user has reset the gradient of the other links."""
+        """Forget the gradient of absent links if the user has reset the gradient of the existing links."""
         if not self._wanted() or name not in self.dense:
             return
         gradient = self._weights[name].parameter.grad
@@ -99,8 +99,8 @@ class Gradients:
     def _clear(self, name: str, parameter: Tensor) -> None:
         """Overwrite the gradient of absent links with zeros, so that a NaN there becomes zero too.
 
-        If an update needs the gradient of all links, a copy is kept first. The copies are summed over the backward
-        passes of the step, as `grad` itself sums the gradient of the existing links.
+        If an update needs the gradient of all links, a copy of this gradient is kept first. The copies are summed over
+        the backward passes of the step, as `grad` itself sums the gradient of the existing links.
         """
         held = self._weights[name]
         if not self._guard.rules(parameter) or parameter.grad is None:
@@ -162,7 +162,7 @@ def _dense_gradient_hook(
 
 
 def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guard: Guard) -> None:
-    """Hide the gradients from the optimizer in the step before an update, so that it skips all parameters.
+    """Hide the gradients from the optimizer in the step before an update, so that the optimizer skips all parameters.
 
     Args:
         owner: knows when an update is due; the hooks do not keep it alive.

@@ -89,7 +89,7 @@ def kind_of(name: str) -> str:
 
 
 def label_of(names: list[str]) -> str:
-    """The name of a layer, or one label for several layers of a kind.
+    """The name of a layer, or one label for several layers of the same kind.
 
     Such a label contains the parts that the names have in common, a * for each other part, and the number of layers.
     """

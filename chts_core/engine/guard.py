@@ -47,7 +47,7 @@ class Guard:
         self, network: SparseNetwork, optimizer: torch.optim.Optimizer, waiting: Mapping[str, nn.Parameter]
     ) -> None:
         self.superseded = False
-        # These optimizers keep a zero state at zero if a link has no gradient. We do not know this of other optimizers.
+        # These optimizers keep a zero state at zero if a link has no gradient. Other optimizers may not do this.
         self.keeps_zeros = type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
         self._network = network
         self._optimizer = optimizer
@@ -83,7 +83,7 @@ class Guard:
         self._watch.settle()
 
     def record_links(self) -> None:
-        """Record the present links of the layers that store only their links, to notice loaded links later."""
+        """Record the present links of the layers that store only their links, so that loaded links can be noticed."""
         stored = self._network.stored()
         self._links = {name: layer.links for name, layer in stored.items()}
         for layer in stored.values():
@@ -133,7 +133,7 @@ class Guard:
         return True
 
     def check_optimizer(self) -> None:
-        """Warn about an optimizer that moves weights without a gradient, as Muon does. The masks undo these moves."""
+        """Warn about an optimizer that changes weights without a gradient, as Muon does. Masks undo these changes."""
         if self._lost is None or not self._watch.steps:
             return
         share = self._lost.share()
@@ -197,7 +197,7 @@ class Guard:
             )
 
     def check_weights(self, step: int) -> None:
-        """Refuse an update of links with infinite or NaN weights, on all ranks if one rank finds them."""
+        """Refuse an update on all ranks if any rank finds links with infinite or NaN weights."""
         diverged = self._of_any_rank(
             name for name in self._network.sparse if not self._network.weights[name].is_finite()
         )
@@ -243,7 +243,7 @@ class Guard:
         return {**self.__dict__, "_lost": None}
 
     def _has_strangers(self, name: str) -> bool:
-        """Whether a dense weight is nonzero outside its mask, or loaded links or weights do not fit a layer's links.
+        """Whether a dense weight is nonzero outside its mask, or what was loaded into a layer does not fit its links.
 
         A layer that stores only its links gets new links from a state dict with links. From a dense weight, it takes
         only the weights of its own links.
@@ -310,7 +310,7 @@ def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
 
 
 def check_conversion(execution: str, model: nn.Module, weights: Iterable[str]) -> None:
-    """Refuse an unknown execution, or "csr" if one of these weights cannot store only its links."""
+    """Refuse an unknown execution, or "csr" if the layer of one of these weights cannot store only its links."""
     if execution not in ("masked", "csr", "auto"):
         raise ValueError(f"execution is {execution!r}; expected 'masked', 'csr' or 'auto'.")
     stay = [name for name in dict.fromkeys(weights) if execution == "csr" and not convertible(model, name)]

@@ -180,7 +180,7 @@ class TorchKernels:
 
 
 def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():  # torch warns that its sparse tensors are in beta state
+    with warnings.catch_warnings():  # torch warns that its sparse tensors are in beta
         warnings.simplefilter("ignore", UserWarning)
         return torch.sparse_csr_tensor(start, columns, values, shape, check_invariants=False)
 
@@ -262,7 +262,7 @@ def _measured_crossover(out_features: int, in_features: int, device: str, dtype:
             kernels.forward(links, values, None, x.T)
             kernels.input_gradient(links, values, dy.T)
             gradient = kernels.value_gradient(links, x.T, dy.T)
-            float(gradient.sum())  # waits for a GPU
+            float(gradient.sum())  # waits until a GPU has finished
             times.append(time.perf_counter() - started)
         return min(times[1:])
 
@@ -270,7 +270,7 @@ def _measured_crossover(out_features: int, in_features: int, device: str, dtype:
     densities = (0.1, 0.5)
     ours = [seconds(density, sparse) for density in densities]
     rival = [seconds(density, DENSE) for density in densities]
-    # Both times grow nearly linearly with the density. Find where the lines meet.
+    # Both times grow nearly linearly with the density. Find the density at which the two lines cross.
     gain = [theirs - mine for theirs, mine in zip(rival, ours, strict=True)]
     if gain[0] <= 0:
         return 0.0

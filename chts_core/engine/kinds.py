@@ -109,7 +109,8 @@ def other_matrices(model: nn.Module) -> Iterator[Candidate]:
     """Parameters of two dimensions or more that belong to no known kind of module, apart from embeddings and biases.
 
     They stay dense unless the user names them. A named parameter of three dimensions is a stack of matrices (matrices,
-    out_features, in_features). Any other named parameter is one matrix, and its first dimension contains the outputs.
+    out_features, in_features). Any other named parameter is one matrix, and its first dimension corresponds to the
+    outputs.
     """
     known = {candidate.layer.parameter for candidate in candidates(model)}
     for name, parameter in matrices(model).items():
@@ -220,14 +221,14 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def _recurrent(module: nn.Module, prefix: str) -> Iterator[Layer]:
-    """A network for each gate, from the inputs or from the previous hidden state."""
+    """For each gate, a network from the inputs and another network from the previous hidden state."""
     gates = next((gates for kinds, gates in _GATES if isinstance(module, kinds)), "")
     for name, weight in module._parameters.items():
         if weight is None or not re.fullmatch(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?", name):
             continue
         rows, columns = weight.shape
         whole = _whole(prefix + name, rows, columns)
-        if name.startswith("weight_hr") or not gates:  # the projection of an LSTM
+        if name.startswith("weight_hr") or not gates:  # the projection of an LSTM's hidden state
             yield whole
             continue
         for part, gate in enumerate(gates):
@@ -248,8 +249,8 @@ def _bilinear(module: nn.Module, prefix: str) -> Iterator[Layer]:
 def _experts(module: nn.Module, prefix: str) -> Iterator[Layer]:
     """A network for each matrix of each expert, from weights (experts, out, in) or (experts, in, out).
 
-    A weight that packs the matrices `gate` and `up` gives two networks for each expert. A parameter with one row or one
-    column for each expert is a bias or a scale, and gives no network.
+    A weight that packs the matrices `gate` and `up` becomes two networks for each expert. A parameter with one row or
+    one column for each expert is a bias or a scale, and does not become a network.
     """
     for name, weight in module._parameters.items():
         if weight is None or weight.dim() != 3 or 1 in weight.shape[1:] or _is_bias(name):

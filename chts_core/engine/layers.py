@@ -69,8 +69,8 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
     """The layers to sparsify, and why the others stay dense.
 
     All kinds of layers in :mod:`chts_core.engine.kinds` become sparse if they are trained. Embeddings are never sparse.
-    The layers that give the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of experts,
-    and depthwise convolutions stay dense, unless `exclude` says otherwise.
+    The layers that compute the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of
+    experts, and depthwise convolutions stay dense, unless `exclude` says otherwise.
 
     Args:
         model: any module.
@@ -292,7 +292,7 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
-    """Refuse a weight that two modules share, and a weight with the same memory as another parameter.
+    """Refuse a weight that two modules share, and a weight that shares memory with another parameter.
 
     Such a weight cannot have two masks, or be sparse in one module and dense in the other.
     """
@@ -324,7 +324,7 @@ def _overlap(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have an element in common; their spans of the same storage must overlap."""
     spans = [_span(first), _span(second)]
     start, end = min(span.start for span in spans), max(span.stop for span in spans)
-    memory = np.empty(end - start, np.uint8)  # it has the layout of the storage; nothing reads or writes it
+    memory = np.empty(end - start, np.uint8)  # laid out like the storage; nothing reads or writes this array
     one, other = (
         np.ndarray(
             tensor.shape,

@@ -49,7 +49,7 @@ class SparseLinear(nn.Module):
         "masked": the weight is filled in for each product, and the products are dense. These products are the
             reference, and they are faster than sparse products if there are many links.
         "auto": the faster of the two at this density, as measured for this shape on this machine
-            (:func:`crossover_density`). The two executions differ in rounding, so the last bits of a result may depend
+            (:func:`crossover_density`). "csr" and "masked" differ in rounding, so the last bits of a result may depend
             on the measurement.
 
     Under `torch.autocast`, the layer computes in the dtype of its values, and returns a result of this dtype.
@@ -109,7 +109,7 @@ class SparseLinear(nn.Module):
     def take_over(cls, linear: nn.Linear, mask: Tensor, execution: Execution = "csr") -> "SparseLinear":
         """Make a linear layer sparse in place. Its weight becomes the parameter `values`.
 
-        :func:`chts_core.engine.kinds.convertible` must allow it.
+        :func:`chts_core.engine.kinds.convertible` must be true for its weight.
 
         Everything that refers to the layer or its weight continues to work: other modules that contain the layer,
         hooks, an optimizer, a list of parameters to clip. The gradient keeps its values at the links.
@@ -163,7 +163,7 @@ class SparseLinear(nn.Module):
                 "expected (out_features, in_features)."
             )
         if execution == "csr":
-            sparse_kernels(linear.weight.device, linear.weight.dtype)  # an error now, not in the first forward pass
+            sparse_kernels(linear.weight.device, linear.weight.dtype)  # raises errors now, not in `forward`
         return compress(mask.to(linear.weight.device))
 
     def _fill(self, links: Links, values: nn.Parameter, bias: nn.Parameter | None, execution: Execution) -> None:
@@ -203,15 +203,15 @@ class SparseLinear(nn.Module):
         """Record that all values belong to the current links."""
         self._settled = _writes(self.values)
         self._mixed_beyond: int | None = (
-            None  # the number of writes to the values after which another write mixes links
+            None  # once set: the number of writes after which another write would mix the values of different links
         )
 
     def _origin_changes(self) -> None:
-        """Record that the original of this copy gets different links.
+        """Record that the original of this copy is about to get different links.
 
         If code has already written values into this copy without training them, its next write will mix values of
-        different links. Code that averages weights begins with a copy. If its first write comes after this call,
-        no values are mixed.
+        different links. Code that averages weights begins with a copy. If the first write to the copy comes after this
+        call, no values are mixed.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)
@@ -255,7 +255,7 @@ class SparseLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The dense weight, built at each call; gradients flow back to `values`. To change it, change `values`."""
+        """The dense weight, built at each call; gradients flow to `values`. To change the weight, change `values`."""
         weight = self.values.new_zeros(self.out_features * self.in_features)
         links = self.links
         positions = links.outputs() * self.in_features + links.col_indices  # torch.jit.trace warns about len()
@@ -291,7 +291,7 @@ class SparseLinear(nn.Module):
 
         Returns:
             A function that changes other state of each link, such as an optimizer's moments, in the same way. It keeps
-            the entries of the survivors, and gives zero for the other links.
+            the entries of the survivors, and sets the other entries to 0.
         """
         check_mask(mask)
         before, after = self.links.positions(), positions(mask)
@@ -325,7 +325,7 @@ class SparseLinear(nn.Module):
         return carry
 
     def follow(self, other: "SparseLinear") -> None:
-        """Take the links of another layer of the same shape. Common links keep their values, and new links get zero.
+        """Take the links of another layer of the same shape. Common links keep their values. New links start from 0.
 
         Use this method to average this layer with the other; this layer may be an earlier copy of the other.
         """
@@ -354,7 +354,7 @@ class SparseLinear(nn.Module):
             )
         if is_transformed():
             return self._dense_forward(input)
-        if torch.compiler.is_compiling():  # compiled loops are not traced; a decorator would import torch's compiler
+        if torch.compiler.is_compiling():  # Numba's loops cannot be traced; a decorator would import torch's compiler
             return torch.compiler.disable(self._forward)(input)  # type: ignore[no-any-return]
         return self._forward(input)
 
@@ -434,7 +434,7 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 def _writes(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; 0 if it was made in inference mode, where PyTorch does not count."""
+    """How often a tensor was changed in place; 0 if it was made in inference mode, where PyTorch counts nothing."""
     return 0 if tensor.is_inference() else tensor._version
 
 

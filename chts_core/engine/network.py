@@ -55,7 +55,7 @@ class SparseNetwork:
         self.sparse = sparse
         self.ranks = ranks
         self._owners = ranks.owners({name: part.shape[0] * part.shape[1] for name, part in parts.items()})
-        # Refuse a graph that does not fit. Do this here, not later during the run.
+        # Refuse a graph that does not fit the layers. Do this here, not later during the run.
         check_graph({name: layer.full_shape for name, layer in layers.items()}, graph)
         if ranks.size > 1:
             ranks.check_same(self.lists())
@@ -119,7 +119,7 @@ class SparseNetwork:
         return whole if len(parts) == 1 and parts[0][1].keeps_order else whole.sort().values
 
     def gone(self, parameter: str, survivors: Mapping[str, Tensor]) -> Tensor:
-        """The links of a weight that are not among the survivors, as :meth:`in_weight` gives them."""
+        """The links of a weight that are not among the survivors, as :meth:`in_weight` returns them."""
         lists = {name: self.positions(name) for name, _ in self._parts_of(parameter)}
         return self.in_weight(parameter, {name: links[~among(links, survivors[name])] for name, links in lists.items()})
 
@@ -135,7 +135,7 @@ class SparseNetwork:
         return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
 
     def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
-        """Number of links of each part, from the masks of the weights, packed into bits."""
+        """Number of links of each part, given the masks of the weights, packed into bits."""
         found = {}
         for parameter, parts in self.parts_by_weight():
             shape, bits = self.weights[parameter].shape, packed[parameter]
@@ -174,7 +174,7 @@ class SparseNetwork:
                 generators[name].set_state(state)
 
     def percolated(self, links: LinkLists) -> LinkLists:
-        """Links by part, without incomplete links (:func:`chts_core.percolation.percolate`)."""
+        """The links of each part, without incomplete links (:func:`chts_core.percolation.percolate`)."""
         left = self._percolated_layers(links.__getitem__)
         percolated = LinkLists({name: part.shape for name, part in self.parts.items()})
         for name, (layer, offset) in self._places().items():
@@ -188,7 +188,7 @@ class SparseNetwork:
         """Which output neurons are active, by layer (:func:`chts_core.percolation.active_neurons`).
 
         Args:
-            links: a function that gives the links of each part, as :meth:`positions` does.
+            links: a function that returns the links of each part, as :meth:`positions` does.
         """
         left = self._percolated_layers(links)
         neurons = {}
@@ -198,7 +198,7 @@ class SparseNetwork:
         return neurons
 
     def _percolated_layers(self, links: Callable[[str], Tensor]) -> LinkLists:
-        """Links by layer, without incomplete links."""
+        """The links of each layer, without incomplete links."""
         parts: dict[str, list[tuple[str, int]]] = {name: [] for name in self.layers}
         for name, (layer, offset) in self._places().items():
             parts[layer].append((name, offset))
@@ -228,10 +228,10 @@ class SparseNetwork:
         return shares
 
     def past(self, part: str, links: Tensor, past_weights: Mapping[str, PastWeights]) -> tuple[Tensor, Tensor]:
-        """The links that a part had earlier and lacks now, as positions in the flattened part, and their last weights.
+        """The links that a part has lost, as positions in the flattened part, and their last weights.
 
         Args:
-            links: the existing links, as :meth:`positions` gives them.
+            links: the existing links, as :meth:`positions` returns them.
         """
         layer = self.parts[part]
         past = past_weights[layer.parameter]
@@ -241,7 +241,7 @@ class SparseNetwork:
         return where[missing], past.values[mine][order][missing]
 
     def empty_links(self, packed: Mapping[str, Tensor]) -> int:
-        """Number of links with a weight of exactly zero, from the masks of the weights, packed into bits."""
+        """Number of links with a weight of exactly zero, given the masks of the weights, packed into bits."""
         return sum(
             weight.num_zero(positions(unpack_bits(packed[name], weight.shape)).to(weight.parameter.device))
             for name, weight in self.weights.items()

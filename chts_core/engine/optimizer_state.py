@@ -91,7 +91,7 @@ def first_value(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, key: 
     return 0.0
 
 
-# For each type of optimizer: a state, and the setting of the parameter group that is its first value.
+# For each type of optimizer: a state, and the setting of the parameter group that gives the state's first value.
 _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
     torch.optim.Adagrad: {"sum": "initial_accumulator_value"},
     torch.optim.Rprop: {"step_size": "lr"},
@@ -99,7 +99,7 @@ _FIRST_VALUES: Mapping[type, Mapping[str, str]] = {
 
 
 def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Parameter) -> None:
-    """Refuse an optimizer's state if chts does not know how its type stores a zero.
+    """Refuse an optimizer's state if chts does not know how the state's dtype stores a zero.
 
     Raises:
         TypeError: if a state is not floating-point; the message names the optimizer and the state.

@@ -41,7 +41,7 @@ class _Product(torch.autograd.Function):
     """x Wᵀ + b, and the gradients with respect to x (samples, in), the values and the bias.
 
     The results are contiguous, like the results of an `nn.Linear`, because most operations on a transposed view would
-    take longer than transposing the view back.
+    lose more time than it takes to transpose the view back.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         features, values = ctx.saved_tensors
         hook = ctx.layer.dense_gradient_hook
-        # A hook may read the gradient later, and a GPU may still work on it when a call returns.
+        # Keep `dy` if a hook may read it later, or if a GPU may still be reading it when this call returns.
         dy = _by_feature(grad, ctx.kernels, passing=hook is None and grad.device.type == "cpu")
         dx = transposed(ctx.kernels.input_gradient(ctx.links, values, dy)) if ctx.needs_input_grad[0] else None
         dw = ctx.kernels.value_gradient(ctx.links, features, dy) if ctx.needs_input_grad[1] else None

@@ -293,7 +293,7 @@ def _of_shape(shape: tuple[int, ...]) -> Tensor:
 
 
 def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
-    """The budget of a run that continues a saved run, which may have another length and has already lost links."""
+    """The budget of a continued run. The saved run may have a different length, and it has already lost links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
     budget = replace(saved, least=replace(saved, timeline=before).least_at(state["updated_at"]))

@@ -1,4 +1,4 @@
-"""Sharded tensors. `torch.distributed.fsdp.fully_shard` distributes their rows among processes."""
+"""Sharded tensors: `torch.distributed.fsdp.fully_shard` distributes the rows of a tensor among processes."""
 
 import sys
 from typing import TYPE_CHECKING, TypeGuard
@@ -34,7 +34,7 @@ def local_rows(tensor: Tensor) -> slice:
     """Which rows of a tensor are this rank's share.
 
     Raises:
-        ValueError: if the tensor is sharded in any other way than by rows among all ranks.
+        ValueError: if the tensor is sharded in any way other than by rows among all ranks.
     """
     if not is_sharded(tensor):
         return slice(0, len(tensor))
@@ -71,7 +71,7 @@ def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Shard a tensor in the same way as `like`, a tensor of its shape.
+    """Shard a tensor in the same way as `like`, a tensor of the same shape.
 
     Every rank must have the whole tensor, so this needs no communication.
     """

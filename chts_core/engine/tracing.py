@@ -140,30 +140,30 @@ class _Feeds:
         return cls(feeds, used)
 
     def agrees(self, name: str, after: str | None) -> bool:
-        """Whether one layer feeds another in this trace too, or the trace uses neither of them."""
+        """Whether one layer feeds another in this trace too, or whether the trace uses neither of them."""
         if name in self.next:
             return self.next[name] == after
         return bool(self.used) and not {name, after} & self.used
 
 
 def _first_results(node: fx.Node) -> set[fx.Node]:
-    """The nodes that take the first of several results of a module; the node itself if this is not clear."""
+    """The nodes that take the first of several results of a module; the node itself if it has other uses."""
     taken = [user for user in node.users if user.op == "call_function" and user.target is operator.getitem]
     plain = len(taken) == len(node.users) and all(isinstance(user.args[1], int) for user in taken)
     return {user for user in taken if user.args[1] == 0} if plain else {node}
 
 
 def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
-    """Module name of the only layer that reads a module's neurons, after elementwise operations, or "".
+    """Module name of the only layer that reads a module's neurons, after elementwise operations; "" if there is none.
 
-    The neurons of a convolution are its channels. Operations on each channel, such as pooling, keep them apart.
+    The neurons of a convolution are its channels. Operations on each channel, such as pooling, keep the channels apart.
     """
     if is_altered(source):
         return ""
     width = getattr(source, "out_features", getattr(source, "nf", None))
     of_channels = is_convolution(source)
     derived, readers = set(sources), set[str]()
-    flat = set[fx.Node]()  # nodes in which the positions of a channel are separate inputs, or one mean
+    flat = set[fx.Node]()  # nodes with the positions of a channel as separate inputs, or with their mean
     todo = list(sources)
     for node in todo:  # this list grows
         for user in node.users:
@@ -193,7 +193,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
 
 
 def _flattens(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation flattens (batch, channels, ...) to (batch, channels · positions), or takes a mean."""
+    """Whether an operation flattens (batch, channels, ...) to (batch, channels · positions) or averages positions."""
     if isinstance(module, nn.Flatten):
         return (module.start_dim, module.end_dim) == (1, -1)
     if node.target in (torch.flatten, "flatten"):

@@ -134,7 +134,7 @@ class Watch:
 
 
 class LostSteps:
-    """Measures how much of an optimizer's step changes weights of absent links. The masks undo these changes.
+    """Measures what share of an optimizer's step changes the weights of absent links. The masks undo these changes.
 
     The first step shows whether the optimizer changes any such weights. If so, a copy of the weights is kept to measure
     the second step.

@@ -31,7 +31,7 @@ class Weight(Protocol):
 
     @property
     def mask(self) -> Tensor:
-        """The mask, Boolean, contiguous and of this shape; do not change it."""
+        """The mask, Boolean, contiguous and of the same shape as the weight; do not change it."""
         ...
 
     def count(self, part: Layer) -> int:
@@ -91,7 +91,7 @@ class Weight(Protocol):
         ...
 
     def load_mask(self, mask: Tensor) -> None:
-        """Change the links to the links of a saved run. The saved weights and optimizer state are already loaded."""
+        """Replace the links with the links of a saved run. The saved weights and optimizer state are already loaded."""
         ...
 
     def clear_absent(self, keeps_zeros: bool) -> None:
@@ -104,7 +104,7 @@ class Weight(Protocol):
 
 
 class MaskedWeight:
-    """A dense weight with zeros where the mask has no link. The optimizer's state has the same zeros.
+    """A dense weight with zeros where the mask has no link. The optimizer's state has zeros in the same places.
 
     If `fully_shard` has sharded the weight, this rank has only some of its rows, but the whole mask. Reading the whole
     weight is then a collective operation.
@@ -406,7 +406,7 @@ def zero_absent(tensor: Tensor, mask: Tensor) -> None:
         integers = tensor.view(_INTEGERS[tensor.dtype.itemsize])
         zero_integers(integers.flatten(1).numpy(), mask.flatten(1).numpy())
     else:
-        torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # in place, without a mask of absent links
+        torch.where(mask, tensor, tensor.new_zeros(()), out=tensor)  # works in place and needs no mask of absent links
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
