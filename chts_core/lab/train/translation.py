@@ -259,7 +259,7 @@ def train(
         seed, device, save_to, save_every, progress: arguments of the loop.
 
     Raises:
-        ValueError: if the settings do not fit together, or the checkpoint is damaged or from another run.
+        ValueError: if the settings do not fit together, or if the checkpoint is damaged or from another run.
     """
     device = torch.device(device)
     training = loop.train(
@@ -332,7 +332,7 @@ def validation_loss(model: Transformer, task: Task, recipe: Recipe) -> float:
 
 
 def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
+    """Plan a run of `train` with these settings, but do not start the run; see :func:`chts_core.plan`."""
     loop.refuse_correlations(method, "tokens")
     with torch.device("meta"):
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size])
