@@ -34,8 +34,8 @@ _ENTRY = "chts_checkpoint"
 # marker, whose quotation marks are escaped because it is JSON within JSON.
 _NO_CHECKSUM = "0" * 64
 _MARKER = rb"\"sha256\":\""
-# The largest length of the JSON text, in characters. Safetensors reads headers of up to 100 MB, and within a header,
-# the text can take twice as much space, because it is escaped.
+# The largest length of the JSON text, in characters. Safetensors reads headers of up to 100 MB, and in a header, the
+# text takes up to two bytes per character, because it is escaped.
 _LARGEST_STRUCTURE = 40_000_000
 
 # The types that every version of safetensors can store. Tensors of other types are stored as raw bytes.

@@ -280,8 +280,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Mean test accuracy of each method after three epochs: the last, the best on validation, and the best on test
-    images.
+    """Mean test accuracy of each method after three epochs: the last, the best on validation and the best on test.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
     the runs whose best test epoch came before their number of links reached its final value.
