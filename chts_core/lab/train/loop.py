@@ -1,6 +1,6 @@
 """The training loop for classifiers, translators and language models, with measurements and checkpoints.
 
-A `Learner` contains the parts that differ between these models: the model, the batches, the loss and the measurements.
+A `Learner` contains the parts that depend on the kind of model: the model itself, its batches, loss and measurements.
 """
 
 import math

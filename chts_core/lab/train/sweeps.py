@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _KEYS = ("parameters", "grid")
 _SECONDS_TO_ANSWER = 10  # how long to wait for the answer of a scheduler
-_TRIES = 2  # times that a cell starts at most, if its workers are lost
+_TRIES = 2  # the largest number of times that a cell starts if its workers are lost
 _MOST_CELLS = 100_000
 
 
@@ -208,7 +208,7 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method of an older record has a different name now. True for a notebook: its record names no
+    """Whether an older record's method has a different name now. Also true for a notebook: its record names no
     method."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 

@@ -82,8 +82,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
 
 @dataclass(frozen=True)
 class Look:
-    """A measurement on the validation pairs: the step, the loss per token in nats, and the BLEU of greedy
-    translations."""
+    """A measurement on the validation pairs: step, loss per token in nats, and BLEU of greedy translations."""
 
     step: int
     loss: float
