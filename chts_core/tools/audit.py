@@ -5,7 +5,7 @@
     auditor = Auditor(sparsifier)  # during the run; an Auditor also checks the links that an update has just regrown
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
 
-The run is not changed. The checks follow from the definitions, not from the code of the Sparsifier. For example, the
+The checks do not change the run. They are based on the definitions, not on the code of the Sparsifier. For example, the
 numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
 budget. So the checks can also find a mistake in the budget.
 """
@@ -31,7 +31,7 @@ from chts_core.sparsifier import Sparsifier
 class Finding:
     """Something that is wrong with a run.
 
-    check: the check that found it, a name in `CHECKS` or `REGROWN`.
+    check: the name of the check that found the fault: a key of `CHECKS`, or `REGROWN`.
     layer: the name of the weight, or of its part if heads or packed projections are checked separately.
     message: what was found and expected, in numbers, and what to do.
     """
@@ -94,7 +94,7 @@ class Auditor:
 
 
 def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
-    """The optimizer's tensors with one value for each element of a sparse weight, such as the momentum, by their names.
+    """The optimizer's tensors, such as the momentum, that have one value for each element of a sparse weight, by name.
 
     Args:
         name: a key of `Sparsifier.masks`.
@@ -224,7 +224,7 @@ CHECKS: Mapping[str, Callable[[Sparsifier], Iterator[Finding]]] = {
     "density": _density,
     "finite": _finite,
 }
-# The check that needs an Auditor.
+# The name of the check that needs an Auditor.
 REGROWN = "regrown links"
 
 
@@ -257,7 +257,7 @@ def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iter
 
 
 def _at_zero(sparsifier: Sparsifier, name: str) -> Tensor:
-    """Boolean, shaped like the weight: True where the optimizer's state has its first value and the weight is zero.
+    """Boolean, shaped like the weight: True where the optimizer's state has its initial value and the weight is zero.
 
     If regrown links get their past weights back, only the state is compared.
     """
@@ -299,15 +299,16 @@ def _expected(sparsifier: Sparsifier, step: int) -> dict[str, int]:
 
 
 def _erdos_renyi(sizes: Sequence[int], sums: Sequence[int], total: int) -> list[int]:
-    """The number of links of each layer: ε · sum, at least 1 and at most its size. The numbers add up to `total`."""
+    """The number of links of each layer: ε · sum, but at least 1 and at most the layer's size. They sum to `total`."""
 
-    def links(epsilon: int) -> list[int]:  # in units of 2^-45, which separate the ε at which two layers gain a link
+    def links(epsilon: int) -> list[int]:
+        # `epsilon` is in units of 2^-45, small enough to separate the values at which two layers gain a link.
         rounded = ((2 * epsilon * weight + 2**45) >> 46 for weight in sums)
         return [max(1, min(size, number)) for size, number in zip(sizes, rounded, strict=True)]
 
     largest = bisect_right(range(2**62), total, key=lambda epsilon: sum(links(epsilon))) - 1
     found, more = links(largest), links(largest + 1)
-    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # at the same ε, in the order of the layers
+    gaining = [i for i in range(len(found)) if more[i] > found[i]]  # layers that gain a link at the same ε, in order
     for i in gaining[: total - sum(found)]:
         found[i] += 1
     return found

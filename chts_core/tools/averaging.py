@@ -39,7 +39,7 @@ class AveragedModel(swa_utils.AveragedModel):
         """Take over the model's links, and average its weights. Call this method after each `sparsifier.step()`.
 
         Raises:
-            ValueError: if the model does not have the parameters of the average; nothing is changed then.
+            ValueError: if the parameters of the model and of the average do not match; in this case nothing is changed.
         """
         _check_same_model(self.module, model)
         _follow(self.module, model)
@@ -94,13 +94,13 @@ def _follow(average: nn.Module, model: nn.Module) -> None:
             layer = theirs[parameter]
             if mine in ours:
                 ours[mine].follow(layer)
-            else:  # copied before the Sparsifier was attached
+            else:  # the average was made before the Sparsifier was attached
                 SparseLinear.take_over(dense[mine], layer.mask.to(mine.device), layer.execution)
 
 
 @contextmanager
 def _without_links(model: nn.Module) -> Iterator[None]:
-    """A context in which link positions are not buffers of the model, because they cannot be averaged."""
+    """A context in which the positions of links are not buffers of the model, because positions cannot be averaged."""
     held = {layer: layer._buffers for layer in _layers_of_links(model).values()}
     for layer, buffers in held.items():
         layer._buffers = {name: tensor for name, tensor in buffers.items() if name not in Links._fields}

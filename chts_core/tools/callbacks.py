@@ -32,7 +32,7 @@ def begin(
     Args:
         model, optimizer: if training resumes, they have already loaded the checkpoint.
         given: the user's settings, with or without `total_steps`.
-        total_steps, step: the number of optimizer steps in the whole run, and the number so far.
+        total_steps, step: the number of optimizer steps in the whole run, and the number of finished steps.
         before: the Sparsifier of the callback, if training has begun before.
         saved: the state of the Sparsifier in the checkpoint, if training resumes.
         rescale: whether to call `rescale_weights()` if this is a fresh model.
@@ -41,7 +41,7 @@ def begin(
     settings = {"total_steps": total_steps, **given}
     begun = before if before is not None and before.network.model is model else None
     links = {} if saved is None else {name: _mask_of(mask) for name, mask in saved["masks"].items()}
-    # If the memory runs out, a new try begins from the first step, but with the weights of the last try.
+    # If the memory runs out, the Trainer tries again from the first step, but with the weights of the last try.
     if begun is not None and not (saved is not None and _fit(model, links)):
         anew = {"steps": step, "stopped": [], "postponed": []}
         history = [row for row in begun.history if row["step"] <= step]
@@ -100,7 +100,7 @@ def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
     converts a saved dense weight with zeros, as `save_pretrained` writes it, to links and values.
 
     Raises:
-        ValueError: if the saved links are incomplete, damaged, or of another shape.
+        ValueError: if the saved links are incomplete or damaged, or do not fit the shape of the layer.
     """
     for path, layer in module.named_modules():
         names = [f"{prefix}{path}.{key}" for key in ("crow_indices", "col_indices", "values")]
@@ -129,12 +129,12 @@ def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
 
 
 def _mask_of(saved: Tensor | Mapping[str, Any]) -> Tensor:
-    """A mask of a saved state. Layers that store only their links save their masks as bits."""
+    """Return a mask from a saved state. Layers that store only their links save their masks as bits."""
     return saved if isinstance(saved, Tensor) else unpack_bits(saved["bits"].cpu(), tuple(saved["shape"]))
 
 
 def _fit(model: nn.Module, masks: Mapping[str, Tensor]) -> bool:
-    """Whether all nonzero weights of a model are inside the masks; masks of other shapes are ignored."""
+    """Whether all nonzero weights of a model are inside the masks; masks whose shape does not fit are ignored."""
     for name, mask in masks.items():
         path, _, last = name.rpartition(".")
         weight = getattr(model.get_submodule(path), last)  # works for a layer that stores only its links, too

@@ -31,20 +31,20 @@ def dense_copy(model: nn.Module) -> nn.Module:
 def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> None:
     """Save the state dict of :func:`dense_copy` as a safetensors file in which absent links take almost no space.
 
-    A tensor with many zeros is stored as its nonzero values and their places. The places take one bit for each element,
-    or 32 bits for each nonzero value, whichever is smaller. :func:`load_links` fills in the zeros. Links with weight 0
-    count as absent.
+    A tensor with many zeros is stored as its nonzero values and their positions. The positions take one bit for each
+    element, or 32 bits for each nonzero value, whichever is smaller. :func:`load_links` fills in the zeros. Links with
+    weight 0 count as absent.
 
     Args:
         model: any module; a Sparsifier may be attached to it.
         path: the file to write.
         int8: whether to store each weight of two dimensions or more as 8-bit integers, with one scale for each row
             along the last dimension, or for each filter of a convolution. The scale is the largest |W| of the row or
-            filter, divided by 127. A weight changes by at most half its scale, apart from the rounding of the result
-            to the dtype of the weight, which matters in half precision. Zeros stay zeros.
+            filter, divided by 127. A weight changes by at most half its scale. The result is then rounded to the dtype
+            of the weight, which matters in half precision. Zeros stay zeros.
 
     Raises:
-        TypeError, ValueError: for tensors that the file cannot hold. Nothing is written then.
+        TypeError, ValueError: if the file cannot hold one of the tensors. In this case nothing is written.
     """
     _check(unwrap(model).state_dict())
     dense = dense_copy(model)
@@ -52,7 +52,7 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
     parts: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}  # shapes of the tensors that are stored in a flat form
     dtypes: dict[str, str] = {}  # original dtypes of 8-bit weights, if their scale has another dtype
-    shared: dict[str, str] = {}  # from another name of a tensor to its first name
+    shared: dict[str, str] = {}  # maps every further name of a tensor to its first name
     names: dict[tuple[object, ...], str] = {}
     for name, tensor in dense.state_dict().items():
         first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name) if tensor.numel() else name
@@ -116,7 +116,8 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def _links(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not 0, as bits (uint8) or as flattened positions (int32); None if the zeros take less space."""
+    """Where a tensor is not 0, as bits (uint8) or flattened positions (int32); None if storing zeros takes less
+    space."""
     links = int(tensor.count_nonzero())
     bits, positions = math.ceil(tensor.numel() / 8), 4 * links
     if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):

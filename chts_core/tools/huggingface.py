@@ -30,8 +30,9 @@ class SparsifierCallback(TrainerCallback):
     links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as
     `total_steps`.
 
-    Training may begin again on the same model: in a second call of `train()`, and after each try of
-    `auto_find_batch_size`. Then a new schedule starts from the current links. Links are not drawn or rescaled again.
+    Training may begin again on the same model: in a second call of `train()`, and in each new try of
+    `auto_find_batch_size`. Then a new schedule starts from the current links. The links are not drawn again, and the
+    weights are not rescaled again.
 
     With `load_best_model_at_end`, the run ends with the masks of the best checkpoint. The callback warns if, at the
     best or last step, the density is still above the requested density.
@@ -40,10 +41,11 @@ class SparsifierCallback(TrainerCallback):
     links that were ever active (`itop`).
 
     With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model contains dense weights with zeros, because
-    `save_pretrained` writes these. A checkpoint of another model contains only the links of a layer and their values.
-    To be able to resume, build the Trainer with the model itself (not with `model_init`) and with this callback. After
-    the best checkpoint is loaded, the optimizer has no state for the layers that store only their links. Before you
-    save a state dict for others, call :func:`chts_core.engine.linear.to_dense`.
+    `save_pretrained` writes the checkpoint. A checkpoint of any other model contains no dense weights of the layers
+    that store only their links, but the links and their values. To be able to resume, build the Trainer with the model
+    itself (not with `model_init`) and with this callback. After the best checkpoint is loaded, the optimizer has no
+    state for the layers that store only their links. Before you save a state dict for others, call
+    :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
@@ -52,7 +54,8 @@ class SparsifierCallback(TrainerCallback):
         checkpoint: the folder that training resumes from, if it was moved out of the Trainer's `output_dir`.
 
     Raises:
-        ValueError: when training resumes with layers that store only their links in a model from `model_init`.
+        ValueError: when training resumes with layers that store only their links, if the Trainer has built or loaded
+            the model without this callback, for example with `model_init`.
 
     Attributes:
         sparsifier: the Sparsifier, once training has begun.
@@ -150,7 +153,7 @@ class SparsifierCallback(TrainerCallback):
         callbacks.warn_if_dense(sparsifier, which)
 
     def _find(self, args: TrainingArguments, state: TrainerState) -> Path:
-        """Find the Sparsifier's file in the checkpoint to resume from. The Trainer does not give the path."""
+        """Find the Sparsifier's file in the checkpoint to resume from. The Trainer does not pass the path."""
         named = (self._checkpoint, args.resume_from_checkpoint, _places(state).get(_PLACE, {}).get("folder"))
         folders = [*(Path(folder) for folder in named if isinstance(folder, str | Path)), _folder(args, state)]
         for folder in folders:

@@ -1,6 +1,6 @@
 """Sparse training in a Lightning `Trainer`: `Trainer(..., callbacks=[SparsifierCallback("chts", 0.9)])`.
 
-The callback works with the package `lightning` or `pytorch_lightning`, version 2.
+The callback works with version 2 of the package `lightning` or `pytorch_lightning`.
 """
 
 from typing import Any
@@ -24,19 +24,20 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     old schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from the
     current links.
 
-    `validate` and `test` with `ckpt_path="best"` load the masks of the best checkpoint too. The callback warns if, at
+    With `ckpt_path="best"`, `validate` and `test` also load the masks of the best checkpoint. The callback warns if, at
     the best or last step, the density is still above the requested density.
 
-    At the end of each epoch, the callback logs `density`, the share of active neurons `anp` and the share of links that
-    were ever active `itop`.
+    At the end of each epoch, the callback logs the `density`, the share of active neurons (`anp`) and the share of
+    links that were ever active (`itop`).
 
-    With `execution="csr"` or `"auto"`, a checkpoint contains the links of a layer and their values, but no dense
-    weight. Such a checkpoint can be loaded into a new model if the Trainer has this callback. `load_from_checkpoint`
-    refuses it. Before you save a model for others, call :func:`chts_core.engine.linear.to_dense`.
+    With `execution="csr"` or `"auto"`, layers may store only their links. For these layers, a checkpoint contains the
+    links and their values, but no dense weight. Such a checkpoint can be loaded into a new model if the Trainer has
+    this callback. `load_from_checkpoint` refuses such a checkpoint. Before you save a model for others, call
+    :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
-            The names of layers begin with the name of the module's attribute, as in "model.0.weight".
+            The name of a layer begins with the attribute of the module that contains the layer, as in "model.0.weight".
         rescale: whether to call `rescale_weights()` before a fresh model is trained; do not use it for pretrained
             weights.
 
@@ -58,7 +59,8 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
         self._seen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the last checkpoint, and let a dense model load the layers of a checkpoint that stores only links."""
+        """Forget the last checkpoint, and let a dense model load a checkpoint with layers that store only their
+        links."""
         if stage == "fit" and not pl_module.automatic_optimization:
             raise ValueError(
                 "automatic_optimization is False; expected True, because the callback steps once per optimizer step of "
@@ -125,7 +127,7 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
             pl_module.log_dict(callbacks.measures(self.sparsifier))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if training ended early."""
+        """Warn if training ended before the final sparsity was reached."""
         if self.sparsifier is not None:
             callbacks.warn_if_dense(self.sparsifier, "training ended")
 

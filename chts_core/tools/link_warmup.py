@@ -1,4 +1,4 @@
-"""Let the new links of an update of the topology start slowly."""
+"""Let new links start slowly after an update of the topology."""
 
 from typing import Any
 
@@ -21,9 +21,9 @@ class LinkWarmup:
     optimizer's step. All other weights take full steps. A link that an update removes and regrows at once also counts
     as new. The optimizer keeps the same moments as without this class.
 
-    Xiao et al. (2026) describe the cold start in *Memory-Efficient LLM Training with Dynamic Sparsity* (SMET, arXiv
-    2606.00888). Their remedy is different: each link has a warm-up and its own number of steps, with which Adam
-    corrects the bias.
+    Xiao et al. (2026) describe this cold start of new links in *Memory-Efficient LLM Training with Dynamic Sparsity*
+    (SMET, arXiv 2606.00888). Their remedy is different: each link has its own warm-up and its own number of steps,
+    which Adam uses to correct the bias.
 
     Args:
         sparsifier: already attached to the model.
@@ -67,10 +67,11 @@ class LinkWarmup:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`; load the sparsifier's state first.
+        """Continue from the result of `state_dict()`; load the sparsifier's state first.
 
         Raises:
-            ValueError: if the state has a different number of steps or different links; nothing is changed then.
+            ValueError: if the state has a different number of steps or different links; in this case nothing is
+                changed.
         """
         if state["steps"] != self.steps:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Find infinite and NaN values, by name: in weights, gradients, the inputs and outputs of layers, and the loss."""
+"""Name the tensors that have infinite or NaN values: weights, gradients, inputs and outputs of layers, and the loss."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class NonFinite:
     what: the kind of tensor.
     name: the name of the parameter or buffer, or of the module with this input or output; "" for the loss and for the
         model itself.
-    count: how many of its values are infinite or NaN.
-    of: how many values it has.
+    count: how many values of the tensor are infinite or NaN.
+    of: how many values the tensor has.
     """
 
     what: What
@@ -42,9 +42,9 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
     """The tensors of a model with infinite or NaN values. Possible causes come before their effects.
 
     Weights and buffers come first. If `compute_loss` is given, the modules of one forward pass follow, in the order in
-    which they end, and then the loss. Each module is listed once: with its input if the input is not finite, otherwise
-    with its output. The gradients of the parameters come last. In an input, -inf is not an error: attention masks
-    contain it.
+    which they finish, and then the loss. Each module is listed once: with its input if the input is not finite,
+    otherwise with its output. The gradients of the parameters come last. In an input, -inf is not an error: attention
+    masks contain it.
 
         if not loss.isfinite():
             print(find_nonfinite(model, lambda: loss_of(model, batch))[0])
@@ -78,7 +78,7 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
 def _of(what: What, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[NonFinite]:
     for name, tensor in tensors:
         here = local_shard(tensor.detach())
-        # -inf in an input tells attention what to leave out.
+        # In an input, -inf shows attention which tokens to leave out.
         wrong = here.isnan() | here.isposinf() if what == "input" else ~here.isfinite()
         count = int(wrong.count_nonzero())
         if count:

@@ -27,12 +27,13 @@ from chts_core.schedules import Timeline
 # Tables longer than this have one line for all layers of a kind.
 _LONG_TABLE = 12
 
-# Bytes that an update needs. An update keeps several lists of links of all layers: 8 bytes per link, or a byte per
-# weight if that is less. Six lists are an upper bound for the resident memory of 12 and 24 layers of 768×768 at 50 and
-# 95 % sparsity. The rest is the work on one layer: for each candidate of a draw (score, key, noise, temporaries), and
-# for each weight if missing links are scored (masks). The peak memory that torch allocated was measured, in bytes per
-# weight of a 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7, RigL 25 and 28, CHTs 37 and 7. The
-# numbers here are upper bounds from 50 % sparsity on, and up to twice the measured numbers.
+# Bytes that an update needs. An update keeps several lists of the links of all layers: 8 bytes per link, or a byte per
+# weight if that is less. Six lists are an upper bound for the resident memory, which was measured with 12 and 24 layers
+# of 768×768 at 50 and 95 % sparsity. The rest is needed for the work on one layer: bytes for each candidate of a draw
+# (score, key, noise, temporaries), and for each weight if missing links are scored (masks). The peak memory that torch
+# allocated was measured, in bytes per weight of a 1000×1000 layer at 50 and 90 % sparsity: SET 22 and 7, MEST 29 and 7,
+# RigL 25 and 28, CHTs 37 and 7. The numbers here are upper bounds from 50 % sparsity on, and up to twice the measured
+# numbers.
 _LISTS = 6
 _BYTES_PER_SOFT_CANDIDATE = 62
 _BYTES_PER_HARD_CANDIDATE = 44
@@ -43,15 +44,15 @@ _BYTES_PER_BALANCED_CANDIDATE = 90
 _BYTES_PER_LINK_WALKED = 20
 # A random draw reads its numbers one block at a time.
 _BYTES_OF_A_DRAW = 11
-# A step looks for nonzero values of a dense weight outside its mask.
+# A step searches each dense weight for nonzero values outside the mask.
 _BYTES_PER_MASKED_WEIGHT = 8
-# A layer that stores only its links stores the input, the output and the place in the other order for each link, and
-# the place of the first link for each neuron.
+# A layer that stores only its links sorts them in two orders: by output and by input. For each link, it stores the
+# input, the output, and the index that connects the two orders; for each neuron, it stores the place of the first link.
 _BYTES_OF_A_LINK = 12
 _BYTES_OF_A_NEURON = 4
-# A link predictor uses square float32 matrices with the size of the longer side. At 200×4000 and 50 % sparsity, CH2-L3n
-# took 266 bytes per weight, and CH3-L3p 416. CH3-L3p also works in batches of 2²² numbers. CH3-L3p needs half the
-# memory if the network is so sparse that paths are walked.
+# A link predictor uses square float32 matrices, whose side is the longer side of the layer. At 200×4000 and 50 %
+# sparsity, CH2-L3n took 266 bytes per weight, and CH3-L3p took 416. CH3-L3p also works in batches of 2²² numbers.
+# CH3-L3p needs half the memory if the network is so sparse that paths are walked.
 _SQUARES_NODE_BASED = 4
 _SQUARES_PATH_BASED = 5
 _BYTES_OF_A_BATCH = 3 * 4 * 2**22
@@ -61,13 +62,14 @@ _BYTES_OF_A_BATCH = 3 * 4 * 2**22
 class Plan:
     """What a run will do, as computed by `chts.plan` without running it. `print` shows the plan as text.
 
-    budget: links by layer and step.
+    budget: the number of links of each layer at each step.
     graph: which layers feed each other, for percolation.
     milestones: the steps that the text shows.
     exchanged: links that all updates together remove and regrow, without pruned or percolated links. The numbers are
         upper bounds for a method that stops early, and lower bounds if removed links return because of their weights.
-    flops: training FLOPs of all layers relative to dense layers, if absent links cost nothing and all weights are used
-        equally often. Convolutions use their weights more often than linear layers, and experts less often.
+    flops: training FLOPs of all layers, relative to the FLOPs of dense layers, if absent links cost nothing and all
+        weights are used equally often. Convolutions use their weights more often than linear layers, and experts less
+        often.
     memory: the bytes for each use, on the device of the model, without activations and without past weights of links
         that percolation removes.
     coverage: the share of the model that is in its sparse layers; the text also names layers that stay dense.
@@ -162,7 +164,7 @@ class Plan:
 
 
 def _aligned(table: Iterable[list[str]], left: int) -> list[str]:
-    """Lines of a table in columns; the first `left` columns are left-aligned."""
+    """The lines of a table with aligned columns; the first `left` columns are left-aligned."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  "
@@ -206,7 +208,8 @@ def plan(
 
     Args:
         execution: as in the Sparsifier; with "auto", the plan counts the memory of "csr".
-        moments: state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with momentum.
+        moments: number of state tensors that the optimizer keeps per weight: 2 for Adam and AdamW, 1 for SGD with
+            momentum.
     """
     method = method_from(start, method)
     timeline = Timeline(total_steps, update_every, method.turnover.stop)
@@ -230,7 +233,8 @@ def plan(
 
 
 def _costs(layers: Mapping[str, Layer], budget: Budget) -> tuple[dict[str, int], float]:
-    """Links exchanged by sparse layer, and training FLOPs of all `layers` relative to the dense model.
+    """The number of links that each sparse layer exchanges, and the training FLOPs of all `layers` relative to the
+    dense model.
 
     The forward pass, the gradient of the input and the gradient of the weight cost the same per link. A method that
     regrows by gradient needs the gradient of all weights, with or without a link, at every update.
@@ -261,7 +265,7 @@ def _memory(
     method, (_, links) = budget.method, budget.bounds()
     parameters = dict(model.named_parameters())
     own = {part.parameter: parameters[part.parameter] for part in parts.values()}
-    # Weights of which only the links are stored.
+    # The weights of layers that store only their links.
     sparse = dict.fromkeys(parts[name].parameter for name in budget.sparse_parts())
     stored = [name for name in sparse if execution != "masked" and convertible(model, name)]
     saved, structure = 0, 0
@@ -286,7 +290,8 @@ def _memory(
     if method.regrowth.needs_gradient:
         memory["dense gradient"] = 4 * sum(map(math.prod, budget.shapes.values()))
     if method.regrowth.history:
-        # A position and a value for each link that is ever removed. The links that percolation removes are not known.
+        # A position and a value for each link that is ever removed. It is not known in advance which links percolation
+        # will remove.
         gone = dict.fromkeys(own, 0)
         for name, part in parts.items():
             gone[part.parameter] += exchanged[name] + links[name]

@@ -1,10 +1,10 @@
 """The state of a run as one safetensors file, which is written completely or not at all. `load` refuses a changed file.
 
-The previous checkpoint stays next to the new one as `NAME.previous.safetensors`, in case a disk loses data after it has
-confirmed that the data is written.
+The previous checkpoint stays next to the new one as `NAME.previous.safetensors`, in case a disk confirms that it has
+written the new data, but then loses the data.
 
-The format comes from https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a pickle,
-a file in this format executes nothing.
+The format is described at https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a
+pickle, a file in this format cannot execute code when it is loaded.
 """
 
 import hashlib
@@ -27,16 +27,18 @@ from torch import Tensor
 
 FORMAT = 1
 
-# One entry of metadata only: safetensors writes several in an order that changes from process to process.
+# There is only one entry of metadata, because safetensors writes several entries in an order that changes from process
+# to process.
 _ENTRY = "chts_checkpoint"
-# The checksum covers the whole file, with these characters in its own place. That place follows the marker (JSON within
-# JSON).
+# The checksum covers the whole file, with these characters in place of the checksum itself. The checksum follows the
+# marker, whose quotation marks are escaped because it is JSON within JSON.
 _NO_CHECKSUM = "0" * 64
 _MARKER = rb"\"sha256\":\""
-# In characters. Safetensors reads headers of up to 100 MB, and this text takes up to twice the space within a header.
+# The largest length of the JSON text, in characters. Safetensors reads headers of up to 100 MB, and in a header, the
+# text takes up to two bytes per character, because it is escaped.
 _LARGEST_STRUCTURE = 40_000_000
 
-# The types that every version of safetensors can store. Tensors of other types are stored as their bytes.
+# The types that every version of safetensors can store. Tensors of other types are stored as raw bytes.
 _STORED_TYPES = frozenset(
     {
         torch.bool,
@@ -58,9 +60,9 @@ _EXPECTED = (
 
 
 def save(path: Path, state: Any) -> None:
-    """Write a state to a file, completely or not at all. If writing fails, an earlier file stays unchanged.
+    """Write a state to a file, completely or not at all. If writing fails, an existing file stays unchanged.
 
-    If writing succeeds, the earlier file is moved to `previous_of(path)`.
+    If writing succeeds, the existing file is moved to `previous_of(path)`.
 
     Args:
         path: the path of the file; missing folders are created.
@@ -68,8 +70,8 @@ def save(path: Path, state: Any) -> None:
             (dense, of any type and device), ints, floats, strings, bools and None.
 
     Raises:
-        TypeError: if the state holds anything else; nothing is written.
-        ValueError: if the state without its tensors is too large, so that `load` would refuse the file.
+        TypeError: if the state contains anything else; in this case nothing is written.
+        ValueError: if the state without its tensors is so large that `load` would refuse the file.
         OSError: if the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
@@ -118,7 +120,7 @@ def previous_of(path: Path) -> Path:
 def _give_second_name(path: Path, name: Path) -> None:
     try:
         name.hardlink_to(path)
-    except OSError:  # not every file system can do this
+    except OSError:  # not every file system supports hard links
         shutil.copyfile(path, name)
 
 
@@ -127,8 +129,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `save` did not write the file, if a newer chts wrote it, or if it was cut short or changed. If
-            the previous checkpoint is intact, the message says how to continue from it.
+        ValueError: if `save` did not write the file, if a newer version of chts wrote it, or if it was cut short or
+            changed. If the previous checkpoint is intact, the message says how to continue from it.
     """
     try:
         state = _load(path, device)
@@ -180,12 +182,12 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return the value as JSON, and put its tensors into `tensors`, each under its place in the state. Types must be
-    exact, because a subclass could not be restored."""
+    """Return the value in a form that JSON can store, and put its tensors into `tensors`, each under its place in the
+    state. Apart from dicts and tensors, subclasses are refused, because they could not be restored."""
     kind = type(value)
     if isinstance(value, Tensor):
         return _pack_tensor(value, place, tensors)
-    if isinstance(value, dict):  # subclasses too, since state_dict() of a model returns one
+    if isinstance(value, dict):  # subclasses too, because a model's state_dict() is one
         for key in value:
             if type(key) not in (str, int):
                 raise TypeError(f"{place} has the key {key!r}, of type {type(key).__name__}; expected str or int.")
@@ -205,7 +207,8 @@ def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict
         kind = "quantized" if tensor.is_quantized else f"{tensor.layout}"
         raise TypeError(f"{place} is a tensor on {tensor.device} that is {kind}; {_EXPECTED}.")
     described: dict[str, Any] = {"tensor": place}
-    # Move it to the CPU first, so that no copy takes a GPU's memory. Conjugation and negation may be pending flags.
+    # Move the tensor to the CPU first, so that no copy takes memory on a GPU. A conjugation or negation may still be a
+    # flag that torch has not yet applied to the values.
     tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
     if tensor.dtype not in _STORED_TYPES:
         described |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}

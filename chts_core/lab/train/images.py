@@ -41,11 +41,12 @@ class Run(runs.Run):
     """The result of one training run. Accuracies are fractions.
 
     train_loss: cross-entropy in nats, the mean over the steps of each epoch.
-    validation_accuracy: the accuracy on the validation images after each epoch; empty if all images were trained on.
+    validation_accuracy: the accuracy on the validation images after each epoch; empty if the recipe trains on all
+        images.
     test_by_epoch: the accuracy on the test images after each epoch. These values show what would change if you chose an
         epoch by the test images; chts never chooses an epoch in this way.
-    snapshots: the masks after each update, as bits, by the names of the weights; empty if the run was trained without
-        snapshots.
+    snapshots: after each update, the mask of each weight, packed into bits, by the name of the weight; empty if the run
+        was trained without snapshots.
     """
 
     train_loss: list[float]
@@ -60,13 +61,13 @@ class Run(runs.Run):
 
     @property
     def chosen_test_accuracy(self) -> float | None:
-        """Test accuracy after the first epoch with the highest validation accuracy; None without validation."""
+        """Test accuracy after the first epoch with the highest validation accuracy; None without validation images."""
         if not self.validation_accuracy:
             return None
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update, counted from 1; with 0, the mask before the first update.
+        """The mask of a layer after an update; updates are counted from 1, and 0 means before the first update.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.
@@ -127,7 +128,7 @@ class _Learner(loop.Learner):
         self.test: list[float] = []
         self.keeps_snapshots, self.snapshots = snapshots, list[dict[str, Tensor]]()
         self._order: list[Tensor] = []  # the remaining batches of the epoch
-        # Sum over the epoch so far. A list of all losses would keep the memory between them from being used again.
+        # The sum of the losses in this epoch so far. A list of all losses would fragment the memory.
         self._loss, self._steps = torch.zeros((), device=device), 0
 
     def rate(self) -> float:
@@ -196,8 +197,8 @@ def train(
 ) -> Run:
     """Train one MLP with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
-    The seed decides the initial weights, the order of the batches and the topology; the same seed gives every method
-    the same weights and batches.
+    The seed decides the initial weights, the order of the batches and the topology; with the same seed, every method
+    gets the same initial weights and the same batches.
 
     Args:
         data: an image task, on any device.
@@ -231,7 +232,7 @@ def train(
 
 @torch.no_grad()
 def _draw_published_weights(model: nn.Module, density: float | None, *, generator: torch.Generator) -> None:
-    """Draw initial weights as the published code for MLPs does; only methods that predict links use the density."""
+    """Draw initial weights as the published code for MLPs does; only methods that predict links need a density."""
     *hidden, last = (module for module in model.modules() if isinstance(module, nn.Linear))
     for layer in hidden:
         links = layer.in_features if density is None else density * layer.out_features
@@ -242,7 +243,7 @@ def _draw_published_weights(model: nn.Module, density: float | None, *, generato
 
 
 def _correlation(split: Split) -> Tensor:
-    """The correlations of the pixels, for methods that start from correlations."""
+    """The correlations between the pixels, for methods that start from correlations."""
     correlation = Correlation()
     for some in split.chunks(4096):  # in float64, all images at once would take most of a run's memory
         correlation.update(some.images)
@@ -264,7 +265,7 @@ def _steps_per_epoch(data: ImageData, recipe: Recipe) -> int:
 
 
 def plan_run(data: ImageData, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
+    """Plan a run of `train` with these settings, but do not start the run; see :func:`chts_core.plan`."""
     steps = _steps_per_epoch(data, recipe)
     with torch.device("meta"):
         model = mlp(data.features, recipe.hidden, data.classes, generator=torch.Generator("cpu"))
@@ -279,7 +280,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Mean test accuracy of each method for three epochs: the last, the best on validation, and the best on test.
+    """Mean test accuracy of each method after three epochs: the last, the best on validation and the best on test.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
     the runs whose best test epoch came before their number of links reached its final value.

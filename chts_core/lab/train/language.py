@@ -36,8 +36,8 @@ operations_per_token = speed.operations_per_token
 generate = decoding.generate
 
 _BETWEEN_SHOWN = 10  # steps between two refreshes of a progress bar
-_LEAST_LEARNING_RATE = 0.1  # share of the peak, at the end
-_WATCHED_TOKENS = 4096  # most tokens for the loss around an update
+_LEAST_LEARNING_RATE = 0.1  # as a share of the peak; reached at the end
+_WATCHED_TOKENS = 4096  # most tokens on which to measure the loss before and after an update
 _SHUFFLED_DOCUMENTS = 1000  # documents that each lane shuffles at a time
 _READERS = 2  # processes that tokenise while a GPU trains
 
@@ -61,12 +61,12 @@ def prepare(data: TextData, recipe: Recipe, cache_dir: Path | None = None) -> Ta
     """Train or fetch the tokenizer of a corpus, and pack the corpus.
 
     Raises:
-        ValueError: if a named tokenizer has more tokens than the recipe allows, or the corpus is shorter than a batch.
+        ValueError: if the recipe names a tokenizer with too many tokens, or if the corpus is shorter than a batch.
     """
     tokenizer = load_tokenizer(data, recipe.vocabulary, recipe.tokenizer, cache_dir)
     train = data.train if isinstance(data.train, TextStream) else pack(data.train, tokenizer, recipe.context)
     if isinstance(train, Tensor):
-        MemoryFeed(train, recipe.batch, 0)  # raises now if it is shorter than a batch
+        MemoryFeed(train, recipe.batch, 0)  # raises an error now if the corpus is shorter than a batch
     most = -(-recipe.validation_tokens // recipe.context)
     validation = pack(data.validation, tokenizer, recipe.context, most=most)
     return Task(data.name, data.digest, tokenizer, train, validation)
@@ -91,7 +91,7 @@ class UpdateLoss:
 
     step: the step before the update.
     before, after: the loss just before and just after the update, which does not change the surviving weights.
-    next: the loss after one more step of the optimizer, the first step of the new links; None if there is no such step.
+    next: the loss after the next optimizer step, the first to train the new links; None if there is no such step.
     """
 
     step: int
@@ -106,10 +106,10 @@ class Run(runs.Run):
 
     train_loss: pairs (step, loss per token in nats), one every few steps.
     looks: measurements on the validation tokens.
-    updates: the loss around each change of the topology; empty if the recipe does not ask for it.
+    updates: the loss before and after each change of the topology; empty if the recipe does not ask for it.
     tokens: the number of tokens seen in training, over all ranks.
     mfu: model FLOPs utilisation (:func:`chts_core.lab.train.speed.mfu`), in the recipe's precision. If it is higher
-        than for FC, sparsity saved time.
+        than with FC, sparsity saved time.
     ranks: number of processes that trained together.
     """
 
@@ -138,12 +138,12 @@ class Run(runs.Run):
 
 
 def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) -> float:
-    """The learning rate of a step, counted from 1: a linear rise, then half a cosine down to a tenth of the peak.
+    """The learning rate of a step: it rises linearly, and then falls along half a cosine to a tenth of the peak.
 
-    After an update of the topology, the rate rises again in equal parts over `iterative_warmup` steps (paper, Table 6).
+    After an update of the topology, the rate starts low again and rises for `iterative_warmup` steps (paper, Table 6).
 
     Args:
-        step, recipe: the number of the step, from 1, and the recipe with the schedule.
+        step, recipe: the number of the step, counted from 1, and the recipe with the schedule.
         last_update: the step before the latest update of the topology; None before the first update.
     """
     back = loop.share_after_update(step, last_update, recipe.iterative_warmup)
@@ -155,7 +155,7 @@ def learning_rate_at(step: int, recipe: Recipe, last_update: int | None = None) 
 
 
 class _Learner(loop.Learner):
-    """A LLaMA that is trained with Adam to predict the next token, with its loss on the validation tokens."""
+    """A LLaMA that learns to predict the next token. It is trained with Adam, and measured on the validation tokens."""
 
     kind = "a language model's training"
 
@@ -322,9 +322,9 @@ def train(
 ) -> Run:
     """Train one language model with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
-    The seed decides the initial weights, the order of the text and the topology; the same seed gives every method the
-    same weights and batches. If `torch.distributed` is initialised, all its ranks call this function with the same
-    arguments and train one model.
+    The seed decides the initial weights, the order of the text and the topology; with the same seed, every method gets
+    the same initial weights and batches. If `torch.distributed` is initialised, all its ranks call this function with
+    the same arguments and train one model.
 
     Args:
         task: the result of `prepare`.
@@ -336,7 +336,7 @@ def train(
         parallel: with "ddp", every rank has a copy of the model; with "fsdp", every rank has a share of each weight.
 
     Raises:
-        ValueError: if the settings do not fit together, or the checkpoint is damaged or from another run.
+        ValueError: if the settings do not fit together, or if the checkpoint is damaged or from another run.
     """
     log = Log(log_to if is_first_rank() else None)
     training = loop.train(
@@ -363,7 +363,7 @@ def train(
 
 
 def _logged(learner: _Learner) -> dict[str, float]:
-    """The values of a measurement that TensorBoard shows."""
+    """The values that TensorBoard shows for a measurement."""
     return {
         "loss/validation": learner.looks[-1].loss,
         "density": learner.sparsifier.density(),
@@ -374,7 +374,7 @@ def _logged(learner: _Learner) -> dict[str, float]:
 
 
 def _loss(model: nn.Module, rows: Tensor, recipe: Recipe) -> Tensor:
-    """Sum of the cross-entropy in nats over all tokens of some contexts; each token predicts the next token."""
+    """Sum of the cross-entropy in nats over all tokens of some contexts, except the first token of each context."""
     with autocast("bfloat16" if recipe.precision == "bfloat16" else "float32", rows.device):
         logits = model(rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
@@ -382,20 +382,20 @@ def _loss(model: nn.Module, rows: Tensor, recipe: Recipe) -> Tensor:
 
 @torch.no_grad()
 def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks: Ranks | None = None) -> float:
-    """Cross-entropy per token in nats; its exp is the perplexity.
+    """Cross-entropy per token in nats; its exponential is the perplexity.
 
     Args:
         model: the model to measure.
         validation: int (n, context + 1).
         recipe: gives the precision and the micro_batch.
-        ranks: the ranks that share the work; all call this function and get the same result.
+        ranks: the ranks that share the work; all of them call this function and get the same result.
     """
     device = next(model.parameters()).device
     ranks = ranks or Ranks(None, device)
     model.eval()
     parts = validation.split(recipe.micro_batch)
     total = 0.0
-    # If ranks divide the weights, each takes part in the others' computation. So all need the same number of parts.
+    # If the weights are sharded, each rank takes part in all computations. So all ranks need the same number of parts.
     for number in range(ranks.rank, -(-len(parts) // ranks.size) * ranks.size, ranks.size):
         part = parts[min(number, len(parts) - 1)]
         loss = float(_loss(model, part.to(device, torch.int64), recipe))
@@ -405,7 +405,7 @@ def validation_loss(model: nn.Module, validation: Tensor, recipe: Recipe, ranks:
 
 
 def plan_run(method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
+    """Plan a run of `train` with these settings, but do not start the run; see :func:`chts_core.plan`."""
     loop.refuse_correlations(method, "tokens")
     model = llama(recipe.vocabulary, LLAMA_SIZES[recipe.size], recipe.context)
     return plan(model, method, sparsity, moments=2, **recipe.topology)
@@ -439,8 +439,8 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, with means over its runs: the perplexity, and the loss on the validation tokens with
-    `interval`, the half-width of its 95 % confidence interval (None for a single run)."""
+    """One row per method, with means over its runs: the perplexity, the loss on the validation tokens, and `interval`,
+    the half-width of the 95 % confidence interval of this loss (None for a single run)."""
     return summarise_by(runs, "validation_loss", attrgetter("validation_loss"), perplexity=attrgetter("perplexity"))
 
 

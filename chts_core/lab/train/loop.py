@@ -1,6 +1,6 @@
-"""The training loop of classifiers, translators and language models, with measurements and checkpoints.
+"""The training loop for classifiers, translators and language models, with measurements and checkpoints.
 
-A `Learner` has the parts that differ between these kinds: the model, the batches, the loss and the measurements.
+A `Learner` contains the parts that depend on the kind of model: the model itself, its batches, loss and measurements.
 """
 
 import math
@@ -28,7 +28,7 @@ from chts_core.tools.numerics import find_nonfinite
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-_SKIPPED_IN_A_ROW = 5  # a run ends after this number
+_SKIPPED_IN_A_ROW = 5  # a run ends after this many skipped steps
 _BETWEEN_LOSSES = 10  # steps between two training losses that are kept
 
 
@@ -44,8 +44,8 @@ class Learner(Protocol):
     train_loss: the training losses that are kept.
     seconds: the time of training, without measurements.
     look_every: steps between two measurements.
-    bar_every: the number of steps that make the progress bar advance by one.
-    clip: the largest norm of the gradient; None for no limit.
+    bar_every: the number of steps after which the progress bar advances by one.
+    clip: the largest norm that the gradient may have; None for no limit.
     scaler: scales the loss if gradients are in float16.
     """
 
@@ -88,17 +88,17 @@ class Learner(Protocol):
         """Continue from a checkpoint. The loop has already loaded its own part of the state."""
 
     def evolve(self, *, skipped: bool) -> None:
-        """Let the sparsifier do its step."""
+        """Call the sparsifier's `step()`."""
         self.sparsifier.step(skipped=skipped)
 
     def keep_loss(self, loss: Tensor, *, skipped: bool) -> None:
-        """Keep the loss of a step every few steps, as the mean over all ranks."""
+        """Every few steps, keep the loss of the current step, averaged over all ranks."""
         if self.step % _BETWEEN_LOSSES == 0 and not skipped:
             (mean,) = self.ranks.sum([float(loss) / self.ranks.size])
             self.train_loss.append((self.step, mean))
 
     def status(self) -> str:
-        """The text about the run that a progress bar shows; "" keeps the present text."""
+        """The text that the progress bar shows about the run; "" keeps the current text."""
         return ""
 
 
@@ -267,8 +267,8 @@ def train(
 
     Raises:
         ValueError: if the checkpoint is damaged or from another run.
-        RuntimeError: if the loss or a gradient is not finite in five steps in a row (the loop skips a single step), the
-            masks of ranks differ, or a rank is lost.
+        RuntimeError: if the loss or a gradient is not finite in five steps in a row (the loop skips up to four such
+            steps in a row), if the masks of ranks differ, or if a rank is lost.
         OSError: if a checkpoint cannot be written; the previous checkpoint stays intact.
     """
     began = time.perf_counter()
@@ -313,7 +313,7 @@ def masks_of(learner: Learner) -> dict[str, Tensor]:
 
 
 def _to_cpu(value: Any) -> Any:
-    """Return a whole tensor with its own memory on the CPU, and any other value unchanged."""
+    """Copy a tensor to the CPU, as a whole if it is sharded; return any other value unchanged."""
     return full_tensor(value).detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
@@ -324,14 +324,14 @@ def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """Root of the sum of all squared gradients; infinite or NaN if a gradient is, or if the sum is too large."""
+    """Root of the sum of all squared gradients; not finite if a gradient is not finite or the sum is too large."""
     return get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]).item()
 
 
 class Skips:
     """Skips optimizer steps if a loss or gradient is not finite, so that one bad batch does not end a run.
 
-    steps: the numbers of the steps that were skipped so far.
+    steps: the numbers of the steps that have been skipped so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -387,14 +387,14 @@ def last_update(sparsifier: Sparsifier) -> int | None:
 
 
 def share_after_update(step: int, last_update: int | None, steps: int) -> float:
-    """A factor of the learning rate that rises to 1 in the steps after an update of the topology (paper, Tables 5, 6).
+    """A factor for the learning rate: it rises to 1 in the steps after an update of the topology (paper, Tables 5, 6).
 
-    New links have no moments yet, so Adam would take full steps at once.
+    New links have no moments yet. Without this factor, Adam would move them by full steps at once.
 
     Args:
         step: counted from 1.
         last_update: the step before the latest update; None before the first update.
-        steps: the number of steps of the rise; with 0, the factor is always 1.
+        steps: the number of steps in which the factor rises; with 0, the factor is always 1.
     """
     return 1.0 if last_update is None else min(1.0, (step - last_update) / max(steps, 1))
 

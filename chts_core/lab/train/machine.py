@@ -15,15 +15,15 @@ import torch.distributed as dist
 
 from chts_core.lab.results import records
 
-# The timeout for a process that does not answer. The first process may have to read a large corpus.
+# The timeout for a process that does not answer. It is long, because the first process may have to read a large corpus.
 _PATIENCE = timedelta(minutes=10)
 
-# On Linux, writing 5 to the first file resets the peak in the second.
+# On Linux, writing 5 to the first file resets the peak in the second file.
 _FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_memory_peak(device: torch.device) -> None:
-    """Reset `peak_memory_mb`. If the system does not allow this, the peak counts from the start of the process."""
+    """Reset `peak_memory_mb`. If the system does not allow this, the peak is measured from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -50,13 +50,13 @@ def peak_memory_mb(device: torch.device) -> int | None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Compute matrix products in a 16-bit precision; "float32" changes nothing."""
+    """A context that computes matrix products in a 16-bit precision; "float32" changes nothing."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 @contextlib.contextmanager
 def processes_of_torchrun(name: str) -> Iterator[torch.device]:
-    """Return the device of this process. If torchrun has started several processes, the process joins them.
+    """Yield the device of this process. If torchrun has started several processes, the process joins them.
 
     On each machine, process number n uses GPU number n.
 
@@ -75,7 +75,7 @@ def processes_of_torchrun(name: str) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     yield device
-    dist.destroy_process_group()  # not after an error, because it would then wait for the others
+    dist.destroy_process_group()  # not called after an error, because it would then wait for the other processes
 
 
 @contextlib.contextmanager

@@ -45,15 +45,15 @@ def with_rate_of(recipe: TextRecipeT, method: str | Method) -> TextRecipeT:
 class ImageRecipe:
     """How to train an MLP: SGD with a learning rate that falls linearly to 1 % of its initial value, as in the paper.
 
-    The topology is updated once per epoch. `execution` is the way to store and multiply sparse layers.
+    The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
 
-    standardise: whether pixels have mean 0 and standard deviation 1 over the training images; otherwise they are from 0
-        to 1.
+    standardise: whether to shift and scale the pixels to mean 0 and standard deviation 1 over the training images;
+        otherwise their values are between 0 and 1.
     first_weights: "by_links" is He's initialisation for the mean number of links per neuron. "published" is the
-        published code's initialisation: normal with variance 2 / (density · outputs) for methods that predict links,
-        and 2 / inputs for the others. The last layer and the biases keep PyTorch's defaults.
-    epochs_of_decay: the share of the epochs, from the start, in which the learning rate falls once after each epoch;
-        with None, it falls at every step.
+        published code's initialisation: a normal distribution with variance 2 / (density · outputs) for methods that
+        predict links, and 2 / inputs for other methods. The last layer and the biases keep PyTorch's defaults.
+    epochs_of_decay: the share of the epochs, counted from the start, in which the learning rate falls, once after each
+        epoch; with None, the learning rate falls at every step of the run.
     all_images: whether to train on all training images, as the published code does. In this case, there are no
         validation images and no validation accuracy.
     """
@@ -83,7 +83,7 @@ class ImageRecipe:
             )
 
     def topology(self, steps_per_epoch: int) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan that set the times of updates and the storage of links."""
+        """The arguments of a Sparsifier or plan that set when updates happen and how links are stored."""
         total = self.epochs * steps_per_epoch
         return {"total_steps": total, "update_every": steps_per_epoch, "execution": self.execution}
 
@@ -109,17 +109,17 @@ class TranslationRecipe:
         are cut off.
     steps: steps of the optimizer.
     batch_tokens: tokens in a step, counted on the longer side of the pairs, including padding.
-    accumulate: number of parts in which a batch goes through the model; the gradient stays the same, and training needs
-        less memory.
+    accumulate: number of parts in which a batch goes through the model; with more parts, training needs less memory,
+        but the gradient stays the same.
     learning_rate: factor of the schedule; see `learning_rate_at`.
-    dense_learning_rate: the factor for a dense network; None for the same factor.
+    dense_learning_rate: the factor for a dense network; None to use `learning_rate`.
     warmup: steps until the schedule's peak.
     iterative_warmup: steps in which the learning rate rises again after each change of the topology.
     update_every: steps between updates of the topology.
     validate_every: steps between measurements on the validation pairs.
-    beam: number of hypotheses of the beam search when the final network translates.
-    test_best: whether the network with the highest validation BLEU, the first if several are equal, also translates the
-        test sentences; the paper reports the score of this network.
+    beam: number of hypotheses in the beam search when the final network translates.
+    test_best: whether the network with the highest validation BLEU (the first one if several are equal) also translates
+        the test sentences; the paper reports the score of this network.
     precision: the precision of matrix products; weights stay float32.
     """
 
@@ -157,7 +157,7 @@ class TranslationRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan that set the times of updates and the storage of links."""
+        """The arguments of a Sparsifier or plan that set when updates happen and how links are stored."""
         return {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
 
 
@@ -172,7 +172,7 @@ _SHORT = TranslationRecipe(
     validate_every=50,
 )
 TRANSLATION_RECIPES: dict[str, TranslationRecipe] = {
-    # The learning rates of these four were chosen by the validation loss of a seed that no race uses.
+    # The learning rates of these four recipes were chosen by the validation loss in runs with a seed that no race uses.
     "number_words_ci": replace(_SHORT, steps=100, warmup=40, iterative_warmup=1, update_every=5, validate_every=25),
     "number_words_short": _SHORT,
     "number_words": TranslationRecipe(
@@ -190,7 +190,7 @@ TRANSLATION_RECIPES: dict[str, TranslationRecipe] = {
         validate_every=250,
         execution="csr",
     ),
-    # The paper's recipe; the paper does not give the number of subwords.
+    # The paper's recipe; the paper does not say how many subwords it uses.
     "multi30k": TranslationRecipe(
         size="multi30k",
         test_best=True,
@@ -242,19 +242,19 @@ class LanguageRecipe:
     micro_batch: the largest number of contexts that go through a model at once. A smaller number needs less memory, and
         the gradient stays the same.
     learning_rate: the peak of the schedule.
-    dense_learning_rate: the peak for a dense network; None for the same peak.
+    dense_learning_rate: the peak for a dense network; None to use `learning_rate`.
     warmup: steps until the peak.
     iterative_warmup: steps in which the learning rate rises again after each change of the topology; 0 for none.
     link_warmup: steps after each change of the topology in which the weights of new links change less than usual; 0 for
         none. See :class:`chts_core.tools.link_warmup.LinkWarmup`.
     watch_updates: whether to measure the loss before and after each change of the topology (see `language.UpdateLoss`).
         These measurements do not change the run.
-    clip: the largest norm of the gradient.
+    clip: the largest norm that the gradient may have.
     update_every: steps between updates of the topology.
     validate_every: steps between measurements on the validation tokens.
     validation_tokens: number of validation tokens, which are always the same; the corpus may have fewer.
-    precision: "float32", or "bfloat16" (products in bfloat16, weights in float32), or "bfloat16_weights" (everything in
-        bfloat16, as in the published code, which loses small changes by rounding).
+    precision: "float32", "bfloat16" (products in bfloat16, weights in float32) or "bfloat16_weights" (everything in
+        bfloat16, as in the published code; small changes of the weights are then lost by rounding).
     deviation: standard deviation of the initial weights; see :func:`chts_core.lab.models.initialise_llama`.
     per_head: whether each head of queries, keys and values has its own number of links.
     compile: whether to call `torch.compile`, which takes a minute or more and then makes the model faster.
@@ -304,7 +304,7 @@ class LanguageRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan that set the times of updates and the storage of links."""
+        """The arguments of a Sparsifier or plan that set when updates happen and how links are stored."""
         settings = {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
         return {**settings, "per_head": self.per_head}
 
@@ -329,8 +329,8 @@ _PAPER = LanguageRecipe(
     lanes=64,
 )
 LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
-    # The learning rates were chosen by the validation loss of a seed that no race uses; "small" has 128/320 of the
-    # rates of "tiny".
+    # The learning rates were chosen by the validation loss in runs with a seed that no race uses. The rates of "small"
+    # are the rates of "tiny" times 128/320, the ratio of the widths.
     "tiny_ci": LanguageRecipe(steps=60, batch=8, warmup=10, update_every=5, validate_every=20, validation_tokens=5000),
     "tiny_short": LanguageRecipe(steps=100, batch=8, update_every=5, validate_every=10),
     "tiny": LanguageRecipe(steps=200),
@@ -344,7 +344,7 @@ LANGUAGE_RECIPES: dict[str, LanguageRecipe] = {
         warmup=100,
         update_every=25,
     ),
-    # The paper's recipes, except 350m and 7b, which the paper does not have; the micro-batches are ours.
+    # The paper's recipes, except 350m and 7b, which are not in the paper. The micro-batches are ours.
     "60m": _PAPER,
     "130m": replace(_PAPER, size="130m", steps=30_000, warmup=10_000, micro_batch=32),
     "350m": replace(_PAPER, size="350m", steps=60_000, warmup=6000, micro_batch=16),

@@ -22,13 +22,13 @@ _STEPS_TIMED = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The part of the result that all kinds of training runs have.
+    """The part of the result that all kinds of training runs have in common.
 
     method: the label of the run.
     sparsity: the chosen sparsity; `density` is the share of links at the end.
     skipped_steps: the numbers of the steps that were skipped because the loss or a gradient was not finite.
-    seconds: the time of training; `total_seconds` includes measuring, testing and saving.
-    peak_memory_mb: the peak of the memory of one rank; None if the system does not report it.
+    seconds: the time of training; `total_seconds` also includes measuring, testing and saving.
+    peak_memory_mb: the peak of the memory use of one rank; None if the system does not report it.
     """
 
     method: str
@@ -120,7 +120,8 @@ class Trainer(Generic[DataT, RunT]):
     """How to train and record one kind of model.
 
     task: the name in records, such as "images".
-    unit: the unit of a progress bar, "step" or "epoch"; the recipe has the number of these units, `steps` or `epochs`.
+    unit: the unit of a progress bar, "step" or "epoch"; the recipe sets the number of these units as `steps` or
+        `epochs`.
     plan: refuses a task, method, sparsity and recipe that do not fit together.
     begin: creates the learner from the arguments of `plan`, a seed and a device.
     train: trains with the arguments of `plan`, and with seed, device, label, save_to and progress.
@@ -152,7 +153,7 @@ class Trainer(Generic[DataT, RunT]):
             methods: names of methods, or a mapping whose keys are the names to show and whose values are the methods.
             seeds: each method runs once with each seed.
             folder: the folder for a checkpoint of each run, and for `runs.jsonl` with the records of finished runs; an
-                interrupted race continues from them.
+                interrupted race continues from these files.
 
         Raises:
             ValueError: if the settings do not fit one of the methods; in this case nothing is trained.
@@ -224,13 +225,13 @@ class Trainer(Generic[DataT, RunT]):
             training.learn()
             timed = min(_STEPS_TIMED, training.steps - 1)
             if timed:
-                training.learner.seconds = 0.0  # the first step is slower
+                training.learner.seconds = 0.0  # leave out the first step, which is slower
             for _ in range(timed):
                 training.learn()
         return training.learner.seconds / max(timed, 1) * training.steps
 
     def recorded(self) -> list[dict[str, Any]]:
-        """The recorded runs in the package, as rows of `as_record`."""
+        """The recorded runs that the package contains, in the form that `as_record` returns."""
         return records.read_runs(records.results_folder() / f"{self.task}.jsonl")
 
     def _bar(self, recipe: Any, runs: int, *, hidden: bool = False) -> "tqdm[Any]":

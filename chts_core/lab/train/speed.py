@@ -15,7 +15,8 @@ def operations_per_token(recipe: LanguageRecipe) -> float:
     """Floating-point operations per token for training a dense model (Chowdhery et al., 2022, appendix B).
 
     There are six operations for each weight of the linear layers (a product and a sum, once forward and twice
-    backward). The attention of each layer adds twelve operations for each of its neurons and each token of the context.
+    backward). The attention of each layer adds twelve operations for each pair of one of its neurons and a token of the
+    context.
     """
     size = LLAMA_SIZES[recipe.size]
     head_dim = size.width // size.heads
@@ -26,24 +27,25 @@ def operations_per_token(recipe: LanguageRecipe) -> float:
 
 @functools.cache
 def operations_per_second(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product on this device: the fastest of a few runs."""
+    """Floating-point operations per second of a large matrix product on this device, in the fastest of a few runs."""
     width = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(width, width, device=device, dtype=dtype)
     seconds = []
     for _ in range(_PRODUCTS_TIMED):
         started = time.perf_counter()
-        float((matrix @ matrix)[0, 0])  # reading it waits for a GPU
+        float((matrix @ matrix)[0, 0])  # reading a value waits until a GPU has finished
         seconds.append(time.perf_counter() - started)
     return 2.0 * width**3 / min(seconds)
 
 
 def mfu(recipe: LanguageRecipe, tokens_per_second: float, device: torch.device) -> float:
-    """Model FLOPs utilisation (MFU): how much of the device a dense model would use to train at this speed.
+    """Model FLOPs utilisation (MFU): the share of the device's speed that a dense model would need to train this fast.
 
-    The result is the operations per second of such a model, divided by those of a large matrix product.
+    The result is a quotient: the operations per second that the dense model would need, divided by the operations per
+    second of a large matrix product.
 
     Args:
-        recipe: the recipe of the run; the product uses its precision.
+        recipe: the recipe of the run; the matrix product uses this recipe's precision.
         tokens_per_second: the speed of the run on this device.
         device: the device of the run.
     """

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _KEYS = ("parameters", "grid")
-_SECONDS_TO_ANSWER = 10  # for a scheduler to answer
-_TRIES = 2  # times that a cell starts again after its worker was lost
+_SECONDS_TO_ANSWER = 10  # how long to wait for the answer of a scheduler
+_TRIES = 2  # the largest number of times that a cell starts if its workers are lost
 _MOST_CELLS = 100_000
 
 
@@ -57,7 +57,7 @@ class Cell:
         _KINDS[self.kind][0](self)
 
     def run(self, folder: Path) -> dict[str, Any]:
-        """Run the cell here and return its record."""
+        """Run the cell in this process and return its record."""
         return _KINDS[self.kind][1](self, folder)
 
 
@@ -70,7 +70,7 @@ def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
     path = notebooks.find(cell.subject)
     given = notebooks.checked_parameters(path, {name: str(value) for name, value in cell.parameters.items()})
     if "out_dir" in notebooks.parameters(path):
-        given.setdefault("out_dir", str(folder))  # training runs continue from here
+        given.setdefault("out_dir", str(folder))  # interrupted training runs continue from this folder
     record = notebooks.run(path, folder, given)
     if record["error"]:
         raise RuntimeError(f"{path.stem} failed in {record['error']}")
@@ -105,7 +105,7 @@ class _Plain(yaml.SafeLoader):
 
 
 def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
-    """Return the checked cells of a sweep: the product of its grid, in the order of the file.
+    """Return the checked cells of a sweep: all combinations of the values in its grid, in the order of the file.
 
     FC has all its links at any sparsity, so it runs once for each combination of the other values.
 
@@ -165,12 +165,12 @@ def sweep(
     """Run all cells of a sweep, each in its own folder, and collect the records of finished cells in `sweep.jsonl`.
 
     An interrupted sweep continues: it skips finished cells and runs failed and interrupted cells again. Training
-    runs continue from their checkpoints. If a cell fails, its traceback is in `error.txt`, and the other cells
-    continue.
+    runs continue from their checkpoints. If a cell fails, the traceback is written to `error.txt` in its folder, and
+    the other cells continue.
 
     Args:
         spec: as in `cells`.
-        out_dir: the folder for all cells; the workers of a scheduler must see the folder under the same name.
+        out_dir: the folder for all cells; the workers of a scheduler must find the folder under the same path.
         workers: processes on this machine; by default one for each physical core. The processes share the cores evenly.
         scheduler: the address of a Dask scheduler whose workers run the cells.
 
@@ -178,8 +178,8 @@ def sweep(
         One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
 
     Raises:
-        ValueError: if the sweep has an error, the folder belongs to another sweep, or workers have another version of
-            chts.
+        ValueError: if the sweep has an error, if the folder belongs to another sweep, or if workers have a different
+            version of chts.
         OSError: if the scheduler does not answer.
     """
     wanted = cells(spec)
@@ -208,12 +208,13 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether the method of an older record has another name now. True for a notebook, whose record names no method."""
+    """Whether an older record's method has a different name now. Also true for a notebook: its record names no
+    method."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 
 def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    """Yield the row of each cell as it finishes, and print it in a growing table above a bar of finished cells."""
+    """Yield the row of each cell when the cell finishes, and print the row in a growing table above a progress bar."""
     from distributed import as_completed
 
     futures = {client.submit(_run, cell, str(out_dir), pure=False): cell for cell in waiting}
@@ -234,7 +235,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
 
 def _line(row: Mapping[str, Any], width: int) -> str:
     """A line of the table: the status of a cell, its name, its seconds, and its score or error."""
-    from chts_core.lab.results import report  # imports plotting, which workers do not need
+    from chts_core.lab.results import report  # imported here, because workers do not need its plotting library
 
     record = row["record"] or {}
     seconds = f"{record['seconds']:.1f} s" if "seconds" in record else ""
@@ -249,7 +250,7 @@ def _run(cell: Cell, out_dir: str) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         record = cell.run(folder)
-    except Exception as error:  # an error of a notebook or training, reported with the others
+    except Exception as error:  # an error in a notebook or a training run is reported in the row
         (folder / "error.txt").write_text(traceback.format_exc(), "utf-8")
         return _row(cell, f"{type(error).__name__}: {error}", None)
     (folder / "error.txt").unlink(missing_ok=True)
@@ -301,7 +302,8 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
-            # Its dashboard always listens. It takes a free port, so that two sweeps do not share one.
+            # The scheduler's dashboard always listens on a port. With 0, it takes a free port, so that two sweeps do
+            # not share one.
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             silence_logs=logging.CRITICAL,  # errors are raised; a late heartbeat of a closing worker does not matter
         ) as cluster,
@@ -319,8 +321,8 @@ def _cores() -> int:
 def _threads(workers: int) -> dict[str, str]:
     """The environment variables that divide the cores among workers; if one is already set, the others get its value.
 
-    The variables must be set before torch is imported. Without them, every worker uses all cores, and the workers are
-    together slower than one worker.
+    The variables must be set before torch is imported. Without them, every worker uses all cores, and all workers
+    together are slower than a single worker.
     """
     share = str(max(_cores() // workers, 1))
     given = next(filter(None, map(os.environ.get, THREADS)), share)

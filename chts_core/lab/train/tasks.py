@@ -23,9 +23,9 @@ _SETS: Mapping[type, Mapping[str, Any]] = {
 # The data sets of recipes that were made for one data set. Any other recipe uses the first data set of its kind, which
 # needs no files.
 _OWN_SETS = {"multi30k_small": "multi30k", "multi30k": "multi30k", "iwslt": "iwslt14", "wmt": "wmt17"}
-# Parameters of a run besides the settings of its recipe, which have their own names.
+# The parameters of a run that are not settings of its recipe, with their defaults. No setting has one of these names.
 DEFAULTS: Mapping[str, Any] = {
-    "dataset": "",  # the data set of the recipe, or one that needs no files
+    "dataset": "",  # by default, the recipe's data set, or one that needs no files
     "method": "chts",
     "sparsity": 0.9,
     "seed": 0,
@@ -35,7 +35,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def changed_recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with this name, with some settings changed.
+    """Return a copy of the recipe `name` in which some settings are changed.
 
     Args:
         name: a key of `RECIPES`.
@@ -106,7 +106,7 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
         if not isinstance(settled["sparsity"], int | float) or not 0 <= settled["sparsity"] < 1:
             raise ValueError(f"sparsity is {settled['sparsity']!r}; expected a share of absent links in [0, 1).")
     if get_method(settled["method"]).is_dense:
-        settled["sparsity"] = 0.0  # whatever was asked for, the record shows the actual value
+        settled["sparsity"] = 0.0  # the record shows the actual sparsity, whatever was requested
     return found, settled
 
 
@@ -119,7 +119,7 @@ def train(
         recipe, parameters: as in `checked`.
         folder: the folder for the checkpoint and the record; an interrupted run continues from its checkpoint.
         save_every: steps between two checkpoints of a translator or language model.
-        show: whether to show a progress bar; the bars of several parallel runs would mix.
+        show: whether to show a progress bar; the bars of several parallel runs would be mixed up.
 
     Raises:
         ValueError: if no run can be trained with these settings.

@@ -8,7 +8,7 @@ class Log:
     """Writes numbers for TensorBoard if a folder is given, and nothing otherwise.
 
     Raises:
-        ValueError: if a folder is given and TensorBoard is not installed.
+        ValueError: if a folder is given but TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Recipe = recipes.TranslationRecipe
 RECIPES = recipes.TRANSLATION_RECIPES
 
-_SENTENCES_LOOKED_AT = 200  # for the BLEU during a run
+_SENTENCES_LOOKED_AT = 200  # the number of validation sentences for the BLEU during a run
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
     """Train or fetch the subwords of a corpus, and encode the corpus.
 
     Raises:
-        ValueError: if all training pairs, or any validation or test pair, are longer than the recipe allows.
+        ValueError: if all training pairs are longer than the recipe allows, or if any validation or test pair is.
     """
     vocabulary = load_vocabulary(data, recipe.vocabulary, cache_dir)
     train = encode_pairs(data.train, vocabulary, recipe.max_length, drop_long=True)
@@ -73,7 +73,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
             f"all {train.left_out} training pairs of {data.name} are longer than max_length, {recipe.max_length} "
             "tokens; raise max_length or the number of subwords."
         )
-    # No validation or test pair is left out. This check finds a sentence that is too long before the training.
+    # No validation or test pair is left out. So check before the training that none of them is too long.
     validation, _ = (
         encode_pairs(pairs, vocabulary, recipe.max_length, drop_long=False) for pairs in (data.validation, data.test)
     )
@@ -82,7 +82,7 @@ def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None
 
 @dataclass(frozen=True)
 class Look:
-    """A measurement on the validation pairs: the step, the loss per token in nats, and BLEU of greedy translations."""
+    """A measurement on the validation pairs: step, loss per token in nats, and BLEU of greedy translations."""
 
     step: int
     loss: float
@@ -102,8 +102,8 @@ class Best:
 class Run(runs.Run):
     """The result of one training run.
 
-    train_loss: pairs (step, loss per token in nats, with label smoothing), one every few steps.
-    looks: measurements on the validation pairs. The test pairs are never used for a choice.
+    train_loss: pairs (step, loss per token in nats), one every few steps; the loss includes label smoothing.
+    looks: measurements on the validation pairs. The test pairs are never used to choose anything.
     test: scores of the final network's translations by beam search: "bleu" (standard), "bleu_lowercase", "chrf"
         and "exact", the percentage of sentences that match their reference exactly.
     best: the best network of the run; None if the recipe does not ask for it.
@@ -127,14 +127,15 @@ class Run(runs.Run):
 
 
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:
-    """The learning rate of a step, counted from 1 (Vaswani et al., 2017): a linear rise, then an inverse square root.
+    """The learning rate of a step (Vaswani et al., 2017): it rises linearly, and then falls as 1 / √step.
 
-    factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the rate rises from a
-    fraction to the full value in `iterative_warmup` equal parts, one per step, because Adam has no moments for new
-    links yet and would take full steps at once. This is our reading of the paper's "iterative warm-up".
+    The rate is factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the rate rises
+    from a fraction to the full value in `iterative_warmup` equal increments, one per step. Without this rise, Adam
+    would move new links by full steps at once, because it has no moments for them yet. The rise is our reading of the
+    paper's "iterative warm-up".
 
     Args:
-        step: the step, from 1.
+        step: the number of the step, counted from 1.
         width: the width of the model.
         recipe: gives learning_rate, warmup and iterative_warmup.
         last_update: the step before the latest update of the topology; None before the first update.
@@ -144,7 +145,7 @@ def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | N
 
 
 class _Learner(loop.Learner):
-    """A Transformer that is trained with Adam to translate, with its scores on the validation pairs."""
+    """A Transformer that learns to translate. It is trained with Adam, and measured on the validation pairs."""
 
     kind = "a translator's training"
 
@@ -248,8 +249,8 @@ def train(
     """Train one translator with one method, and translate the test sentences.
 
     The loop is explained in :func:`chts_core.lab.train.loop.train`. The seed decides the initial weights, the order of
-    the batches, dropout and the topology; the same seed gives every method the same weights and batches. If the
-    checkpoint is from a finished run, the function only tests the network again.
+    the batches, dropout and the topology; with the same seed, every method gets the same initial weights and batches.
+    If the checkpoint is from a finished run, the function only tests the network again.
 
     Args:
         task: the result of `prepare`.
@@ -259,7 +260,7 @@ def train(
         seed, device, save_to, save_every, progress: arguments of the loop.
 
     Raises:
-        ValueError: if the settings do not fit together, or the checkpoint is damaged or from another run.
+        ValueError: if the settings do not fit together, or if the checkpoint is damaged or from another run.
     """
     device = torch.device(device)
     training = loop.train(
@@ -320,7 +321,8 @@ def _loss(model: nn.Module, batch: Batch, recipe: Recipe, label_smoothing: float
 
 @torch.no_grad()
 def validation_loss(model: Transformer, task: Task, recipe: Recipe) -> float:
-    """Cross-entropy per token of the validation pairs, in nats, without label smoothing; its exp is the perplexity."""
+    """Cross-entropy per token of the validation pairs, in nats, without label smoothing. Its exponential is the
+    perplexity."""
     device = model.embedding.weight.device
     model.eval()
     total = tokens = 0.0
@@ -332,7 +334,7 @@ def validation_loss(model: Transformer, task: Task, recipe: Recipe) -> float:
 
 
 def plan_run(task: Task, method: str | Method, sparsity: float, recipe: Recipe) -> Plan:
-    """The plan (:func:`chts_core.plan`) of a run of `train` with these settings, without running it."""
+    """Plan a run of `train` with these settings, but do not start the run; see :func:`chts_core.plan`."""
     loop.refuse_correlations(method, "tokens")
     with torch.device("meta"):
         model = Transformer(task.vocabulary.size, TRANSFORMER_SIZES[recipe.size])
@@ -365,9 +367,9 @@ def _rounded(test: Mapping[str, float]) -> dict[str, float]:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, with means over its runs: the standard BLEU on the test pairs with `interval`, the half-width
-    of its 95 % confidence interval (None for a single run), the percentage of exact translations, and the loss on the
-    validation pairs."""
+    """One row per method, with means over its runs: the standard BLEU on the test pairs, `interval` (the half-width of
+    the 95 % confidence interval of BLEU; None for a single run), the percentage of exact translations, and the loss on
+    the validation pairs."""
     return summarise_by(
         runs,
         "bleu",
