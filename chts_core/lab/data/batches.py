@@ -43,7 +43,7 @@ class _Ragged:
 class EncodedPairs:
     """Pairs of sentences as subwords, without BEGIN and END.
 
-    left_out: number of pairs that were too long.
+    left_out: number of pairs that were left out because a sentence was too long.
     """
 
     source: _Ragged
@@ -55,7 +55,7 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens in the longer side of each pair, with END, int64 (n,): the space of the pair in a batch."""
+        """Number of tokens in the longer side of each pair, including END, int64 (n,)."""
         return torch.maximum(self.source.lengths, self.target.lengths) + 1
 
 
@@ -72,7 +72,7 @@ class Batch:
 
 
 def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int, *, drop_long: bool) -> EncodedPairs:
-    """Turn the sentences into numbers, some pairs at a time, so that memory never holds the text of a whole stream.
+    """Turn sentences into numbers, a chunk of pairs at a time, so that memory never holds the text of a whole stream.
 
     Args:
         pairs: source and target sentences.
@@ -126,8 +126,8 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
     """Put each pair into a batch with other pairs of about the same length.
 
-    A batch of n pairs takes n times as many tokens as its longest sentence, because shorter sentences are padded. This
-    number includes END but not BEGIN.
+    All sentences of a batch are padded to the length of its longest sentence. So a batch of n pairs takes n times this
+    length, in tokens. The length includes END but not BEGIN.
 
     Args:
         encoded: the pairs.

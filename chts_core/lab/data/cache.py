@@ -19,13 +19,13 @@ def cached(
     write: Callable[[T], str],
     cache_dir: Path | None = None,
 ) -> T:
-    """Read a value from the cache, or make it and keep it there.
+    """Read a value from the cache, or make it and store it there.
 
     The function replaces a damaged file. If it cannot write a file, it still returns the value. It warns in both cases.
 
     Args:
         name: the name of the file.
-        read: turns the text of a file into the value; raises ValueError for a damaged text.
+        read: turns the text of a file into the value; raises ValueError for damaged text.
         make: computes the value if the cache does not have it.
         write: turns the value into the text of a file.
         cache_dir: the folder; by default `$CHTS_CACHE` or, if this is not set, `chts` in the user's cache folder.
@@ -36,7 +36,7 @@ def cached(
     except ValueError as error:
         warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=3)
     except OSError:
-        pass  # no such file, or it cannot be read; if it cannot be read, writing fails below too, with a warning
+        pass  # the file is missing or unreadable; if it is unreadable, writing may fail below, with a warning
     thing = make()
     try:
         _write(path, write(thing))

@@ -1,4 +1,4 @@
-"""Image classification tasks. The digits come with scikit-learn, so they are always available."""
+"""Image classification tasks. The data set of digits comes with scikit-learn, so it is always available."""
 
 import hashlib
 import math
@@ -27,15 +27,15 @@ _MNIST_FILES = (
 )
 
 
-_MOST_DIMENSIONS = 3  # of an IDX file: images, rows, columns
+_MOST_DIMENSIONS = 3  # an IDX file has at most three: images, rows, columns
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their classes. `pixels` has the stored values, and `images` turns them into features.
+    """Images and their classes. `pixels` holds the stored values, and `images` turns them into features.
 
-    Features need four times as much memory as pixels that are stored as bytes. For a large set, `take` a batch, or read
-    the `chunks`.
+    Features need four times as much memory as pixels that are stored as bytes. If a split is large, `take` only a
+    batch, or read its `chunks`.
 
     pixels: uint8 or float32 (n, features), with one row per image.
     labels: int64 (n,).
@@ -56,7 +56,7 @@ class Split:
         return found
 
     def take(self, rows: Tensor) -> "Split":
-        """A split that has only the images of the given rows; `rows` is int64."""
+        """A split with only the images in the given rows; `rows` is int64."""
         return replace(self, pixels=self.pixels.index_select(0, rows), labels=self.labels.index_select(0, rows))
 
     def chunks(self, size: int = 1024) -> Iterator["Split"]:
@@ -113,7 +113,8 @@ class ImageData:
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Mean of each colour over values (n, colours, pixels), in float64, so that chunks do not change it."""
+            """Mean of each colour over values (n, colours, pixels). It is computed in float64, so that reading the
+            images in chunks does not change it."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -153,7 +154,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class _Part:
-    """Images (n, *image_shape) and labels (n,) as bytes; for messages, `place` says where they were found."""
+    """Images (n, *image_shape) and their labels (n,). Messages use `place` to say where the data was found."""
 
     place: str
     images: NDArray[np.uint8]
@@ -165,7 +166,7 @@ def load_images(name: str, data_dir: str | None = None) -> ImageData:
 
     Args:
         name: a key of `IMAGE_SETS`.
-        data_dir: the first folder to look in; None or "" for the usual places.
+        data_dir: the first folder to look in; with None or "", the search begins with the usual places.
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files.
@@ -202,7 +203,7 @@ def _load(
 ) -> ImageData:
     """Load a task from files or the hub.
 
-    The last of its parts is the test split. A twelfth of the other images is for validation.
+    The last part that is read is the test split. A twelfth of the images in the other parts is for validation.
     """
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
@@ -320,7 +321,7 @@ def _fetch(source: Source[ImageData], data_dir: str | None) -> list[_Part]:
 
 def _from_hub(place: str, rows: Any, column: str) -> _Part:
     images = np.stack([np.asarray(image, np.uint8) for image in rows[column]])
-    if images.ndim == 4:  # the hub has colours last
+    if images.ndim == 4:  # in images from the hub, the colours are the last dimension
         images = np.moveaxis(images, -1, 1)
     return _Part(place, images, np.fromiter(rows["label"], np.int64))
 
@@ -358,7 +359,8 @@ IMAGE_SETS: dict[str, Source[ImageData]] = {
             "files into $CHTS_DATA/mnist."
         ),
     ),
-    # The split that fits the paper's numbers: it has 47 classes, and a dense network gets 87 % right.
+    # EMNIST has several splits. This split fits the paper's numbers: it has 47 classes, and a dense network classifies
+    # 87 % of its images correctly.
     "emnist": Source(
         "EMNIST (balanced split, 47 classes)",
         "131,600 images of 28×28, in an archive of 562 MB",

@@ -63,7 +63,8 @@ def date_pair(day: date) -> Pair:
 
 @cache
 def number_words() -> dict[str, tuple[Pair, ...]]:
-    """The pairs of "train", "validation" and "test". Every call returns the same pairs; no sentence appears twice."""
+    """The pairs of each split: "train", "validation" and "test". Every call returns the same pairs, and no sentence
+    appears twice."""
     generator = np.random.default_rng(_SEED)
     total = sum(_SIZES.values())
     numbers = _different(_some_numbers(generator), total - total // 2)
@@ -74,7 +75,7 @@ def number_words() -> dict[str, tuple[Pair, ...]]:
 
 
 def _some_numbers(generator: np.random.Generator) -> Iterator[int]:
-    """Draw numbers. Each number of digits is equally likely, so that there are small numbers too."""
+    """Draw numbers. All lengths from 1 to 6 digits are equally likely, so that small numbers occur too."""
     while True:
         digits = generator.integers(1, _MOST_DIGITS + 1)
         yield int(generator.integers(10 ** (digits - 1) if digits > 1 else 0, 10**digits))

@@ -22,11 +22,11 @@ def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, mo
     """Join documents one after the other, each with an end token, and cut the result into blocks.
 
     A block begins with the last token of the previous block, so that each token except the first is predicted once.
-    Tokens at the end that do not fill a block are left out.
+    The last tokens are left out if they do not fill a block.
 
     Args:
         documents: the texts.
-        tokenizer: gives their tokens.
+        tokenizer: turns the texts into tokens.
         context: the number of tokens that a block predicts.
         most: the largest number of blocks to return; None for no limit.
 
@@ -62,7 +62,7 @@ class MemoryFeed:
         blocks: int (n, context + 1).
         batch: the number of blocks in a step, over all ranks.
         seed: decides the order of the blocks.
-        rank, ranks: the number of this process, and the number of all processes.
+        rank, ranks: the index of this process (from 0), and the number of processes.
 
     Raises:
         ValueError: if there are fewer blocks than a batch needs, or if the ranks cannot share a batch evenly.
@@ -91,11 +91,11 @@ class MemoryFeed:
         return {"batches": self._batches}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the position that `state_dict` returned. The number of ranks may be different."""
+        """Continue from the position that `state_dict` returned. The number of ranks may have changed."""
         self._batches = state["batches"]
 
     def _block(self, place: int) -> int:
-        """Return which block is at a place in the sequence of all epochs."""
+        """Return the index of the block at a place in the sequence of all epochs."""
         epoch, within = divmod(place, len(self._blocks))
         return int(_order(len(self._blocks), self._seed, epoch)[within])
 
@@ -109,21 +109,21 @@ class StreamFeed:
     """Batches of blocks from a stream, which is read in parallel lanes.
 
     Row j of every batch comes from lane j modulo `lanes`. A lane is an endless sequence of blocks from its own share of
-    the documents. It reads them epoch after epoch, and shuffles them within buffers. So the batches do not depend on
-    the number of ranks and workers that share the lanes. A lane's position is the place in the data set where its
-    buffer begins, together with three numbers: how many buffers have begun, the number of the current document in the
-    buffer, and how many of its tokens have been read. (The shuffling of the `datasets` library loses its buffer when it
-    continues from a state.)
+    the documents. The lane reads these documents epoch after epoch, and shuffles them within buffers. So the batches do
+    not depend on the number of ranks and workers that share the lanes. A lane's position is the place in the data set
+    where its buffer begins, together with three numbers: how many buffers have begun, the number of the current
+    document in the buffer, and how many tokens of this document have been read. (The shuffling of the `datasets`
+    library loses its buffer when it continues from a state.)
 
     Args:
         stream: the documents.
-        tokenizer: gives their tokens.
+        tokenizer: turns the documents into tokens.
         context: the number of tokens that a block predicts.
         batch: the number of blocks in a step, over all ranks.
         seed: decides the order within buffers.
         lanes: the number of lanes, which must divide `batch` and be a multiple of ranks times workers.
         buffer: the number of documents that each lane shuffles together.
-        rank, ranks: the number of this process, and the number of all processes.
+        rank, ranks: the index of this process (from 0), and the number of processes.
         workers: the number of processes that read ahead; with 0, a block is read when it is needed.
 
     Raises:
@@ -173,7 +173,7 @@ class StreamFeed:
         rows = []
         for number, block, state in islice(self._reader, self._rows):
             rows.append(block)
-            self._states[number] = state  # the blocks that were handed out, not those that were read ahead
+            self._states[number] = state  # after the last block that was handed out, not read ahead
         return torch.stack(rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,10 +181,10 @@ class StreamFeed:
         return {"lanes": {str(number): state for number, state in self._states.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the state of all lanes. The numbers of ranks and workers may be different.
+        """Continue from the state of all lanes. The numbers of ranks and workers may have changed.
 
         Raises:
-            ValueError: if the state has a different number of lanes than this feed.
+            ValueError: if the number of lanes in the state differs from the number of lanes of this feed.
         """
         if len(state["lanes"]) != self._lanes:
             raise ValueError(
@@ -196,7 +196,7 @@ class StreamFeed:
 
 
 # The state of a lane: the place in its data set where the buffer begins, how many buffers have begun, the number of the
-# current document in the buffer, and how many of its tokens have been read.
+# current document in the buffer, and how many tokens of this document have been read.
 _BEGINNING: dict[str, Any] = {"dataset": None, "buffers": 0, "document": -1, "offset": 0}
 
 
@@ -237,7 +237,7 @@ class _Lane:
                 yield torch.from_numpy(block), {**begun, "offset": len(fresh) - len(tokens)}
 
     def _documents(self, state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield each document with the lane's state at its beginning, from the document that `state` points to."""
+        """Yield the documents, from the document that `state` points to, each with the lane's state before it."""
         buffers, first, place = max(state["buffers"] - 1, 0), max(state["document"], 0), state["dataset"]
         while True:
             dataset = self._stream.lane(self.number, self._lanes)
@@ -276,7 +276,7 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
     def __iter__(self) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
         worker = get_worker_info()
         lanes = self._all if worker is None else self._all[worker.id :: worker.num_workers]
-        # The `datasets` library must not know of the workers, or it would divide each lane among them again.
+        # The `datasets` library must not know about the workers, or it would divide each lane among them again.
         torch_worker._worker_info = None
         sources = [lane.blocks() for lane in lanes]
         for turn in count():

@@ -1,4 +1,4 @@
-"""Search for data sets in folders of this machine, then on the Hugging Face hub."""
+"""Search for data sets in folders on this machine, then on the Hugging Face hub."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ from typing import IO, Any, Generic, TypeVar, cast
 T_co = TypeVar("T_co", covariant=True)
 
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
-LARGEST = 2**29  # bytes of a file that is read whole
+LARGEST = 2**29  # bytes; the largest size of a file that is read in one piece
 GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
 
 
@@ -27,7 +27,7 @@ class Hub:
 
     column: the column with the images, or with both sides of a translation; "" if each side has its own column.
     config: the name of a data set in the repository.
-    folder: the folder of the repository that has the files, if there is no config.
+    folder: the folder of the repository that contains the files, if there is no config.
     revision: a branch of the repository. Some data sets were published as programs, which chts never runs. The hub
         converts such a data set into files, and chts reads these files from the branch `refs/convert/parquet`.
     """
@@ -63,7 +63,7 @@ class Source(Generic[T_co]):
         data set.
     files: the names of the files in that folder.
     endings: the possible endings of each name; the first existing file is used.
-    hub: None if the hub has no such data set.
+    hub: the data set on the hub; None if the hub does not have it.
     remedy: what to do if the data set is missing; if a package contains it, the name of the package.
     sha256: digest of the data that the recorded runs used; "" if there are no such runs.
     """
@@ -79,7 +79,7 @@ class Source(Generic[T_co]):
     sha256: str = ""
 
     def find_file(self, folder: Path, file: str) -> Path | None:
-        """The path of one of the files in a folder, or None."""
+        """The path of one of the files in a folder; None if this file is missing."""
         return next((path for ending in self.endings if (path := folder / f"{file}{ending}").is_file()), None)
 
 
@@ -109,7 +109,7 @@ def open_unpacked(path: Path) -> IO[bytes]:
 
 
 def locate(source: Source[object], data_dir: str | None = None) -> Path | None:
-    """The folder that holds all files of a source, or None."""
+    """The folder that holds all files of a source; None if no folder holds them all."""
     return next(
         (place for place in places(source, data_dir) if all(source.find_file(place, file) for file in source.files)),
         None,
@@ -140,8 +140,8 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
 
     Args:
         source, data_dir: as in `locate`.
-        read: opens the hub and reads the data; it does not check the data, because any error here counts as an error of
-            the hub.
+        read: connects to the hub and reads the data. This function must not check the data, because any error that it
+            raises counts as an error of the hub.
         default: a data set that needs no download; the error message suggests it.
 
     Raises:
@@ -168,7 +168,7 @@ def digest_of(splits: Iterable[Iterable[str]]) -> str:
     for texts in splits:
         for text in texts:
             content = text.encode()
-            # The length before each text makes the bytes of two different lists differ.
+            # The length before each text ensures that two different lists of texts never give the same bytes.
             hasher.update(len(content).to_bytes(8, "big") + content)
         hasher.update(b"end of split")
     return hasher.hexdigest()

@@ -38,7 +38,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of subwords, with the special ones; a small corpus may give fewer subwords than you asked for."""
+        """Number of subwords, including the special ones; a small corpus may give fewer subwords than you asked for."""
         return len(self._pieces)
 
     @cached_property
@@ -55,8 +55,8 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some subwords up to END, without special subwords.
 
-        This is the inverse of `encode` for a text in NFC with single spaces between its words and no unknown
-        characters.
+        For a text in NFC that has single spaces between its words and no unknown characters, this method is the
+        inverse of `encode`.
         """
         text: str = self._tokenizer.decode(list(_before_end(ids)), skip_special_tokens=True)
         return text
@@ -91,7 +91,7 @@ class Vocabulary:
             content = json.loads(text)
             vocabulary = cls(content["pieces"], map(tuple, content["merges"]), content["corpus"])
             whole = (content["format"], content["digest"]) == (_VERSION, vocabulary.digest)
-        except Exception as error:  # tokenizers raises plain exceptions for merges that do not fit
+        except Exception as error:  # the tokenizers library raises a plain Exception for wrong merges
             raise ValueError(
                 f"the vocabulary is damaged ({type(error).__name__}: {error}); make it again with load_vocabulary."
             ) from error
@@ -155,7 +155,7 @@ def _tokenizer(model: models.BPE) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens(list(_SPECIAL))
-    tokenizer.encode_special_tokens = True  # "<s>" in a sentence is text
+    tokenizer.encode_special_tokens = True  # "<s>" in a sentence is ordinary text
     return tokenizer
 
 

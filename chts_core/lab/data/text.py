@@ -27,7 +27,7 @@ _BETWEEN_BOOKS = "\n\n\n"
 class TextStream:
     """A stream of documents. Each pass reads them again from the source, so that memory never holds them all.
 
-    open: returns a `datasets.IterableDataset`, or an object that also has shards, a column "text" and a state.
+    open: returns a `datasets.IterableDataset`, or another object with shards, a column "text" and a state.
     """
 
     title: str
@@ -38,7 +38,7 @@ class TextStream:
         yield from self.read(self.open())
 
     def lane(self, number: int, lanes: int) -> Any:
-        """Return one of several lanes of the documents, an `IterableDataset`; each document is in exactly one lane."""
+        """Return one of several lanes of documents as an `IterableDataset`; each document is in exactly one lane."""
         from datasets.distributed import split_dataset_by_node
 
         return split_dataset_by_node(self.open(), rank=number, world_size=lanes)
@@ -98,7 +98,7 @@ def load_text(name: str, data_dir: str | None = None) -> TextData:
 
     Args:
         name: a key of `TEXT_SETS`.
-        data_dir: the first folder to look in; None or "" for the usual places.
+        data_dir: the first folder to look in; with None or "", the search begins with the usual places.
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files.
@@ -113,7 +113,7 @@ def _load_python_reference(data_dir: str | None) -> TextData:  # noqa: ARG001 - 
     from pydoc_data.topics import topics
 
     texts = [topics[name] for name in sorted(topics)]
-    documents = list(dict.fromkeys(text.strip() + "\n" for text in texts))  # some topics share one text
+    documents = list(dict.fromkeys(text.strip() + "\n" for text in texts))  # some topics have the same text
     # Split by content, so that a new topic of a later Python does not move another topic to the other split.
     held_out = {text for text in documents if hashlib.sha256(text.encode()).digest()[0] % 10 == 0}
     return TextData(
@@ -125,7 +125,7 @@ def _load_python_reference(data_dir: str | None) -> TextData:  # noqa: ARG001 - 
 
 def _load_tiny_shakespeare(data_dir: str | None) -> TextData:
     text = _read_text(_paths("tinyshakespeare", data_dir)[0])
-    # Split between two speeches: the first nine tenths of the plays are for training.
+    # Cut between two speeches: about the first nine tenths of the plays are for training.
     cut = text.rfind("\n\n", 0, len(text) * 9 // 10)
     if cut <= 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Text as tokens, made by byte pair encoding over bytes (Radford et al., 2019). It can encode and decode any text."""
+"""Text as tokens, made by byte pair encoding over bytes (Radford et al., 2019). Any text can be encoded."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from chts_core.lab.data.sources import DataNotFoundError
 from chts_core.lab.data.text import TextData
 
 _END = "<|end|>"
-# Tokens with which tokenizers of the hub end a document.
+# Tokens with which tokenizers on the hub end a document.
 _ENDS = (_END, "</s>", "<|endoftext|>", "<|end_of_text|>")
 _BYTES = 256
 
@@ -32,7 +32,7 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # "<|end|>" in a document is text
+        tokenizer.encode_special_tokens = True  # "<|end|>" in a document is ordinary text
         ends = [number for text in _ENDS if (number := tokenizer.token_to_id(text)) is not None]
         if not ends:
             raise ValueError(
@@ -43,7 +43,7 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
-        """Number of tokens, with the special ones; a small corpus may give fewer tokens than you asked for."""
+        """Number of tokens, including the special ones; a small corpus may give fewer tokens than you asked for."""
         return int(self._tokenizer.get_vocab_size())
 
     @cached_property
@@ -57,7 +57,7 @@ class TextTokenizer:
         return [found.ids for found in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens, without special tokens; "�" stands for bytes that are not a whole character."""
+        """The text of some tokens, without special tokens; "�" stands for bytes that form no whole character."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -75,11 +75,11 @@ class TextTokenizer:
         """Read what `to_json` wrote, or the tokenizer.json of another project.
 
         Raises:
-            ValueError: if the text is not a tokenizer.
+            ValueError: if the text does not describe a tokenizer.
         """
         try:
             tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # tokenizers raises plain exceptions
+        except Exception as error:  # the tokenizers library raises a plain Exception
             raise ValueError(f"it is not a tokenizer ({error}).") from error
         return cls(tokenizer)
 
@@ -89,8 +89,8 @@ def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | 
 
     Args:
         data: the corpus.
-        size: number of tokens, including the end token; if `name` is given, the largest number of tokens that this
-            tokenizer may have.
+        size: number of tokens, including the end token; if `name` is given, the largest number of tokens that the
+            named tokenizer may have.
         name: the path of a tokenizer.json, or a name on the Hugging Face hub ("t5-base"); "" trains a tokenizer.
         cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 

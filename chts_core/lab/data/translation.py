@@ -27,7 +27,7 @@ from chts_core.lab.data.sources import (
 
 _LANGUAGES = ("en", "de")
 _SCRIPT_REVISION = "refs/convert/parquet"
-_LONGEST_LINE = 2**20  # bytes; the longest sentences have a few thousand
+_LONGEST_LINE = 2**20  # bytes; the longest sentences have a few thousand bytes
 # The digest and the vocabulary use this many training pairs; a whole stream would take too long.
 _FIRST = 1_000_000
 
@@ -85,7 +85,7 @@ def load_translation(name: str, data_dir: str | None = None) -> TranslationData:
 
     Args:
         name: a key of `TRANSLATION_SETS`.
-        data_dir: the first folder to look in; None or "" for the usual places.
+        data_dir: the first folder to look in; with None or "", the search begins with the usual places.
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files; the message names the file and the line.

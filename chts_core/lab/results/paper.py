@@ -1,4 +1,4 @@
-"""The paper's numbers, for comparison with ours, and a verdict on its claims from recorded runs."""
+"""The paper's numbers, for comparison with ours, and the verdict of recorded runs on each of the paper's claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from chts_core.lab.results.statistics import mean_and_interval, standard_error
 
 Row = Mapping[str, Any]
 
-# BLEU in the paper's Table 1 by data set, method and sparsity, as mean and ±. The paper does not explain the ±. It
-# is None for a single run. FC has no sparsity. The table has two rows named CHTs; the second is CHTss.
+# BLEU in the paper's Table 1 by data set, method and sparsity, as mean and ±. The paper does not explain the ±. The
+# ± is None for a single run. FC has no sparsity. The table has two rows named CHTs; the second is CHTss.
 PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
     "multi30k": {
         "fc": {0.0: (31.38, 0.38)},
@@ -95,7 +95,7 @@ PAPER_MLP: dict[str, dict[str, tuple[float, int | None]]] = {
     },
 }
 
-# Validation perplexity on OpenWebText of the paper's Table 2 by size, method and sparsity, with weights in bfloat16.
+# Validation perplexity on OpenWebText in the paper's Table 2, by size, method and sparsity, with weights in bfloat16.
 PAPER_TABLE_2: dict[str, dict[str, dict[float, float]]] = {
     "60m": {
         "fc": {0.0: 26.56},
@@ -167,14 +167,15 @@ def out_of_order(
 def beside(rows: Sequence[Row], reported: Mapping[str, float], score: Callable[[Row], float]) -> list[dict[str, Any]]:
     """Compare recorded runs with the paper's numbers: one row per method, in the paper's order.
 
-    "difference" is our mean minus the paper's; "standard_errors" is this difference in standard errors of our mean.
+    "difference" is our mean minus the paper's score; "standard_errors" is this difference divided by the standard error
+    of our mean.
     Standard errors cover only the variation among seeds, not the differences between our configuration and the paper's.
     Missing values are None.
 
     Args:
         rows: recorded runs of one comparison, at one sparsity.
         reported: the paper's score for each method.
-        score: gives the score of a row.
+        score: returns the score of a row.
     """
     found = []
     for method, theirs in reported.items():
@@ -217,7 +218,8 @@ class Claim:
     differs: str = ""
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
-        """The lead of the method `better` over `worse` for each seed that both have; negative if `better` is behind.
+        """The lead of the method `better` over the method `worse`, for each seed with which both methods have a run. A
+        lead is negative if `better` is behind.
 
         Raises:
             ValueError: if two runs that should be equal differ.
@@ -266,8 +268,8 @@ def weigh(claims: Sequence[Claim], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The verdict of recorded runs on each claim: "holds", "does not hold", "undecided" or "untested".
 
     A claim is decided if the 95 % confidence interval of the paired advantages does not contain 0. "advantage" is the
-    mean advantage in points, BLEU or nats per token, and "interval" is the half-width of its interval; "advantage" and
-    "interval" are None if there are too few runs.
+    mean advantage in points, BLEU or nats per token, and "interval" is the half-width of this confidence interval;
+    "advantage" and "interval" are None if there are too few runs.
     """
     found = []
     for claim in claims:

@@ -71,7 +71,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of all relevant packages; "not installed" for a missing one."""
+    """Versions of Python and of all relevant packages; "not installed" for a missing package."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -95,7 +95,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> dict[str, str | int]:
-    """The kind, the name and the size of a device, for a record."""
+    """The type, the name and the memory of a device, the number of threads, and the platform, for a record."""
     described: dict[str, str | int] = {
         "type": device.type,
         "name": _processor(),
@@ -202,7 +202,7 @@ def results_folder() -> Path:
 
 
 def now() -> str:
-    """The time in UTC to the second, in ISO 8601."""
+    """The current time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -230,8 +230,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file of JSON lines, each checked with its digest.
 
     Raises:
-        ValueError: if a line is damaged, was changed after it was written, or has another schema; the message names the
-            line.
+        ValueError: if a line is damaged, was changed after it was written, or has a different schema; the message names
+            the line.
     """
     rows = []
     # Split bytes: in text, some characters within a string (U+2028) would end a line too.
@@ -314,7 +314,7 @@ def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
         return dict(row)
     name, _, changes = row["method"].partition(" with ")
     name, _, first = _FIRST_NAMES.get(name, name).partition(" with ")
-    csti = "topology=Correlated()" if row["recipe"].get("csti") else ""  # a setting of the training in revision 1
+    csti = "topology=Correlated()" if row["recipe"].get("csti") else ""  # a setting of training in revision 1
     words = ", ".join(filter(None, (first, changes, csti)))
     return {**row, "method": f"{name} with {words}" if words else name}
 

@@ -17,9 +17,9 @@ from chts_core.lab.train import images, language, translation
 
 Row = Mapping[str, Any]
 
-# Settings of a recipe that change the computation of a run, not its result.
+# Settings of a recipe that change how a run is computed, but not its result.
 _HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
-# For each task, the values that settings had before recipes named them.
+# For each task, the values of settings that an old record does not contain, because recipes did not have them yet.
 _ONCE = {
     "images": asdict(images.Recipe()),
     "language": asdict(language.Recipe()),
@@ -89,7 +89,8 @@ _MOST_CURVES = 5
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The recorded runs of a folder, by comparison. A name has the file, the data set and, if sizes differ, the size.
+    """The recorded runs of a folder, by comparison. The name of a comparison consists of the name of the file, the data
+    set and, if the recipe has a size, this size.
 
     Args:
         folder: a folder with files of JSON lines, written by `chts sweep` or a race; or `results`.
@@ -160,7 +161,9 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Pair each run with the rival's run of the same seed: the run with the same settings, or the only run."""
+    """Pair each run with a run of the rival that has the same seed: the only run with the same settings or, if there is
+    no such run, the only run with this seed.
+    """
     pairs = []
     for row in mine:
         theirs = [
@@ -178,10 +181,10 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
 
 
 def _varying(rows: Sequence[Row]) -> list[str]:
-    """The names of the recipe settings that differ between runs, except those that change only the computation."""
+    """The names of the recipe settings that differ between runs, except settings that change only the computation."""
     recipes = [_recipe(row) for row in rows]
     names = dict.fromkeys(name for row in rows for name in row["recipe"] if name not in _HOW)
-    # If an old record does not say the value of a setting, its value counts as equal.
+    # If an old record lacks a setting, only the other records decide whether this setting differs.
     return [name for name in names if len({json.dumps(recipe[name]) for recipe in recipes if name in recipe}) > 1]
 
 
@@ -268,15 +271,15 @@ def courses(rows: Sequence[Row], sparsity: float) -> dict[str, list[list[tuple[f
     """The learning curves of all methods at a sparsity, and of FC, in the form that `figures.learning_curves` needs.
 
     If a method has runs with several recipes, only the recipe of its first run at this sparsity counts. The function
-    leaves out runs without validation data, and methods that are described in words. The names of these methods
-    are so long that they would leave no room for the curves. The table contains these methods.
+    leaves out runs without validation data. It also leaves out methods with changed choices ("chts with ..."), because
+    their long names would leave no room for the curves. The table contains these methods.
     """
     course = SCORES[rows[0]["task"]].course
     return {line: list(map(course, mine)) for line, mine in _shown(rows, sparsity).items()}
 
 
 def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
-    """The runs that `courses` draws, by the name of their line."""
+    """The runs whose curves `courses` returns, by the label of their curve."""
     settings = _varying(rows)
     found: dict[str, list[Row]] = {}
     for row in rows:
@@ -293,7 +296,7 @@ def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
 def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
     """The learning curves of `courses` as a picture for a page; "" if FC is the only method.
 
-    More than five curves would hide each other. In this case, the picture shows how far the last scores are from the
+    More than five curves would hide each other. If there are more, the picture shows how far the scores are from the
     scores of SET, or of the first method if SET has no runs.
     """
     shown = _shown(rows, sparsity)

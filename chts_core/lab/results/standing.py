@@ -1,4 +1,4 @@
-"""The evidence for each main claim: the paper's numbers, our numbers, our certainty, and an experiment to settle it."""
+"""The evidence for each main claim: the paper's numbers, our numbers, our certainty, and a deciding experiment."""
 
 import math
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _DIGITS = "a small MLP on digits, 95 %"
 
 
 def standing() -> list[dict[str, Any]]:
-    """One row for each main claim, with all numbers from the paper's tables and recorded runs.
+    """One row for each main claim. All numbers come from the paper's tables and from recorded runs.
 
-    Each row has claim, paper (the paper's result), where (which runs of ours) and unit, advantage (the mean over
-    seeds), interval (the half-width of its 95 % interval), seeds, needed (the number of seeds that would show a
-    difference of this size), verdict, how_sure and settle (an experiment that would settle the claim). Without runs,
-    advantage, interval and needed are None.
+    Each row has claim, paper (the paper's result), where (the model, task and sparsity of our runs), unit, advantage
+    (the mean over seeds), interval (the half-width of its 95 % interval), seeds, needed (the number of seeds that would
+    show a difference of this size), verdict, how_sure and settle (an experiment that would settle the claim).
+    Without runs, advantage, interval and needed are None.
     """
     return [*_between_methods(), *_between_choices(), *_between_networks()]
 

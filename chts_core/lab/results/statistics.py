@@ -33,11 +33,11 @@ def standard_error(values: Sequence[float]) -> float:
 def seeds_needed(values: Sequence[float], effect: float) -> int:
     """The smallest number of seeds whose 95 % interval is narrow enough to show an effect.
 
-    The function assumes that new seeds vary as much as these values do.
+    The function assumes that the values of new seeds vary as much as these values do.
 
     Args:
         values: paired differences of the available seeds.
-        effect: the wanted half-width, in the unit of the values.
+        effect: the size of the effect, in the unit of the values; the interval's half-width must not be larger.
 
     Raises:
         ValueError: for an effect of 0 or less, or fewer than two values.
@@ -62,7 +62,7 @@ def mean_scores(rows: Sequence[Row], score: Callable[[Row], float]) -> list[dict
 
     Args:
         rows: rows of `as_record`.
-        score: gives the score of a row.
+        score: returns the score of a row.
     """
     groups: dict[tuple[str, float], list[float]] = {}
     for row in rows:
@@ -89,10 +89,10 @@ def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable
 
 
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
-    """For each method and sparsity, the mean score minus the rival's at equal seeds; arguments as in `mean_scores`.
+    """For each method and sparsity, the mean difference between its score and the rival's score with the same seed.
 
-    The rival "fc" has no sparsity, so it is compared with all sparsities. Seeds that only one of the two methods has
-    are left out.
+    The rival "fc" has no sparsity, so it is compared with all sparsities. The function leaves out seeds with which only
+    one of the two methods has a run. Its arguments are as in `mean_scores`.
     """
     found = []
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
@@ -129,7 +129,7 @@ SeededT = TypeVar("SeededT", bound=Seeded)
 
 
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
-    """For each method, a measure minus the rival's measure at the same seed, as one row per method.
+    """Compare each method with the rival: one row per method, with the mean difference of a measure over equal seeds.
 
     Runs with equal seeds share their initial weights and batches, so much of the random variation cancels. `difference`
     is the mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, or None if
@@ -141,7 +141,7 @@ def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_
         measure: the name of an attribute of a run; accuracies of images are fractions.
 
     Raises:
-        ValueError: if a method and the rival do not have the same seeds, with one run for each.
+        ValueError: if a method and the rival do not have the same seeds, or have more than one run with a seed.
     """
     rivals = [run for run in runs if run.method == rival]
     theirs = {run.seed: getattr(run, measure) for run in rivals}

@@ -148,7 +148,7 @@ def bleu(row: Row) -> float:
 
 
 def small_dense(sparsity: float) -> list[Row]:
-    """The runs of FC on digits with as many weights in its hidden layers as sparse networks of width 256."""
+    """Runs of narrow FC networks on digits. Their hidden layers have as many weights as sparse layers of width 256."""
     hidden = {0.9: 71, 0.95: 47, 0.97: 34}[sparsity]
     return [row for row in runs("small_dense") if row["recipe"]["hidden"] == hidden]
 
@@ -246,7 +246,7 @@ def update_warmup(rows: Sequence[Row]) -> str:
 
 
 def jump(row: Row, until: str) -> float:
-    """By how many nats the loss rises at an update of the topology, as the mean over a run's updates.
+    """By how many nats the loss rises at an update of the topology, on average over a run's updates.
 
     Args:
         row: a recorded run with `watch_updates`.
@@ -256,14 +256,14 @@ def jump(row: Row, until: str) -> float:
 
 
 def _warmup(recipe: Row) -> str:
-    """The warm-ups of a recipe after an update, in words."""
+    """Which weights a recipe warms up after an update, and for how many steps, in words."""
     kinds = {"iterative_warmup": "of all weights", "link_warmup": "of new links"}
     found = [f"{words}, {recipe[name]} steps" for name, words in kinds.items() if recipe[name]]
     return " and ".join(found) or "none"
 
 
 def _rates(size: str, methods: Sequence[str]) -> str:
-    """Validation losses by learning rate and method, from one run each."""
+    """Validation losses by learning rate and method. Each loss comes from one run."""
     found: dict[float, dict[str, float]] = {}
     for row in runs("language_rates"):
         recipe = row["recipe"]
@@ -291,7 +291,7 @@ def first_weights() -> str:
 
 
 def _times(row: Row) -> str:
-    """How many times as fast we are, to two digits. A slowdown is bold. The aim follows if it is not met."""
+    """The speedup over the rival, to two digits. A slowdown is in bold, and a missed aim follows in brackets."""
     ratio, aim = row["times_faster"], row.get("aim", 0)
     written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     if float(written) >= aim > ratio:
@@ -403,7 +403,7 @@ def inputs() -> str:
 
 
 def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
-    """The recorded drill by scenario, with current names: the scenarios of damaged files, or of disturbed runs."""
+    """The rows of the drill, by the current name of the scenario: rows about damaged files, or about disturbed runs."""
     found: dict[str, list[Row]] = {}
     for row in records.read_lines(records.results_folder() / "faults.jsonl"):
         if (row["fault"] == "input") == of_inputs:
@@ -437,7 +437,7 @@ BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTAL
 
 
 def filled(text: str) -> str:
-    """Return a text with new tables from the records.
+    """Return a text in which every table is made again from the records.
 
     Raises:
         KeyError: for an unknown table.

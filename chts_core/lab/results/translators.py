@@ -38,7 +38,7 @@ def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
 
 
 def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> list[dict[str, str]]:
-    """The mean score of each method and sparsity, and its difference from FC and from CHTs, seed by seed.
+    """The mean score of each method and sparsity, and its mean differences from FC and from CHTs over equal seeds.
 
     Args:
         rows: recorded runs.
@@ -73,7 +73,8 @@ def _spread(mean: float, interval: float | None, sign: str, digits: int) -> str:
 
 
 def times_as_fast(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Training seconds of the fastest run of each method and sparsity, and how many times as fast as FC it is."""
+    """For each method and sparsity, the training seconds of the fastest run, and the speed of this run relative to the
+    fastest run of FC."""
     fastest: dict[tuple[str, float], float] = {}
     for row in rows:
         key = row["method"], row["sparsity"]

@@ -1,15 +1,15 @@
-"""The basis of an assignment: each student gets different numbers, and the grader gets the numbers of that student."""
+"""Random numbers for an assignment. They depend on the student, and grading uses the numbers of the same student."""
 
 import hashlib
 import os
 
 import torch
 
-GRADED = "CHTS_STUDENT"  # set in a grader's kernels: the student who handed the notebook in
+GRADED = "CHTS_STUDENT"  # set in a grader's kernels to the id of the student who handed the notebook in
 
 
 def generator_of(student: str, question: str) -> torch.Generator:
-    """Return a random generator that depends only on the student and the question, so two calls give equal numbers.
+    """Return a random generator that depends only on the student and the question, so equal calls give equal numbers.
 
     During grading, `student` is ignored, and the person who handed the notebook in counts as the student.
 

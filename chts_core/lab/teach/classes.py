@@ -47,7 +47,7 @@ c.GenerateFeedback.preprocessors = [  # without the hidden tests
 ]
 """
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{,63}")  # an id is also the name of a folder
-_LARGEST = 20 * 2**20  # bytes of a submission
+_LARGEST = 20 * 2**20  # bytes; the largest size of a submission
 
 
 def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
@@ -64,7 +64,7 @@ def make_course(folder: Path, roster: Path | None = None) -> list[Path]:
         The paths of the parts: the assignment to hand out, its source, and the folders of stages and plans.
 
     Raises:
-        ValueError: if nbgrader is missing or the roster is wrong, before anything is written; or if nbgrader finds an
+        ValueError: if nbgrader is missing or the roster is wrong (then nothing is written), or if nbgrader finds an
             error in the assignment.
     """
     _api()
@@ -194,7 +194,7 @@ def _owners(name: str, students: Sequence[str]) -> list[str]:
     owners = [
         student for student in students if re.search(rf"(?<![^\W_]){re.escape(student)}(?![^\W_])", name, re.IGNORECASE)
     ]
-    # If both "ann" and "ann-2" are ids, ann-2.ipynb means the longer one.
+    # If both "ann" and "ann-2" are ids, ann-2.ipynb belongs to "ann-2".
     return [one for one in owners if not any(one != other and one in other for other in owners)]
 
 
@@ -283,7 +283,7 @@ def _api() -> Any:
 
 @contextmanager
 def _nbgrader(folder: Path) -> Iterator[Any]:
-    """Return nbgrader's interface to a course, with the configuration file of the course."""
+    """Open nbgrader's interface to a course, with the settings of the course's configuration file."""
     from traitlets.config.loader import PyFileConfigLoader
 
     config = PyFileConfigLoader("nbgrader_config.py", path=str(folder.resolve())).load_config()
@@ -291,16 +291,16 @@ def _nbgrader(folder: Path) -> Iterator[Any]:
     # nbgrader calls a command of its own environment, which may not be on the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with environment(PATH=path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warnings of its database, about which a grader can do nothing
+        warnings.simplefilter("ignore")  # its database gives warnings, about which a grader can do nothing
         yield _api()(config=config, log_level="ERROR")
 
 
 def _succeeded(result: Mapping[str, Any]) -> None:
-    """Raise an error if nbgrader failed. (nbgrader catches all exceptions, and gives the traceback as text.)
+    """Raise an error if nbgrader failed. (nbgrader catches all exceptions, and returns the traceback as text.)
 
     Raises:
         KeyboardInterrupt: if the user interrupted nbgrader.
-        ValueError: for any other failure; the message has the errors in the log, or the exception.
+        ValueError: for any other failure; the message contains the errors in the log, or the exception.
     """
     if not result["success"]:
         if "KeyboardInterrupt" in result["error"]:

@@ -71,7 +71,7 @@ def slide_as_html(slide: Written, pictures: Mapping[str, str]) -> str:
         pictures: for each caption, the element `img` of its figure.
 
     Raises:
-        ValueError: if the first words of a caption match no figure or several figures; the message has these words.
+        ValueError: if the first words of a caption match no figure or several figures; the message quotes these words.
     """
     first, *later = (_part_as_html(part, pictures) for part in slide.parts)
     fragments = "".join(f'<div class="fragment">{part}</div>' for part in later)

@@ -26,13 +26,13 @@ from chts_core.lab.results.records import RESULTS_TYPE
 from chts_core.lab.teach.decks import read_deck, slide_as_html
 
 _REVEAL = Path(__file__).with_name("reveal")  # reveal.js 6.0.2 as its authors publish it, with its licence
-_LONGEST = 12  # lines of code and of printed text that an audience can read
+_LONGEST = 12  # lines; an audience cannot read longer code or printed text
 _MANY_WORDS = 80  # words; a longer text has its own slide
 _FEW_WORDS = 30  # words; a text of at most this length stays above a figure
 _MOST_ROWS = 16  # rows of a table
 _NOT_SHOWN = {"bootstrap", "parameters", "check"}
 _OF_NOTEBOOKS = (WIDGET_VIEW, RESULTS_TYPE)
-_PROGRESS = re.compile(r"\d%\|")  # as tqdm draws it
+_PROGRESS = re.compile(r"\d%\|")  # a progress bar of tqdm
 _LINKS = re.compile(r"\[?!\[(?:Open in Colab|Open on Binder)\].*\n*")
 _HEADING = re.compile(r"^(?=#{2,} )", re.MULTILINE)
 
@@ -140,7 +140,7 @@ def slides(notebook: Any) -> Iterator[Slide]:
     header = re.sub(r"\n\| \|.*", "", _LINKS.sub("", first.source), flags=re.DOTALL)
     yield Slide(True, [markdown_as_html(header)])
     while rest and not (rest[0].cell_type == "markdown" and _HEADING.search(rest[0].source)):
-        rest.pop(0)  # the notebook's imports and its versions
+        rest.pop(0)  # skip the notebook's imports and versions
     slide = Slide(False)
     for cell in rest:
         if cell.cell_type == "markdown":

@@ -61,7 +61,7 @@ def plans() -> list[Plan]:
 
 
 def as_page(plan: Plan) -> str:
-    """A plan in Markdown: a table for each session, with clock times and the measured run times of its notebooks."""
+    """A plan in Markdown: a table for each session, with the minutes of each part and the run times of its notebook."""
     lines = [
         f"# {plan.title}\n",
         f"For {plan.audience}.\n",
@@ -88,7 +88,7 @@ def _rows(session: Session) -> Iterator[dict[str, str]]:
 
 
 def running(part: Part) -> list[float]:
-    """The measured minutes of a part's notebook for each profile of the page; empty if the part has no notebook."""
+    """The measured minutes of a part's notebook for each profile on the page; empty if the part has no notebook."""
     if not part.stage:
         return []
     stem = notebooks.find(part.stage).stem
