@@ -1,4 +1,5 @@
-"""Deprecated: these functions are in `chts_core.lab.train` now; this old name works for one more release."""
+"""Deprecated: the functions of this module are now in `chts_core.lab.train`. The old name works for one more release.
+"""
 
 import warnings
 
