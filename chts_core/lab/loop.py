@@ -1,4 +1,4 @@
-"""Deprecated: the functions of this module are now in `chts_core.lab.train`. The old name works for one more release.
+"""Deprecated: this module's functions are in `chts_core.lab.train` now. The old name works for one more release.
 """
 
 import warnings

@@ -49,8 +49,8 @@ class Race:
     trainer: Trainer[Any, Any]
 
     def matching(self, rows: Iterable[Row], methods: Iterable[str]) -> list[Row]:
-        """The runs of these methods that match this race in data, recipe and sparsity; for each method and seed, the
-        first.
+        """The runs of these methods that match this race in data, recipe and sparsity. For each method and seed, only
+        the first run counts.
         """
         expected = (self.trainer.task, self.task.dataset, self.data.digest)
         found: dict[tuple[str, int], Row] = {}

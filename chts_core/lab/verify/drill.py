@@ -67,7 +67,8 @@ def tell():
 time.time = jumping
 atexit.register(tell)
 """
-_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # codes of prctl, and the capability with which root can write anywhere
+# prctl's code for dropping a capability, and the capability that lets root write anywhere
+_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
     """The optimizer keeps the state of a removed link, and this state moves the weight of the link after its regrowth.
 
     Raises:
-        ValueError: for a layer that stores only its links.
+        ValueError: if a layer stores only its links.
     """
 
     def rewire_weight_alone(name: str, weight: MaskedWeight) -> Callable[[Tensor, Tensor], None]:
@@ -68,7 +68,7 @@ def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
     """The mask is applied only at updates. Between updates, the optimizer trains the weights of absent links too.
 
     Raises:
-        ValueError: for a layer that stores only its links.
+        ValueError: if a layer stores only its links.
     """
 
     def let_through(weight: MaskedWeight, stack: ExitStack) -> None:
