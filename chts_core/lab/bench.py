@@ -1,5 +1,4 @@
-"""Run the benchmarks. Each one measures our speed and a named rival's speed in the same run, and reports the ratio.
-"""
+"""Run the benchmarks. Each one measures our speed and a named rival's speed in the same run, and reports the ratio."""
 
 import ast
 import importlib
@@ -17,8 +16,7 @@ _PACKAGE = "chts_benchmarks"
 
 
 def folder() -> Path:
-    """The folder with the benchmarks, in the installed package or in the checkout that this package runs from.
-    """
+    """The folder with the benchmarks, in the installed package or in the checkout that this package runs from."""
     package = Path(__file__).parents[1]
     installed = package / "benchmarks"
     return installed if installed.is_dir() else package.parent / "benchmarks"

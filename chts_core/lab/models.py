@@ -1,4 +1,4 @@
-"""Models to sparsify."""
+"""Models that a Sparsifier can make sparse."""
 
 import math
 from dataclasses import dataclass
@@ -257,9 +257,7 @@ class _EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
-        """Return the output of the layer, (n, S, width), which is the shape of the input; `there` marks the places
-        without PAD.
-        """
+        """Return the output (n, S, width) for an input of the same shape; `there` marks the places that are not PAD."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
@@ -322,8 +320,7 @@ def _attended(source: Tensor) -> Tensor:
 
 
 def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines (last - first, width) for the places `first` to `last` - 1 (Vaswani et al., 2017, section 3.5).
-    """
+    """Sines and cosines (last - first, width) for places `first` to `last` - 1 (Vaswani et al., 2017, section 3.5)."""
     places = torch.arange(first, last, device=device, dtype=torch.float32).unsqueeze(1)
     frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(places * frequencies), torch.cos(places * frequencies)], dim=2).flatten(1)
@@ -410,8 +407,7 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
 def initialise_llama(
     model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator, deviation: float | None = None
 ) -> None:
-    """Draw the initial weights of a :func:`llama` model in place from a normal distribution; the norms get the weight
-    1.
+    """Draw normal initial weights for a :func:`llama` model, in place; the weights of the norms are 1.
 
     The weights depend only on the generator, not on the device or the division among GPUs.
 

@@ -38,9 +38,7 @@ def number_of_paths(mask: Tensor) -> Tensor:
 
 
 def degree_product(mask: Tensor) -> Tensor:
-    """Product of the degrees of both ends of every missing link, as float32 in the shape of the mask; 0 for existing
-    links.
-    """
+    """Product of the degrees of a missing link's ends, as float32 in the shape of the mask; 0 for existing links."""
     check_mask(mask)
     links = mask.float()
     return (links.sum(1, keepdim=True) * links.sum(0)).masked_fill_(mask, 0.0)

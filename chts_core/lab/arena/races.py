@@ -58,7 +58,7 @@ class Race:
             if (
                 row["method"] in methods
                 and (row["task"], row["dataset"], row["data"]) == expected
-                and (row["sparsity"] == self.task.sparsity or row["method"] == "fc")  # FC has no sparsity
+                and (row["sparsity"] == self.task.sparsity or row["method"] == "fc")  # FC is always dense
                 and row["seed"] in range(self.task.seeds)
                 and has_recipe(row, self.task.recipe)
             ):
