@@ -35,8 +35,7 @@ class Spec:
         and its shape.
     removes_by_block: whether a removal takes links from all blocks equally.
     shows: whether a check fails if its small run regrows no removed link (with `history`), or removes no incomplete
-        link. True for the paper's methods. For all other methods, the check `csr` also trains with SGD instead of
-        AdamW.
+        link. True for the paper's methods. For all other methods, the check `csr` trains with SGD instead of AdamW.
     """
 
     sparsity: Callable[[int], float]
