@@ -1,4 +1,4 @@
-"""Run the benchmarks. In one run, each benchmark measures our speed and a named rival's speed, and gives the ratio."""
+"""Run the benchmarks. Each one measures our speed and a named rival's speed in the same run, and reports the ratio."""
 
 import ast
 import importlib
@@ -11,19 +11,19 @@ from typing import Any
 
 from chts_core.lab.results import records
 
-# The package name of the folder of benchmarks, wherever it is.
+# The folder of benchmarks is imported as a package with this name, wherever the folder is.
 _PACKAGE = "chts_benchmarks"
 
 
 def folder() -> Path:
-    """The folder with the benchmarks: in the installed package, or in the checkout that this package runs from."""
+    """The folder with the benchmarks, in the installed package or in the checkout that this package runs from."""
     package = Path(__file__).parents[1]
     installed = package / "benchmarks"
     return installed if installed.is_dir() else package.parent / "benchmarks"
 
 
 def topics() -> dict[str, str]:
-    """The name of each benchmark and its topic, the first line of its docstring."""
+    """The topic of each benchmark, which is its file name, with the first line of its docstring."""
     paths = sorted(path for path in folder().glob("*.py") if path.stem != "common")
     return {
         path.stem: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
@@ -32,8 +32,8 @@ def topics() -> dict[str, str]:
 
 
 def bench(names: Sequence[str], out_dir: Path) -> bool:
-    """Run the named benchmarks, or all of them. Print a table row by row, and write `out_dir`/TOPIC.json for each
-    topic.
+    """Run the benchmarks of the named topics, or all benchmarks. Print a table row by row, and write
+    `out_dir`/TOPIC.json for each topic.
 
     If a topic raises an error, the function reports it, keeps the topic's rows so far, and runs the other topics.
 

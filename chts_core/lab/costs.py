@@ -36,7 +36,8 @@ def median_seconds(actions: Mapping[str, Callable[[], object]], repeats: int) ->
 
 
 def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """Build a training step of one layer without the optimizer; it computes the output and returns the gradients.
+    """Build a training step for one layer, without an optimizer. The step computes the output and returns the
+    gradients.
 
     These are the gradients of the sum of all outputs with respect to the input and the layer's parameters.
     """
@@ -52,7 +53,9 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of one :func:`forward_and_backward` for a dense layer, a masked layer and one that stores only links."""
+    """Seconds of a step of :func:`forward_and_backward` for a dense layer, a masked layer and a layer that stores only
+    links.
+    """
 
     density: float
     dense: float
@@ -82,7 +85,7 @@ def time_layers(
     repeats: int = 15,
     generator: torch.Generator,
 ) -> list[LayerTime]:
-    """Time one layer with Erdős–Rényi links at several densities on the CPU."""
+    """On the CPU, time one layer with Erdős–Rényi links at several densities."""
     x = torch.randn(samples, in_features, generator=generator)
     found = []
     for density in densities:
@@ -99,11 +102,12 @@ class TrainingCost:
     """The cost of training an MLP with one method.
 
     name: name of the row.
-    flops: theoretical training FLOPs as a share of the dense model's.
-    step: seconds of an optimizer step without an update: the average of the medians between two updates.
-    update: seconds of the last update of the topology; 0 without an update.
+    flops: theoretical training FLOPs as a share of the training FLOPs of the dense model.
+    step: seconds of an optimizer step without an update. This is the median in each interval between two updates,
+        averaged over the intervals.
+    update: seconds of the last update of the topology; 0 if there was no update.
     memory: the bytes that a run keeps between steps, without the data set: weights, gradients, moments and masks.
-    course: the median seconds of a step and the density in each interval between two updates, in order.
+    course: for each interval between two updates, in order, the median seconds of a step and the density.
     """
 
     name: str
@@ -127,10 +131,11 @@ def measure_training(
     seed: int = 0,
     name: str | None = None,
 ) -> TrainingCost:
-    """Train an MLP with three hidden layers on the CPU for some steps, with at most `updates` updates of the topology.
+    """On the CPU, train an MLP with three hidden layers for `steps` steps, with at most `updates` updates of the
+    topology.
 
-    The updates are evenly spread over the run; a method may have no updates near the end. The optimizer is SGD with
-    momentum, as in the paper's image tasks. The steps are far too few to measure an accuracy.
+    The updates are evenly spread over the run, but some methods have no updates near the end. The optimizer is SGD with
+    momentum, as in the paper's image tasks. There are far too few steps to measure an accuracy.
     """
     generator = torch.Generator().manual_seed(seed)
     model = mlp(data.features, hidden, data.classes, generator=generator)
@@ -157,7 +162,7 @@ def measure_training(
             densities.append(sparsifier.density())
         else:
             times[-1].append(time.perf_counter() - started)
-    last = max((row["step"] for row in sparsifier.history), default=0)  # the first step also compiles
+    last = max((row["step"] for row in sparsifier.history), default=0)  # the first update also compiles
     return TrainingCost(
         name=name or f"{method}, {execution}",
         flops=flops,
@@ -172,7 +177,7 @@ def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: S
     """Bytes of the weights, their gradients, the optimizer's moments, and the data on the links.
 
     The data on the links are the positions of the present links, and one bit for each possible link, which says whether
-    it ever existed (ITOP). A dense model needs no such data.
+    this link ever existed (ITOP). A dense model needs no such data.
     """
     moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -180,6 +185,6 @@ def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: S
     if sparsifier.density() == 1:
         return kept
     masks = sparsifier.masks
-    if sparsifier.execution == "masked":  # otherwise the layers' buffers hold the places of the links
+    if sparsifier.execution == "masked":  # otherwise the layers' buffers hold the positions of the links
         kept += sum(mask.nbytes for mask in masks.values())
     return kept + sum(-(-mask.numel() // 8) for mask in masks.values())

@@ -34,7 +34,7 @@ class Hypothesis:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
-    """Translate each row of `source` by beam search with a beam of 1, which takes the likeliest token at each place."""
+    """Translate each row of `source` with the likeliest token at each place, which is beam search with a beam of 1."""
     return beam_search(model, source, 1, max_length)
 
 
@@ -42,31 +42,34 @@ def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothes
 def beam_search(
     model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float = 0.6
 ) -> list[Hypothesis]:
-    """The best translation of each row of `source` that beam search finds.
+    """For each row of `source`, the best translation that beam search finds.
 
-    For each sentence, the search extends `beam` beginnings of a translation in parallel. Each step considers their
-    2·beam likeliest continuations. If one of the first `beam` of these ends with END, it becomes a hypothesis. Of the
-    continuations without END, the search keeps the likeliest `beam` as new beginnings. A sentence is done if it has
-    `beam` hypotheses, and if the best hypothesis scores at least as high as the likeliest beginning would score with an
-    END of probability 1 in the next step. Without the second condition, `beam` hypotheses that stop too early could end
-    the search before the complete translation is found, because END is often a distant second choice. After
-    `max_length` tokens, only END may follow. A hypothesis of `length` tokens, including END, scores log-probability /
-    ((5 + length) / 6)^length_penalty (Wu et al., 2016). If two continuations have equal scores, the one with the better
-    beginning comes first. If they also have the same beginning, the one with the lower token number comes first. The
-    search never produces PAD or BEGIN.
+    For each sentence, the search extends `beam` beginnings of a translation in parallel. Each step considers the 2·beam
+    likeliest continuations of these beginnings. If one of the `beam` likeliest continuations ends with END, it becomes
+    a hypothesis. Of the continuations without END, the search keeps the `beam` likeliest as new beginnings. A sentence
+    is done if it has `beam` hypotheses, and if the best hypothesis scores at least as high as the likeliest beginning
+    would score if it were a hypothesis of the same number of tokens. Without the second condition, `beam` hypotheses
+    that stop too early could end the search before the complete translation is found, because END is often the
+    second-likeliest token, even if its probability is low. After `max_length` tokens, only END may follow. The score of
+    a hypothesis of `length` tokens, including END, is log-probability / ((5 + length) / 6)^length_penalty (Wu et al.,
+    2016). If two continuations are equally likely, the continuation of the likelier beginning comes first. If they also
+    have the same beginning, the continuation with the lower token number comes first. The search never produces PAD or
+    BEGIN.
 
     Args:
-        model: the Transformer. It translates in evaluation mode, without dropout; the function then restores its mode.
-        source: (n, S) int64 tokens, padded at the end with PAD. The other rows do not change the translation of a row.
+        model: the Transformer. The function puts the model into evaluation mode, without dropout, and restores its
+            earlier mode at the end.
+        source: (n, S) int64 tokens, padded at the end with PAD. The translation of a row does not depend on the other
+            rows.
         beam: the number of beginnings; it may be larger than the vocabulary.
         max_length: the largest number of tokens in a translation, without END.
-        length_penalty: 0 uses only the log-probability; a higher penalty favours longer translations.
+        length_penalty: with 0, only the log-probability counts; a higher penalty favours longer translations.
 
     Returns:
         One hypothesis per row.
 
     Raises:
-        ValueError: if an argument is out of range, or the model's logits are not all finite.
+        ValueError: if an argument is out of range, or if the model's logits are not all finite.
     """
     _check(source, beam, max_length, length_penalty)
     with _evaluating(model):
@@ -75,9 +78,10 @@ def beam_search(
 
 def _search(model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float) -> list[Hypothesis]:
     best: dict[int, Hypothesis] = {}
-    # For the unfinished sentences: their numbers, how many hypotheses they have, the best score of these, and their
-    # beginnings (sentences, width, length), which are consecutive rows of the state. If there are fewer than `width`
-    # beginnings, impossible beginnings with log-probability -inf fill the places.
+    # These variables describe the unfinished sentences: the number of each sentence, how many hypotheses it has, the
+    # best score of these hypotheses, and its beginnings (sentences, width, length), which are consecutive rows of the
+    # state. If a sentence has fewer than `width` beginnings, impossible beginnings with log-probability -inf fill the
+    # free places.
     sentences = torch.arange(len(source), device=source.device)
     hypotheses = torch.zeros_like(sentences)
     best_scores = torch.full((len(source),), -math.inf, device=source.device)
@@ -101,7 +105,7 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
         ends = chosen == END
         ended = (ends & values.isfinite())[:, :beam]
         rows = ended.any(dim=1).nonzero().squeeze(1)
-        # Hypotheses of one step have equal lengths, so the likeliest, which comes first, scores best.
+        # The hypotheses of one step are equally long, so the first of them, which is the likeliest, has the best score.
         first = ended.int().argmax(dim=1)[rows]
         penalty = ((5 + length + 1) / 6) ** length_penalty
         best_scores[rows] = torch.maximum(best_scores[rows], values[rows, first] / penalty)
@@ -127,7 +131,7 @@ def _search(model: Transformer, source: Tensor, beam: int, max_length: int, leng
         tokens = torch.cat([tokens[under_way.unsqueeze(1), parents], chosen.unsqueeze(2)], dim=2)
         sentences, hypotheses, best_scores = (of[under_way] for of in (sentences, hypotheses, best_scores))
         rows = (under_way.unsqueeze(1) * width + parents).flatten()
-        # If all beginnings keep their places, as in most steps with a beam of 1, the state need not be copied.
+        # If all beginnings keep their places, as they do in most steps with a beam of 1, the state need not be copied.
         if not torch.equal(rows, torch.arange(len(newest), device=rows.device)):
             state = state.select(rows)
         newest = chosen.flatten()
@@ -149,7 +153,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
     """The largest values of each row, in descending order, and their places. Equal values keep their order.
 
-    `torch.topk` may return any of several equal values, and sorting a whole vocabulary takes a long time.
+    `torch.topk` alone may return any of several equal values, and sorting a whole vocabulary would take a long time.
     """
     least = values.topk(number, dim=1).values[:, -1:]
     above, equal = values > least, values == least

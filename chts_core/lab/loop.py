@@ -1,4 +1,4 @@
-"""Deprecated: these functions are in `chts_core.lab.train` now; this old name works for one more release."""
+"""Deprecated: this module's functions are in `chts_core.lab.train` now. The old name works for one more release."""
 
 import warnings
 

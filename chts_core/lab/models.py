@@ -1,4 +1,4 @@
-"""Models to sparsify."""
+"""Models that a Sparsifier can make sparse."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
     """An MLP with `layers` hidden layers of `hidden` ReLU units and an output layer, as in the paper's image tasks.
 
-    The weights are drawn as in He et al. (2015), with random numbers only from the generator; the biases are zero.
+    The weights are drawn as in He et al. (2015), and only the generator provides random numbers. The biases are zero.
     """
     sizes = [in_features, *[hidden] * layers, classes]
     modules: list[nn.Module] = []
@@ -37,8 +37,9 @@ def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generat
 class TransformerSize:
     """The sizes of a Transformer.
 
-    They are the width of the model and of its feed-forward blocks, the number of layers in the encoder (the decoder has
-    as many), and the number of heads."""
+    They are the width of the model, the width of its feed-forward blocks, the number of layers in the encoder (the
+    decoder has the same number), and the number of heads.
+    """
 
     width: int
     feed_forward: int
@@ -59,9 +60,10 @@ TRANSFORMER_SIZES: dict[str, TransformerSize] = {
 class Transformer(nn.Module):
     """An encoder and a decoder (Vaswani et al., 2017) that translate token by token.
 
-    Layers normalise their input ("pre-norm"), which makes training stable. Both languages share one embedding matrix,
-    and the output layer uses its transpose. All other linear layers are `nn.Linear` modules, which a Sparsifier makes
-    sparse: four projections of each attention, and two layers of each feed-forward block.
+    Each block normalises its input ("pre-norm"), which makes training stable. Both languages share one embedding
+    matrix, and the output layer uses the transpose of this matrix. All other linear layers are `nn.Linear` modules,
+    which a Sparsifier makes sparse: the four projections of each attention block, and the two layers of each
+    feed-forward block.
 
     Args:
         vocabulary_size: number of tokens.
@@ -102,7 +104,7 @@ class Transformer(nn.Module):
 
         Args:
             source: (n, S) tokens, padded at the end with PAD; each row has at least one other token.
-            target: (n, T) tokens, of which the first is BEGIN, padded at the end with PAD.
+            target: (n, T) tokens, padded at the end with PAD; each row starts with BEGIN.
         """
         memory, there = self.encode(source), _attended(source)
         hidden = self._embed(target, 0)
@@ -118,7 +120,7 @@ class Transformer(nn.Module):
         return self.encoder_norm(hidden)  # type: ignore[no-any-return]
 
     def start(self, source: Tensor) -> "DecoderState":
-        """The initial state for decoding a source (n, S), one row per sentence."""
+        """The initial state for decoding a source (n, S), with one row per sentence."""
         memory = self.encode(source)
         return DecoderState(
             _attended(source),
@@ -127,7 +129,7 @@ class Transformer(nn.Module):
         )
 
     def step(self, tokens: Tensor, state: "DecoderState") -> Tensor:
-        """Append tokens (n,) to the state, and return the logits (n, vocabulary) of the next token."""
+        """Append tokens (n,) to the state, and return the logits (n, vocabulary) for the next token."""
         hidden = self._embed(tokens.unsqueeze(1), state.length)
         for number, layer in enumerate(self._decoder_layers):
             hidden = layer.step(hidden, number, state)
@@ -135,10 +137,12 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def attention(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """How much each query attends to each key, for each attention block by its name ("decoder.0.cross_attention").
+        """How much each query attends to each key, by the name of the attention block (like
+        "decoder.0.cross_attention").
 
         Returns:
-            Tensors (n, heads, queries, keys) with rows that sum to 1, in evaluation mode, without dropout.
+            Tensors (n, heads, queries, keys), whose rows sum to 1. They are computed in evaluation mode, without
+            dropout.
         """
         weights: dict[str, Tensor] = {}
         hooks = []
@@ -190,7 +194,7 @@ class DecoderState:
         return 0 if self.past[0] is None else self.past[0][0].shape[2]
 
     def select(self, rows: Tensor) -> "DecoderState":
-        """A state that has only the given rows, in any order; a row may appear several times."""
+        """A state with the given rows, in the given order; a row may appear several times."""
         return DecoderState(
             self.there[rows],
             [(keys[rows], values[rows]) for keys, values in self.memory],
@@ -211,15 +215,15 @@ class _Attention(nn.Module):
         """Return outputs (n, Q, width) for queries (n, Q, width) that attend to the places of `memory` (n, K, width).
 
         Args:
-            there: Boolean (n, 1, 1, K), the keys that queries may attend to; with None, each query sees the keys up to
-                its own place.
+            there: Boolean (n, 1, 1, K), True for the keys that queries may attend to; with None, each query may attend
+                to the keys up to its own place.
         """
         return self.attend(queries, self.keys_and_values(memory), there, causal=there is None)
 
     def attend(
         self, queries: Tensor, memory: tuple[Tensor, Tensor], there: Tensor | None, *, causal: bool = False
     ) -> Tensor:
-        """Like `forward`, but with given keys and values instead of the places that these are computed from."""
+        """Like `forward`, but `memory` contains keys and values that are already computed."""
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)), *memory, attn_mask=there, dropout_p=dropout, is_causal=causal
@@ -253,7 +257,7 @@ class _EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
-        """Return (n, S, width) for an input of the same shape; `there` marks the places that are not PAD."""
+        """Return the output (n, S, width) for an input of the same shape; `there` marks the places that are not PAD."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
@@ -278,7 +282,7 @@ class _DecoderLayer(nn.Module):
         Args:
             hidden: the input, of the same shape.
             memory: the output of the encoder.
-            there: where `memory` is not PAD.
+            there: Boolean (n, 1, 1, S), True for the places of `memory` that are not PAD.
         """
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, None))
@@ -286,7 +290,9 @@ class _DecoderLayer(nn.Module):
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
 
     def step(self, hidden: Tensor, layer: int, state: DecoderState) -> Tensor:
-        """Like `forward`, but without dropout and for one new token (n, 1, width), which is added to the state."""
+        """Like `forward`, but without dropout and for one new token per row, (n, 1, width), which is added to the
+        state.
+        """
         normed = self.attention_norm(hidden)
         keys, values = self.attention.keys_and_values(normed)
         past = state.past[layer]
@@ -314,7 +320,7 @@ def _attended(source: Tensor) -> Tensor:
 
 
 def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines (last - first, width) for the places from `first` on (Vaswani et al., 2017, section 3.5)."""
+    """Sines and cosines (last - first, width) for places `first` to `last` - 1 (Vaswani et al., 2017, section 3.5)."""
     places = torch.arange(first, last, device=device, dtype=torch.float32).unsqueeze(1)
     frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(places * frequencies), torch.cos(places * frequencies)], dim=2).flatten(1)
@@ -324,11 +330,12 @@ def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
 class LlamaSize:
     """The sizes of a LLaMA.
 
-    They are the width of the model and of its gated feed-forward blocks, the number of layers, the number of query
-    heads, and the number of heads of keys and values.
+    They are the width of the model, the width of its gated feed-forward blocks, the number of layers, the number of
+    query heads, and the number of key-value heads.
 
     Raises:
-        ValueError: if the heads cannot share the width evenly, or if the query heads cannot share the key heads evenly.
+        ValueError: if a size is below 1, if the heads cannot split the width into equal parts of an even size, or if
+            the query heads cannot share the key-value heads evenly.
     """
 
     width: int
@@ -368,8 +375,8 @@ LLAMA_SIZES: dict[str, LlamaSize] = {
 def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausalLM":
     """A LLaMA (Touvron et al., 2023) from Hugging Face, without biases; its output layer has its own weights.
 
-    Its tensors are "meta" tensors, which need no memory, so you can first plan a large model or divide it among GPUs.
-    :func:`initialise_llama` gives the model its weights.
+    Its tensors are "meta" tensors, which need no memory, so you can plan a large model, or divide it among GPUs, before
+    it has any weights. :func:`initialise_llama` then draws the weights.
 
     Args:
         vocabulary_size: number of tokens.
@@ -400,7 +407,7 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
 def initialise_llama(
     model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator, deviation: float | None = None
 ) -> None:
-    """Draw the initial weights of a model of :func:`llama` in place: normal weights, and 1 for the norms.
+    """Draw normal initial weights for a :func:`llama` model, in place; the weights of the norms are 1.
 
     The weights depend only on the generator, not on the device or the division among GPUs.
 
@@ -408,12 +415,13 @@ def initialise_llama(
         model: a whole model, or one that `fully_shard` has divided among GPUs.
         device: the device to move the model to.
         generator: a generator on the CPU.
-        deviation: standard deviation of all weights; LLaMA uses 0.02 at any width. With None, the deviations keep the
-            size of a signal constant at any width and depth. They are 1 for embeddings, inputs^-½ for linear layers,
-            and (2 · layers)^-½ · inputs^-½ for layers that add to the residual stream.
+        deviation: standard deviation of all weights; LLaMA uses 0.02 at any width. With None, the deviation depends on
+            the layer, and keeps the size of a signal constant at any width and depth. The deviation is 1 for
+            embeddings, inputs^-½ for linear layers, and (2 · layers)^-½ · inputs^-½ for layers that add to the residual
+            stream.
     """
     model.to_empty(device=device)
-    # Buffers have computed values, not learned ones, and "meta" tensors do not have them yet.
+    # The values of buffers are computed, not learned, and "meta" tensors have no values yet.
     with device:
         model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     for name, parameter in model.named_parameters():

@@ -24,7 +24,9 @@ class _State:
 
 
 class _NextPieces(nn.Module):
-    """The methods of a translator that beam search calls; `chances` (pieces, pieces) has a row for each last piece."""
+    """A translator with only the methods that beam search calls. `chances` (pieces, pieces) has a row for each last
+    piece.
+    """
 
     def __init__(self, chances: Tensor) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class _NextPieces(nn.Module):
 def search(
     following: Mapping[str, Mapping[str, float]], beam: int, max_length: int = 20
 ) -> tuple[list[str], Hypothesis]:
-    """Find the best translation in a table of next pieces with :func:`chts_core.lab.decoding.beam_search`.
+    """Search a table of next pieces for the best translation, with :func:`chts_core.lab.decoding.beam_search`.
 
     Args:
         following: for each piece, the chances of the pieces that may come next; a translation begins after "<s>" and
@@ -49,10 +51,10 @@ def search(
         max_length: the largest number of pieces in a translation.
 
     Returns:
-        The pieces of the best translation, and a hypothesis with their log-probability and score.
+        The pieces of the best translation, and the hypothesis, which has their log-probability and score.
 
     Raises:
-        ValueError: if a possible piece has no row in the table, or the chances of a row do not sum to 1.
+        ValueError: if a possible piece has no row in the table, or if the chances of a row do not sum to 1.
     """
     numbers = {FIRST: BEGIN, LAST: END}
     numbers |= {piece: 4 + place for place, piece in enumerate(piece for piece in following if piece != FIRST)}

@@ -16,12 +16,14 @@ from chts_core.link_prediction import Predictor, ch2_l3n, ch3_l3n, ch3_l3p
 
 @dataclass(frozen=True)
 class Recovery:
-    """Measures of how well a score finds hidden links.
+    """Two measures of how well a score finds hidden links.
 
-    Both measures are fractions. If scores are equal, a measure is the mean over all orders of the equal scores.
+    Both measures are fractions. If several links have equal scores, the measure is its mean over all orders of these
+    links.
 
     precision: if n links are hidden, the share of hidden links among the n missing links with the highest scores.
-    auc: chance that a hidden link scores higher than a link that never existed (area under the ROC curve).
+    auc: probability that a random hidden link scores higher than a random link that never existed (area under the ROC
+        curve).
     """
 
     precision: float
@@ -29,14 +31,14 @@ class Recovery:
 
 
 def number_of_paths(mask: Tensor) -> Tensor:
-    """Number of L3 paths of every missing link, A Aᵀ A: float32, shaped like the mask, 0 on existing links."""
+    """Number of L3 paths of every missing link (A Aᵀ A), as float32 in the shape of the mask; 0 for existing links."""
     check_mask(mask)
     links = mask.float()
     return (links @ links.T @ links).masked_fill_(mask, 0.0)
 
 
 def degree_product(mask: Tensor) -> Tensor:
-    """Product of the degrees of both ends of every missing link: float32, shaped like the mask, 0 on existing links."""
+    """Product of the degrees of a missing link's ends, as float32 in the shape of the mask; 0 for existing links."""
     check_mask(mask)
     links = mask.float()
     return (links.sum(1, keepdim=True) * links.sum(0)).masked_fill_(mask, 0.0)
@@ -56,7 +58,7 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
 
     Args:
         mask: Boolean (out_features, in_features).
-        share: share of the links to hide, in (0, 1); their number is rounded.
+        share: share of the links to hide, in (0, 1); the number of hidden links is rounded.
 
     Raises:
         ValueError: if the share hides no link or all links.
@@ -77,12 +79,12 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
 
 
 def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
-    """Measure how well scores find the hidden links among all missing links of `seen`.
+    """Measure how well scores find the hidden links among all links that are missing from `seen`.
 
     Args:
         scores: (out_features, in_features), computed only from `seen`.
         seen: Boolean, the links that are not hidden.
-        hidden: Boolean, the hidden links; at least one, and none of them is in `seen`.
+        hidden: Boolean, the hidden links; there is at least one, and none of them is in `seen`.
 
     Raises:
         ValueError: if no link is hidden, if every missing link is hidden, or if a hidden link is in `seen`.

@@ -21,17 +21,17 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], *, lowercase: boo
     Args:
         hypotheses, references: one translation and one reference per sentence, as plain text; sacrebleu splits them
             into words ("13a", as WMT does).
-        lowercase: False for the standard score; True for a score close to the scores of papers that turn texts into
-            lower case and split them into words first.
+        lowercase: False for the standard score; True for a score that is close to the scores in papers whose authors
+            first turn the texts into lower case and split them into words.
 
     Raises:
-        TypeError, ValueError: if the arguments are not two lists of strings of equal length, or if they are empty.
+        TypeError, ValueError: if the arguments are not two equally long lists of strings, or if the lists are empty.
     """
     from sacrebleu.metrics.bleu import BLEU  # the import takes a quarter of a second
 
     _check(hypotheses, references)
     metric = BLEU(tokenize="13a", lowercase=lowercase)
-    value = min(metric.corpus_score(hypotheses, [references]).score, 100.0)  # rounding errors may exceed 100
+    value = min(metric.corpus_score(hypotheses, [references]).score, 100.0)  # rounding may push a score above 100
     return Score(value, str(metric.get_signature()))
 
 

@@ -26,7 +26,7 @@ class Translator:
     max_length: int
 
     def translate(self, sentences: Sequence[str], *, beam: int = 2) -> list[str]:
-        """Translate sentences by beam search, or greedily with a beam of 1.
+        """Translate sentences by beam search. With a beam of 1, the translation is greedy.
 
         Raises:
             ValueError: if a sentence is empty or too long; the message names the sentence.
@@ -47,7 +47,7 @@ class Translator:
         return translations
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """The subwords of sentences.
+        """The subwords of each sentence, as token numbers.
 
         Raises:
             ValueError: if a sentence is empty or too long; the message names the sentence.
@@ -66,13 +66,13 @@ class Translator:
         return encoded
 
     def as_source(self, encoded: Sequence[Sequence[int]]) -> Tensor:
-        """A batch (n, S) of encoded sentences on the model's device; each row is a sentence, END, then PAD."""
+        """A batch (n, S) of encoded sentences on the model's device; each row has a sentence, then END, then PAD."""
         rows = [torch.tensor([*tokens, END]) for tokens in encoded]
         device = self.model.embedding.weight.device
         return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD).to(device)
 
     def attention(self, sentence: str, *, beam: int = 2) -> "Attended":
-        """Translate a sentence, and return the attention of each token of the translation.
+        """Translate a sentence, and return the translation with its attention.
 
         Raises:
             ValueError: if the sentence is empty or too long.
@@ -94,8 +94,8 @@ class Attended:
     """A translation and its attention.
 
     source, target: the pieces that the model read and wrote, each with END at the end.
-    weights: for each attention block by its name, its weights (heads, queries, keys); each query of the decoder stands
-        for the piece that the model wrote next.
+    weights: the weights (heads, queries, keys) of each attention block, by the name of the block. Each query of the
+        decoder belongs to the piece that the model wrote next.
     """
 
     translation: str

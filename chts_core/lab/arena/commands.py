@@ -1,4 +1,4 @@
-"""The command `chts arena`. The command imports the other modules only when it runs."""
+"""The command `chts arena`. The module `contest` is imported only when the command runs."""
 
 import argparse
 import importlib
@@ -40,10 +40,11 @@ def _arena(options: argparse.Namespace) -> int:
 
 
 def find_method(place: str) -> Method:
-    """Import a module and return its method; `place` is MODULE:NAME. The module may be in the current folder.
+    """Import a module and return the method that `place`, MODULE:NAME, names. The module may be in the current folder.
 
     Raises:
-        ValueError: if there is no such module or name, or if the name is not the name of a method.
+        ValueError: if `place` is not MODULE:NAME, if there is no such module, or if NAME is not a method in this
+            module.
     """
     module_name, _, name = place.partition(":")
     if not name or module_name.endswith(".py") or not all(map(str.isidentifier, module_name.split("."))):
@@ -57,7 +58,7 @@ def find_method(place: str) -> Method:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module exists, and one of its own imports is missing
+            raise  # the module exists, but one of its own imports is missing
         raise ValueError(
             f"there is no module {error.name!r}; expected {error.name}.py in {here}, or an installed module."
         ) from error

@@ -1,4 +1,4 @@
-"""Check your own method, and race it against the nine methods of the paper with an equal budget."""
+"""Check your own method, and race it against the nine methods of the paper. All methods have the same budget."""
 
 import time
 from collections.abc import Sequence
@@ -16,22 +16,23 @@ def run(
 ) -> bool:
     """Check a method, race it against the nine methods of the paper, print the results, and write them to `index.html`.
 
-    The nine methods have recorded runs. Your method always trains. If one of the nine has no matching records, it
-    trains only if there is enough time. A second call with the same folder continues an interrupted race. If you change
-    your method, only its own runs start again.
+    Your method always trains. The nine methods usually use recorded runs. If one of the nine has no matching record for
+    some seeds, it trains with these seeds, but only if there is enough time. A second call with the same folder
+    continues an interrupted race. If you change your method, only the runs of your method start again.
 
     Args:
         name: the name of your method on the page.
         method: your method.
         folder: the folder for the page, the records and the checkpoints.
-        minutes: the time for the runs of the nine; a run does not start if it would probably end after this time.
-        tasks: the tasks of the races.
+        minutes: the time limit, counted from the call. One of the nine methods trains only if its runs would probably
+            end within this limit.
+        tasks: the tasks; there is one race for each task.
 
     Returns:
-        Whether the method passed its checks. If it did not, nothing trains.
+        Whether the method passed its checks. If it failed a check, there is no race.
 
     Raises:
-        ValueError: for a wrong name, or if the method fits no task.
+        ValueError: if `name` is not a Python name or belongs to one of the nine methods, or if the method fits no task.
     """
     end = time.perf_counter() + 60 * minutes
     if not name.isidentifier() or name in METHODS:
@@ -54,7 +55,7 @@ def run(
             race.train(name, method, seeds, place)
         results[race.task.title] = race.matching(races.finished(place), [name])
     recorded = races.recorded()
-    for race in entered:  # the user's method has trained on all tasks before the time can run out
+    for race in entered:  # the nine train last, so that the user's method has trained on all tasks
         rows = results[race.task.title]
         left_out += _train_lacking(race, recorded, folder / "nine", end, max(row["total_seconds"] for row in rows))
         rows += race.matching([*recorded, *races.finished(folder / "nine" / race.task.dataset)], METHODS)
@@ -64,7 +65,7 @@ def run(
 
 
 def _enter(method: Method, tasks: Sequence[races.Task]) -> tuple[list[races.Race], list[str]]:
-    """Return the races that a method can enter, and the reason why each other task is left out."""
+    """Return the races that a method can enter and, for every other task, the reason why it is left out."""
     entered, left_out = [], []
     for task in tasks:
         try:
@@ -82,7 +83,9 @@ def _enter(method: Method, tasks: Sequence[races.Task]) -> tuple[list[races.Race
 def _train_lacking(
     race: races.Race, recorded: Sequence[Row], folder: Path, end: float, seconds_per_run: float
 ) -> list[str]:
-    """Train the nine with the seeds that have no record, if there is time. Return a reason for each method left out."""
+    """Train each of the nine methods with the seeds for which it has no record, if there is time. Return a reason for
+    each method that is left out.
+    """
     place = folder / race.task.dataset
     known = race.matching([*recorded, *races.finished(place)], METHODS)
     left_out = []

@@ -43,7 +43,7 @@ def table(name: str, rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def drawn(name: str, rows: Sequence[Row]) -> str:
-    """A picture for the page that shows the differences in the table; empty if no method of the nine has runs.
+    """A picture of the differences in the table, for the page; "" if none of the nine methods has runs.
 
     Args:
         name: the user's method.
@@ -78,7 +78,10 @@ def _differences(name: str, method: str, rows: Sequence[Row], of: Callable[[Row]
 
 
 def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
-    """ "ahead", "behind" or "undecided", by the 95 % interval of paired differences; "" for fewer than two of them."""
+    """Whether the user's method is "ahead", "behind" or "undecided", by the 95 % interval of the paired differences.
+
+    With fewer than two differences, the result is "".
+    """
     if len(differences) < 2:
         return ""
     mean, half = mean_and_interval(differences)
@@ -110,7 +113,7 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
 
 
 def text(name: str, results: Mapping[str, Sequence[Row]], left_out: Sequence[str]) -> str:
-    """The text for a console: the tables, what was left out, and the limits."""
+    """The text for the console: the tables, what was left out, and what the results cannot show."""
     parts = [_HOW_TO_READ, *(f"{title}\n{as_text(table(name, rows))}" for title, rows in results.items())]
     if left_out:
         parts.append("Left out:\n" + "\n".join(left_out))
@@ -129,9 +132,9 @@ def write(
 
     Args:
         name, method: the user's method.
-        checks: the outcome of its checks.
+        checks: the outcomes of the method's checks.
         results: the runs of each task, by the title of the task.
-        left_out: reasons for what was left out.
+        left_out: the reasons why methods or tasks were left out.
         folder: folder for the page.
     """
     passed = ", ".join(check.check for check in checks if check.passed)
@@ -146,7 +149,7 @@ def write(
         parts.append(drawn(name, rows))
         parts.append(f"<p><small>{html.escape(origin(rows))}</small></p>")
     if left_out:
-        # The first line has the reason; the others may name folders of this machine.
+        # The first line gives the reason; the lines after it may name folders on this machine.
         items = "".join(f"<li>{html.escape(reason.partition(chr(10))[0])}</li>" for reason in left_out)
         parts.append(f"<h2>What was left out</h2><ul>{items}</ul>")
     parts.append(f"<h2>What this page cannot show</h2><p>{html.escape(limits(name, results))}</p>")

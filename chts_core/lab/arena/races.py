@@ -36,7 +36,7 @@ TASKS = (
     Task("A tiny LLaMA on Tiny Shakespeare", "tinyshakespeare", language.RECIPES["tiny"], 0.9, seeds=3),
 )
 
-# Functions of these packages are not part of a user's own choice.
+# Functions from these packages do not belong to a user's custom choice.
 _FOREIGN = {"chts_core", "torch", *sys.stdlib_module_names}
 
 
@@ -49,14 +49,16 @@ class Race:
     trainer: Trainer[Any, Any]
 
     def matching(self, rows: Iterable[Row], methods: Iterable[str]) -> list[Row]:
-        """The recorded runs of some methods with this data, recipe and sparsity; for each seed, the first run."""
+        """The runs of these methods that match this race in data, recipe and sparsity. For each method and seed, only
+        the first run counts.
+        """
         expected = (self.trainer.task, self.task.dataset, self.data.digest)
         found: dict[tuple[str, int], Row] = {}
         for row in rows:
             if (
                 row["method"] in methods
                 and (row["task"], row["dataset"], row["data"]) == expected
-                and (row["sparsity"] == self.task.sparsity or row["method"] == "fc")  # FC has no sparsity
+                and (row["sparsity"] == self.task.sparsity or row["method"] == "fc")  # FC is always dense
                 and row["seed"] in range(self.task.seeds)
                 and has_recipe(row, self.task.recipe)
             ):
@@ -68,7 +70,7 @@ class Race:
         return sorted(set(range(self.task.seeds)) - {row["seed"] for row in rows if row["method"] == method})
 
     def train(self, name: str, method: str | Method, seeds: Sequence[int], folder: Path) -> None:
-        """Train a method with some seeds, and write checkpoints and `runs.jsonl` to the folder."""
+        """Train a method with each of these seeds, and write checkpoints and `runs.jsonl` to the folder."""
         self.trainer.race(self.data, {name: method}, self.task.sparsity, self.task.recipe, seeds=seeds, folder=folder)
 
 
@@ -87,7 +89,7 @@ def prepared(task: Task) -> Race:
 
 
 def recorded() -> list[Row]:
-    """The recorded runs of the nine methods that come with the package."""
+    """The package's own recorded runs of the nine methods."""
     rows = [row for path in sorted(records.results_folder().glob("*.jsonl")) for row in records.read_lines(path)]
     named = [records.as_named_today(row) for row in rows if "task" in row]
     return [row for row in named if row["method"] in METHODS]
@@ -100,7 +102,7 @@ def finished(folder: Path) -> list[Row]:
 
 
 def fingerprint(method: Method) -> str:
-    """A digest of a method's text and of the files or cells that define its own choices.
+    """A digest of a method's repr and of the files or notebook cells that define its custom choices.
 
     If you change a method, its digest changes too, and its earlier runs no longer count.
     """
@@ -109,7 +111,9 @@ def fingerprint(method: Method) -> str:
 
 
 def _files(choice: Any) -> Iterator[str]:
-    """The files, or the cells of a notebook, that define the choices from outside chts."""
+    """The files or notebook cells that define those parts of a choice that come from outside the packages in
+    `_FOREIGN`.
+    """
     for value in (value for kind in type(choice).__mro__ for value in vars(kind).values()):
         function = inspect.unwrap(getattr(value, "fget", value))
         if inspect.isfunction(function) and str(function.__module__).partition(".")[0] not in _FOREIGN:

@@ -40,7 +40,7 @@ from chts_core.lab.verify.small_runs import (
 from chts_core.lab.verify.specification import EVERY, STEPS, STOP, Spec, constant, exchanged_at, links_at
 from chts_core.methods import Method
 
-# A new link differs from a survivor by its weight, which is zero.
+# A check recognises a new link by its weight: only new links that start from zero have weight zero.
 _NOT_TOLD_APART = "new links start from their last weight, so they look like survivors"
 
 
@@ -61,7 +61,8 @@ def _exact_links(method: Method, spec: Spec, device: str) -> Outcome:
 
 def _weights(method: Method, spec: Spec, device: str) -> Outcome:
     """Absent links have zero weight, gradient and moments. New links start with zero gradient and moments. Their
-    weights start from zero, or from their last weights if the method remembers these. The other weights do not change.
+    weights start from zero, or from their last weights if the method remembers these. An update does not change the
+    weights of surviving links.
     """
     run = Run(method, device=device)
     past: dict[str, dict[tuple[int, int], float]] = {name: {} for name in run.sparsifier.masks}
@@ -96,8 +97,8 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
 def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
     """An update removes and regrows as many links as the turnover says.
 
-    It exchanges more links if percolation removes links or pruned links return, and no links after the turnover has
-    stopped.
+    It exchanges more links if percolation removes links, or if pruned links return. It exchanges no links after the
+    turnover has stopped.
     """
     run = Run(method, device=device)
     run.train(1, STEPS)
@@ -114,14 +115,14 @@ def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
             row = rows.get((step, name))
             removed, regrown = (row["removed"], row["regrown"]) if row else (0, 0)
             pruned = links_at(spec, step - EVERY, size) - target
-            expected += max(-pruned, 0)  # what the layer gains
+            expected += max(-pruned, 0)  # the links that the layer gains
             more = spec.percolate or spec.returning
             if removed - regrown != pruned or regrown < expected or (regrown > expected and not more):
                 return (
                     False,
                     f"{name}: {removed} removed, {regrown} regrown at step {step}; expected {expected} regrown",
                 )
-            is_last = target == links_at(spec, spec.stop, size)  # before this step no layer stops
+            is_last = target == links_at(spec, spec.stop, size)  # no layer stops before its final number of links
             if row and is_last and name not in over and spec.early_stop is not None:
                 stopped |= {name} if row["overlap"] > spec.early_stop else set()
             total += regrown
@@ -129,7 +130,9 @@ def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _removal(method: Method, spec: Spec, device: str) -> Outcome:
-    """A hard removal takes the lowest scores; in a soft removal, every outcome of an update has the right frequency."""
+    """A hard removal takes the links with the lowest scores. In a soft removal, every outcome of an update has the
+    right frequency.
+    """
     if spec.zeta == 0 and spec.sparsity(spec.stop) == spec.sparsity(0):
         return None, "no link is ever removed"
     if spec.returning:
@@ -138,7 +141,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
         return None, _NOT_TOLD_APART
     if spec.temperature is None:
         return _lowest_go(method, spec, device)
-    if spec.prune is not None:  # only pruning, if no link is exchanged
+    if spec.prune is not None:  # with a turnover of zero, an update only prunes
         stays = replace(method.turnover, zeta=0.0, early_stop=None, together=False)
         only_pruned = replace(method, turnover=stays, removal=replace(method.removal, percolate=False))
         passed, detail = _lowest_go(only_pruned, replace(spec, zeta=0, removal=spec.prune, percolate=False), device)
@@ -206,14 +209,14 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
-    """No surviving link is incomplete: before regrowth, each hidden neuron has links on both sides or on no side."""
+    """No surviving link is incomplete: before regrowth, each hidden neuron has links on both sides or on neither."""
     if not spec.percolate:
         return None, "the method leaves incomplete links"
     if spec.regrowth == "magnitude":
         return None, _NOT_TOLD_APART
     cut = planned = 0
     for seed in range(10):
-        sparse = with_constant_sparsity(method)  # the masks at the start
+        sparse = with_constant_sparsity(method)  # sparse from the start
         run = Run(from_zero(sparse), seed=seed, device=device)
         sizes = {name: mask.numel() for name, mask in run.sparsifier.masks.items()}
         goes = {name: exchanged_at(replace(spec, sparsity=constant), EVERY, size) for name, size in sizes.items()}
@@ -230,7 +233,9 @@ def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _regrowth(method: Method, spec: Spec, device: str) -> Outcome:
-    """A hard regrowth takes the highest scores; in a soft or random regrowth, every outcome has the right frequency."""
+    """A hard regrowth takes the links with the highest scores. In a soft or random regrowth, every outcome has the
+    right frequency.
+    """
     if spec.zeta == 0:
         return None, "no link is ever regrown"
     if spec.regrowth == "magnitude":
@@ -265,7 +270,7 @@ def _regrown(spec: Spec, total: int, survivors: Tensor) -> list[int]:
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
-    """The first update regrows the links with the largest gradients; of equal gradients, it may take any link."""
+    """The first update regrows the links with the largest gradients; of links with equal gradients, it may take any."""
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
@@ -285,7 +290,7 @@ def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _scores(method: Method, spec: Spec, device: str) -> Outcome:
-    """The link predictor agrees with its definition in terms of sets, on random networks."""
+    """On random networks, the link predictor agrees with its definition in terms of sets."""
     if not isinstance(spec.regrowth, str):
         return _own_scores(spec.regrowth)
     if spec.regrowth not in DEFINITIONS:
@@ -306,7 +311,7 @@ def _networks() -> Iterator[Tensor]:
 
 
 def _own_scores(score: MissingLinkScore) -> Outcome:
-    """A custom predictor gives valid scores for layers of any shape, and equal scores in a second computation."""
+    """A custom predictor computes valid scores for layers of any shape, and the same scores when it runs again."""
     generator = torch.Generator().manual_seed(0)
     number = 0
     for number, mask in enumerate(_networks(), start=1):  # noqa: B007

@@ -2,8 +2,8 @@
 
 `published` compares the presets of the authors' commands with numbers recorded from these commands
 (:mod:`chts_core.lab.verify.published`). This comparison finds commands that we have misread. `conformance` trains small
-models with the nine methods and compares them with a second version of the formulas. This comparison finds an error in
-one of the two versions. A custom method is compared with its own choices.
+models with the nine methods and compares each method with a second version of its formulas. This comparison finds an
+error in one of the two versions. A custom method is compared with its own choices.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,12 +29,12 @@ class Check:
 
 
 def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") -> list[Check]:
-    """Check methods against their specification; an exception counts as a failure.
+    """Check methods against their specifications; an exception counts as a failure.
 
     Args:
-        methods: a mapping from names to methods, by default the nine methods of the paper. A method with a name in
-            `SPECS` is compared with that specification. Any other method is compared with its own schedules, scores and
-            shares.
+        methods: a mapping from names to methods, by default the nine methods of the paper. If `SPECS` has the name of a
+            method, the method is compared with the specification of this name. Any other method is compared with its
+            own schedules, scores and shares.
         device: the device of the small models, "cpu" or "cuda".
     """
     return [checked(name, method, check, device) for name, method in methods.items() for check in CHECKS]
@@ -54,7 +54,7 @@ def published(names: Collection[str] | None = None) -> list[Check]:
     """Check the presets of the published commands against the numbers recorded from these commands.
 
     Args:
-        names: the presets to check; presets without a recording are left out. None checks all presets.
+        names: the presets to check; presets without a recording are left out. With None, all presets are checked.
     """
     known = METHODS | PRESETS
     chosen = [name for name in COMMANDS if names is None or name in names]
@@ -75,7 +75,7 @@ def _outcome(name: str, check: str, compare: Callable[[], Outcome]) -> Check:
 
 
 def as_table(results: Sequence[Check]) -> str:
-    """A table as text, with one line per method and one column per check, and then the failures."""
+    """A table as text, with one line per method and one column per check, followed by the failures."""
     marks = {True: "ok", False: "FAIL", None: "-"}
     found = {(result.method, result.check): marks[result.passed] for result in results}
     methods, checks = (tuple(dict.fromkeys(names)) for names in zip(*found, strict=True))

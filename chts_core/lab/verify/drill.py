@@ -1,7 +1,7 @@
-"""Deliberate faults: runs are killed, cannot write, or have a clock that jumps. They must end like undisturbed runs.
+"""Deliberate faults: runs are killed, cannot write, or have a clock that jumps.
 
-Each drill runs the usual command once undisturbed, and again with faults. It compares the records of the two runs, and
-their checkpoints bit for bit. Times and memory may differ.
+A run with faults must end like an undisturbed run. Each drill runs the usual command once undisturbed, and again with
+faults. It compares the records of the two runs, and their checkpoints bit for bit. Times and memory may differ.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ from chts_core.lab.train import checkpoint
 
 KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-_AT_ANY_MOMENT = 0.2  # share of kills; the others come some time after a run has written a file
-_LONGEST_DELAY = 1.5  # seconds between this write and the kill
-_PATIENCE = 600  # seconds to wait for a run
+_AT_ANY_MOMENT = 0.2  # share of kills at any moment; the other kills come shortly after a run has written a file
+_LONGEST_DELAY = 1.5  # most seconds between this write and the kill
+_PATIENCE = 600  # most seconds to wait for a run
 
-# Entries that differ between two equal runs: date, duration and memory.
+# Entries that may differ between two runs that are otherwise equal: dates, durations and memory.
 _OF_TIME = frozenset(
     {
         "seconds",
@@ -47,8 +47,8 @@ _OF_TIME = frozenset(
     }
 )
 
-# Every Python process with this file in its path runs it: the clock jumps at most once a second, and the file records
-# the sum of the jumps.
+# Every Python process that finds this file on its path runs it. The file makes the clock jump at most once a second,
+# and writes the sum of the jumps to another file.
 _JUMPING_CLOCK = """
 import atexit, os, random, time
 real, chance = time.time, random.Random(0)
@@ -67,7 +67,8 @@ def tell():
 time.time = jumping
 atexit.register(tell)
 """
-_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # codes of prctl, and the capability with which root can write anywhere
+# prctl's code for dropping a capability, and the capability that lets root write anywhere
+_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Scenario:
         return (2,) if self.sweep is None else (1, 2)
 
     def command(self, folder: Path) -> list[str]:
-        """The command to start."""
+        """The command that runs this scenario with `folder` as its output folder."""
         start = [sys.executable]
         if self.processes > 1:
             start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
@@ -132,20 +133,21 @@ def drill(
     faults: tuple[str, ...] = ("no space", "full disk", "read-only", "clock"),
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Kill runs of each scenario, let them end, and compare them with undisturbed runs. Also cause each fault once.
+    """Kill runs of each scenario, continue them to the end, and compare them with undisturbed runs. Also cause each
+    fault once in each scenario.
 
     Args:
-        kills: number of kills, in all scenarios together.
-        folder: output folder of the runs; the function removes the folder of an earlier drill.
+        kills: number of kills in all scenarios together.
+        folder: output folder of the runs; the function first removes the runs of an earlier drill.
         names: keys of `SCENARIOS`.
-        faults: keys of `FAULTS`.
+        faults: keys of `FAULTS`, which do not include the kills.
         seed: decides the times of the kills and their signals.
 
     Yields:
-        A row per fault: scenario, fault, and whether the run ended like an undisturbed run.
+        A row per kill and per other fault: the scenario, the fault, and whether the run ended like an undisturbed run.
 
     Raises:
-        ValueError: if a name is not a scenario, or kills is negative.
+        ValueError: if a name is not a scenario, or if `kills` is negative.
         KeyError: for an unknown fault.
         RuntimeError: if an undisturbed run fails.
     """
@@ -214,7 +216,7 @@ def _killed(
 
 
 def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """Kill a run; continue it with a file size limit too low for its checkpoint, and then without the limit."""
+    """Kill a run; continue it with a file size limit that is too low for its checkpoint, and then without it."""
     saved = _begin(scenario, folder)
     largest = max(map(len, saved.values()))
     ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)
@@ -249,7 +251,7 @@ def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, An
     try:
         ended = _start(scenario.command(disk)).wait(_PATIENCE)
         for path in _saved(disk):
-            checkpoint.load(path)  # raises if a checkpoint is not whole
+            checkpoint.load(path)  # raises an error if a checkpoint is incomplete
         kept = bool(_saved(disk))
         _mount(disk, f"remount,size={100 * room}")
         _end(scenario, disk)
@@ -308,13 +310,13 @@ def _limit_files(size: int) -> None:
 
 
 def _obey_permissions() -> None:
-    """Make the new processes of root obey the permissions of files, which root may normally ignore."""
+    """If the user is root, make the new process obey file permissions, which root may normally ignore."""
     if os.geteuid() == 0:
         ctypes.CDLL(None).prctl(_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS, 0, 0, 0)
 
 
 def _mount(place: Path, options: str) -> bool:
-    """Mount a disk in main memory, which needs root. Return whether this worked."""
+    """Mount a disk in main memory, which only root can do. Return whether it worked."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     try:
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -350,7 +352,7 @@ def _newest(folder: Path) -> int:
 
 
 def _reached(folder: Path) -> int:
-    """The progress of a killed run that will continue: steps, epochs or cells.
+    """How far a killed run has come before it continues, in steps, epochs or cells.
 
     Raises:
         ValueError: if one of the run's files is damaged.
@@ -363,7 +365,7 @@ def _reached(folder: Path) -> int:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """List the differences between two runs of the same command in two folders, except in time and memory.
+    """List the differences between two runs of the same command in two folders, except differences in time and memory.
 
     Args:
         one, other: output folders of `chts train` or `chts sweep`.

@@ -1,4 +1,4 @@
-"""Scores of existing and missing links, and probabilities of draws, written a second time from their definitions.
+"""Scores of existing and missing links, and probabilities of draws, implemented a second time from their definitions.
 
 The conformance checks compare the core with these plain versions.
 """
@@ -40,10 +40,10 @@ def best(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
 
 
 def ranked(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The candidates that a choice of the highest scores may take, and the candidates that it must take.
+    """The candidates that a choice by the highest scores may take, and the candidates that it must take.
 
-    The two sets differ if scores are equal. `nums` has the number of links to take in each of several equal blocks of
-    the flattened mask.
+    The two sets differ if candidates with equal scores compete for the last places. The flattened mask consists of
+    equal blocks, and `nums` lists how many links to take from each block.
     """
     parts = zip(scores.reshape(len(nums), -1), candidates.reshape(len(nums), -1), nums, strict=True)
     possible, certain = [], []
@@ -55,7 +55,7 @@ def ranked(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> tuple[Ten
 
 
 def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
-    """The removal score of each link, float64; zero for a missing link."""
+    """The removal score of each link, as float64; zero for a missing link."""
     size = (weight.detach() * mask).abs().double()
     if score == "magnitude":
         return size
@@ -63,7 +63,7 @@ def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mas
         return size + 0.01 * (gradient * mask).abs()
     if score == "relative_importance":
         return size / (size.sum(dim=0) + 1e-5) + size / (size.sum(dim=1, keepdim=True) + 1e-5)
-    # Custom scores, and scores without a second formula here.
+    # Here, custom scores and some other scores have no second formula.
     outputs, inputs = mask.nonzero().unbind(1)
     rows, columns = mask.shape
     links = WeightedLinks(outputs, inputs, weight.detach()[mask], gradient[mask], (rows, columns))
@@ -71,7 +71,7 @@ def removal_scores(score: str | LinkScore, weight: Tensor, gradient: Tensor, mas
 
 
 def missing_scores(score: str | MissingLinkScore, mask: Tensor, gradient: Tensor) -> Tensor:
-    """The regrowth score of each missing link, float64; the values for existing links are not used."""
+    """The regrowth score of each missing link, as float64; the values for existing links are not used."""
     if score == "random":
         return torch.ones(mask.shape, dtype=torch.float64)
     if score == "gradient":
@@ -89,9 +89,10 @@ def wants_gradient(score: str | MissingLinkScore) -> bool:
 def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[int, int]]], float]) -> Tensor:
     """Score each missing link from its L3 paths.
 
-    `score` gets a list with (i, e) of both inner nodes of every path, and a list with (i, e) of every node that is on
-    any path. i is the number of a node's links inside the local community. e is the number of a node's links to nodes
-    outside the local community, except the ends of the missing link.
+    `score` receives two lists of pairs (i, e). The first list has the pairs of both inner nodes of every path, and the
+    second list has, once, the pair of every inner node that is on any path. For each node, i is the number of its links
+    inside the local community, and e is the number of its links to nodes outside the local community, except the ends
+    of the missing link.
     """
     outputs, inputs = range(mask.shape[0]), range(mask.shape[1])
     inputs_of = {u: {v for v in inputs if mask[u, v]} for u in outputs}
@@ -141,7 +142,7 @@ def successive(odds: Mapping[tuple[int, int], float], num: int) -> dict[Links, f
 def successive_in_blocks(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> dict[Links, float]:
     """Like :func:`successive`, but for several equal blocks of the flattened mask.
 
-    `nums` has the number of links to draw from each block.
+    `nums` lists how many links to draw from each block.
     """
     block = torch.arange(candidates.numel()).view_as(candidates) // (candidates.numel() // len(nums))
     probabilities: dict[Links, float] = {frozenset(): 1.0}

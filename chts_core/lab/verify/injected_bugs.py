@@ -1,11 +1,11 @@
-"""Healthy runs, and runs with one deliberate fault each. Such faults are known from other sparse training code.
+"""Healthy runs, and runs with one deliberate fault each. Such faults are known from other code for sparse training.
 
     with faults.stale_moments(sparsifier):
         ...train...
 
     patient = faults.run(task, "chtss", 0.9, "stale moments", hidden=64, epochs=10)
 
-A fault lasts until its `with` block ends; its effect on the weights stays.
+A fault lasts until its `with` block ends, but the effect of the fault on the weights stays.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +39,7 @@ def stale_moments(sparsifier: Sparsifier) -> Iterator[None]:
     """The optimizer keeps the state of a removed link, and this state moves the weight of the link after its regrowth.
 
     Raises:
-        ValueError: for a layer that stores only its links.
+        ValueError: if a layer stores only its links.
     """
 
     def rewire_weight_alone(name: str, weight: MaskedWeight) -> Callable[[Tensor, Tensor], None]:
@@ -68,11 +68,11 @@ def forgotten_mask(sparsifier: Sparsifier) -> Iterator[None]:
     """The mask is applied only at updates. Between updates, the optimizer trains the weights of absent links too.
 
     Raises:
-        ValueError: for a layer that stores only its links.
+        ValueError: if a layer stores only its links.
     """
 
     def let_through(weight: MaskedWeight, stack: ExitStack) -> None:
-        # The Sparsifier's own hook came first and set the gradient of absent links to zero.
+        # The Sparsifier's own hook runs before `put_back` and sets the gradient of absent links to zero.
         dense: list[Tensor] = []
 
         def keep(gradient: Tensor) -> None:
@@ -134,7 +134,8 @@ def outliving_decay(sparsifier: Sparsifier) -> Iterator[None]:
 
 @contextmanager
 def threshold_with_ties(sparsifier: Sparsifier) -> Iterator[None]:
-    """Regrowth takes the links with the highest CH2-L3n scores, and all links with the same score as the last of these.
+    """Regrowth takes the links with the highest CH2-L3n scores, and every other link whose score equals the lowest of
+    these scores.
 
     In bfloat16, many scores are equal.
     """
@@ -178,7 +179,7 @@ class Patient:
 
     loss: the loss of each step.
     nonzero: for each step, the share of nonzero weights in the sparse layers just before the forward pass.
-    density: for each step, the share of the possible links that the masks have just before the forward pass.
+    density: for each step, the share of the possible links that are present just before the forward pass.
     findings: the findings of an Auditor that checks the run after every step.
     """
 
@@ -217,13 +218,13 @@ def run(
         fault: a name in `FAULTS`, or your own function of the same kind; None for a healthy run.
         hidden: units per hidden layer.
         epochs: passes over the training images, in batches of 32.
-        updates_per_epoch: how often the topology is updated.
+        updates_per_epoch: how often the topology is updated in each epoch.
         seed: seed of the topology.
-        weight_seed: seed of the initial weights and the order of the images.
+        weight_seed: seed of the initial weights and of the order of the images.
         initial_masks: argument of the Sparsifier.
 
     Raises:
-        ValueError: for an unknown fault, or settings that do not fit together.
+        ValueError: for an unknown fault, or for settings that do not fit together.
     """
     if isinstance(fault, str) and fault not in FAULTS:
         raise ValueError(f"fault is {fault!r}; expected one of {', '.join(map(repr, FAULTS))}, a function or None.")

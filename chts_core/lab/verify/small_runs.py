@@ -14,16 +14,16 @@ from chts_core.methods import Method
 from chts_core.percolation import LayerGraph
 from chts_core.sparsifier import Sparsifier
 
-_DRAWS = 800  # repetitions of an update to count its outcomes
-_AT_A_TIME = 16  # layers updated at a time, each with its own random numbers
+_DRAWS = 800  # how often an update is repeated to count its outcomes
+_AT_A_TIME = 16  # layers updated at the same time, each with its own random numbers
 
 
 class Run:
-    """A small perceptron in training; the seed decides only its topology.
+    """A small perceptron in training; the seed decides only the topology.
 
-    The perceptron is trained with AdamW. AdamW's first steps have the same length for all new links, so that rounding
-    decides which link has the larger weight. With `sgd`, the perceptron is trained with SGD, which does not have this
-    problem.
+    The perceptron is trained with AdamW. AdamW's first steps have the same size for all new links, so rounding errors
+    decide which new link gets the larger weight. With `sgd`, the perceptron is trained with SGD, which does not have
+    this problem.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Run:
         )
 
     def weight(self, name: str) -> nn.Parameter:
-        """The weight with this name, in which absent links are zero."""
+        """The weight with this name; its values for absent links are zero."""
         return self.model.get_parameter(name)
 
     def gradient(self, name: str) -> Tensor:
@@ -95,7 +95,9 @@ def from_zero(method: Method) -> Method:
 
 
 def with_constant_sparsity(method: Method) -> Method:
-    """A variant of a method without decay. If its removal keeps blocks balanced, its start has balanced blocks too."""
+    """A variant of a method whose sparsity stays constant. If its removal keeps blocks balanced, it also starts with
+    balanced blocks.
+    """
     if isinstance(method.removal, BalancedRemoval) and not isinstance(method.topology, Balanced):
         method = replace(method, topology=Balanced(method.removal.block))
     return replace(method, sparsity=Constant())

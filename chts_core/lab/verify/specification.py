@@ -21,10 +21,10 @@ class Spec:
 
     sparsity: the sparsity at a step.
     zeta: the share of the links that the first update exchanges (the share then falls as a cosine), or a function that
-        gives the share at a step, or "excess" for all links above the final number.
+        returns the share at a step, or "excess" for all links in excess of the final number.
     removal: the score for the removal, by its name or as a function.
     temperature: the temperature of the removal at a step; None for a hard removal.
-    prune: the score by which links are pruned when the density falls; None for the score of the removal.
+    prune: the score by which links are pruned when the density falls; None for the score in `removal`.
     regrowth: the score for the regrowth, by its name or as a function; or "random" or "gradient".
     history: whether a regrown link starts from the last weight that it had.
     returning: whether a pruned link is regrown if its last weight is among the largest weights.
@@ -35,7 +35,7 @@ class Spec:
         and its shape.
     removes_by_block: whether a removal takes links from all blocks equally.
     shows: whether a check fails if its small run regrows no removed link (with `history`), or removes no incomplete
-        link. True for the paper's methods, for which some checks also use another optimizer.
+        link. True for the paper's methods. For all other methods, the check `csr` trains with SGD instead of AdamW.
     """
 
     sparsity: Callable[[int], float]

@@ -1,9 +1,9 @@
 """Recorded updates of small runs, healthy and faulty. Each row describes the effect of one update on one layer.
 
 In each run, an MLP with three hidden layers of 48 units and 90 % sparsity is trained on the digits for 128 steps, with
-an update every 8 steps. `observed` repeats a run. `update_curves.json` has the rows of the second and the third layer,
-with seeds 0 and 1. The mystery patient is a run of the same kind. It is trained each time, because its seed chooses its
-fault.
+an update every 8 steps. `observed` repeats a run. `update_curves.json` contains the rows of the second and the third
+layer of each run, for the seeds 0 and 1. The mystery patient is a run of the same kind, but it has no recording: it is
+trained each time, because its seed chooses its fault.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Compare a method with the published command of the same name, using numbers recorded from that command.
 
-The files in this folder have the results of the authors' two code bases for fixed weights, networks and seeds.
-`tests/published/README.md` in the repository says how each file was made. The files have only numbers and no code.
+The files in this folder contain the results of the authors' two code bases for fixed weights, networks and seeds.
+`tests/published/README.md` in the repository says how each file was made. The files contain only numbers and no code.
 Random results are compared as distributions.
 """
 
@@ -28,17 +28,17 @@ from chts_core.schedules import Timeline
 
 @dataclass(frozen=True)
 class Command:
-    """A published command, described by its recordings.
+    """A published command, described by the names of its recordings.
 
-    counts: a function that compares the numbers of removed and regrown links at each update, and the steps that the
-        optimizer skips.
+    counts: a function that compares a method with the recordings: the numbers of removed and regrown links at each
+        update, and the steps that the optimizer skips.
     removal: recorded scores by which links are removed.
-    odds: recorded probabilities that links stay in a soft removal; None for a hard removal.
+    odds: recorded probabilities with which links survive a soft removal; None for a hard removal.
     prune: recorded scores by which links are pruned when the density falls; None for the scores of `removal`.
     percolates: whether incomplete links are removed.
     regrowth: recorded scores of missing links, or "random"; None if there are no new links.
-    sampled: whether links are drawn by these scores; if False, the highest scores are taken; None if the command does
-        not run.
+    sampled: whether links are drawn by these scores; if False, the links with the highest scores are taken; None if the
+        command does not run.
     csti: whether the command starts from the correlations of its inputs.
     """
 
@@ -58,8 +58,8 @@ class Command:
 def _of_transformer(method: Method) -> Outcome:
     """The method has as many links as the Transformer script.
 
-    The script has one link fewer if a product of floats is just below a whole number. Its soft regrowth draws at least
-    one link, so a layer that should exchange no links gains one link.
+    If rounding makes a product of floats fall just below a whole number, the script has one link fewer. The script's
+    soft regrowth draws at least one link, so a layer that should exchange no links gains one link.
     """
     content = recorded("transformer")
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
@@ -78,7 +78,7 @@ def _of_transformer(method: Method) -> Outcome:
 
 
 def _of_llama(method: Method, name: str) -> Outcome:
-    """The method has as many links as the LLaMA script, which rounds down."""
+    """The method has as many links as the LLaMA script, except that the script rounds down."""
     content = recorded("llama")[name]
     budget = budget_of(method, content["shapes"], content["steps"], content["every"])
     first = [budget.links(0)[str(layer)] for layer in range(len(content["shapes"]))]
@@ -96,7 +96,9 @@ def _of_llama(method: Method, name: str) -> Outcome:
 
 
 def _counts(method: Method, command: Command) -> Outcome:
-    """Compare the numbers of removed and regrown links at every update, unless the command stops early."""
+    """Compare the numbers of removed and regrown links at every update. A method with an early stop fails, unless the
+    recorded command has an early stop, too.
+    """
     if method.turnover.early_stop is not None and command.counts is not stops_together:
         return False, "layers may stop early; the recording goes to the last update"
     return command.counts(method)
@@ -126,7 +128,7 @@ def _scores_of(score: str | removal.LinkScore, recording: str) -> float:
 
 
 def _removal(method: Method, command: Command) -> Outcome:
-    """The removal uses the recorded scores. If it is soft, links stay with the recorded probabilities."""
+    """The removal uses the recorded scores. In a soft removal, links survive with the recorded probabilities."""
     if method.removal.returning or command.regrowth is None:
         return None, "the check 'counts' covers the links that return"
     pruning = method.removal.prune or method.removal.score
@@ -138,7 +140,7 @@ def _removal(method: Method, command: Command) -> Outcome:
         return not soft, "the removal is soft; it is hard in the recording" if soft else "scores"
     content = recorded("removal")
     weight = torch.tensor(content["weights"][0])
-    asked: list[tuple[float | None, float, Any]]  # our temperature, the recorded one, and recorded probabilities
+    asked: list[tuple[float | None, float, Any]]  # our temperature, the recorded one, and the recorded probabilities
     if command.odds.startswith("mlp"):
         steps = zip(content["steps"], content[command.odds], strict=True)
         asked = [(temperature_of(method, step, 100), theirs, odds) for step, (theirs, odds) in steps]
@@ -178,7 +180,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
 
 
 def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
-    """Probability of each recorded set of links under successive draws without replacement with these odds."""
+    """Probability of each recorded set of links, if links with these odds are drawn one by one, without replacement."""
     flat = odds.flatten().tolist()
 
     def chance(links: Sequence[int]) -> float:
@@ -196,12 +198,12 @@ def chances(odds: Tensor, counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
-    """Whether a chi-square test accepts that the recorded sets have these odds; rare sets form one group."""
+    """Whether a chi-square test accepts that the recorded sets were drawn with these odds; rare sets form one group."""
     total = sum(counts.values())
     expected = chances(odds, counts)
     if not math.isclose(
         sum(expected.values()), 1, abs_tol=1e-3
-    ):  # the recordings lack possible sets, or have impossible ones
+    ):  # the recordings lack possible sets, or contain impossible sets
         return False
     common = [name for name, chance in expected.items() if chance * total >= 5]
     *common, least = sorted(common, key=lambda name: -expected[name])
@@ -214,8 +216,9 @@ def drawn_so(odds: Tensor, counts: Mapping[str, int]) -> bool:
 
 
 def _regrowth(method: Method, command: Command) -> Outcome:
-    """Missing links have the recorded scores. The links are drawn by their scores, or have the highest scores, as in
-    the command."""
+    """Missing links have the recorded scores. As in the command, the new links are either drawn by their scores, or are
+    the links with the highest scores.
+    """
     if command.regrowth in (None, "random"):
         if command.regrowth is None:
             return None, "not recorded"
@@ -244,15 +247,15 @@ def _regrowth(method: Method, command: Command) -> Outcome:
     ours = link_prediction.sample_links(
         mask, int(theirs.sum()), method.regrowth.score, soft=False, generator=torch.Generator().manual_seed(0)
     )
-    level = predictor(mask) > predictor(mask)[theirs].min()  # ties at the last link are broken differently
+    level = predictor(mask) > predictor(mask)[theirs].min()  # the two codes break ties at the last link differently
     return torch.equal(ours & level, theirs & level), f"scores, the {int(theirs.sum())} highest"
 
 
 def _weights(method: Method, command: Command) -> Outcome:
-    """Regrown links start from the same weights as in the code without `--history_weights`. No published command uses
-    this option.
+    """Regrown links start from the same weights as in the authors' code without `--history_weights`. No published
+    command uses this option.
 
-    For links that one update removes and regrows, see `tests/test_published.py`.
+    For links that the same update removes and regrows, see `tests/test_published.py`.
     """
     if command.regrowth is None:
         return None, "the check 'counts' covers the links that return"
@@ -283,8 +286,8 @@ def correlations() -> Tensor:
 
 
 def _first_network(method: Method, command: Command) -> Outcome:
-    """The network has the links between the most correlated inputs. The MLP script takes one link too many, and also
-    all links with the same score as this link.
+    """The network has the links for the most correlated pairs of inputs. The MLP script takes one link too many, and
+    also all links with the same score as this link.
     """
     if isinstance(method.topology, Correlated) != command.csti:
         return False, f"the method starts from {method.topology}"
@@ -311,7 +314,7 @@ CHECKS: dict[str, Callable[[Method, Command], Outcome]] = {
     "first network": _first_network,
 }
 
-# Recordings by preset, or by method if the command has no preset.
+# The commands by the names of their presets, or of their methods if they have no preset.
 COMMANDS: dict[str, Command] = {
     "set/mlp_code": Command(partial(same_counts, name="set"), "mlp wm"),
     "mest/mlp_code": Command(partial(same_counts, name="mest"), "mlp mest"),

@@ -43,7 +43,9 @@ def budget_of(method: Method, shapes: Sequence[Sequence[int]], steps: int, every
 
 
 def wrong_skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str | None:
-    """The error in the steps that the optimizer skips, or None. Updates that exchange no links may be skipped, too."""
+    """What is wrong with the steps that the optimizer skips, or None. The optimizer may also skip the steps of updates
+    that exchange no links.
+    """
     if not method.turnover.skip_optimizer:
         return "the optimizer skips no step before an update"
     ours = [step for step in budget.updates() if budget.zeta(step) > 0 or step in skipped]

@@ -1,4 +1,6 @@
-"""Compare the numbers of removed and regrown links in our runs with the numbers of the MLP script and of `--gmp`."""
+"""Compare the numbers of removed and regrown links in our runs with the numbers recorded from the MLP script and
+`--gmp`.
+"""
 
 import math
 from dataclasses import replace
@@ -21,7 +23,7 @@ def _of_mlp(method: Method) -> tuple[dict[str, Any], Budget]:
 
 
 def same_counts(method: Method, name: str) -> Outcome:
-    """At each update, our run removes and regrows as many links of each layer as the MLP script."""
+    """At each update, our run removes and regrows as many links of each layer as the MLP script does."""
     content, budget = _of_mlp(method)
     run = content[name]
     ours = [(row["step"], row["removed"], row["regrown"], row["links"]) for row in _run_of(method).history]
@@ -55,8 +57,8 @@ def _run_of(method: Method) -> Sparsifier:
 
 
 def stops_together(method: Method) -> Outcome:
-    """The removal by scores takes as many links as in the MLP script for CHT, which rounds down. A layer that has
-    reached the overlap of the early stop continues until all layers have reached it.
+    """The removal by scores takes as many links as it does in the MLP script for CHT, except that the script rounds
+    down. A layer that has reached the overlap of the early stop continues until all layers have reached it.
     """
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
@@ -81,8 +83,9 @@ def stops_together(method: Method) -> Outcome:
 
 
 def excess(method: Method) -> Outcome:
-    """The method regrows as many links as it has above the final number, like the MLP script with `--EM_S`. Because of
-    percolation, the script's numbers of links change over time."""
+    """The method regrows as many links as it has in excess of the final number, as the MLP script does with `--EM_S`.
+    Because of percolation, the script's numbers of links change over time.
+    """
     content, budget = _of_mlp(method)
     run = content["chts"]
     for step, layer, before, _, removed, _, after in run["updates"]:
@@ -95,8 +98,9 @@ def excess(method: Method) -> Outcome:
 
 
 def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Train one layer from the recorded weights, network and gradients of `--gmp`. For each update, return the weights
-    before it, and the mask and the weights after it."""
+    """Train one layer with the weights, the network and the gradients that were recorded from `--gmp`. For each update,
+    return the weights before it, and the mask and the weights after it.
+    """
     content = recorded("gmp")
     run = content[name]
     method = replace(method, turnover=replace(method.turnover, skip_optimizer=True))
@@ -122,8 +126,9 @@ def returning_run(method: Method, name: str) -> list[tuple[Tensor, Tensor, Tenso
 
 
 def returns(method: Method) -> Outcome:
-    """Our run has the same links as the LLaMA script with `--gmp` and a history of earlier links, until the first links
-    return. Links return with weight 0 in the script, and with their last weight here (paper, Appendix G.2).
+    """Our run has the same links as the LLaMA script with `--gmp` and a history of earlier links, until the first
+    removed links return. Links return with weight 0 in the script, but with their last weight here (paper, Appendix
+    G.2).
     """
     run = recorded("gmp")["history of links that were"]
     alive = mask_of(run["initial"])

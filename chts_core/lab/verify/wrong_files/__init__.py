@@ -19,7 +19,7 @@ from chts_core.lab.verify.wrong_files.case import Case
 from chts_core.lab.verify.wrong_files.data_sets import IMAGES, PAIRS, TEXTS, TOKENIZERS
 from chts_core.lab.verify.wrong_files.runs import CHECKPOINTS, NOTEBOOKS, RECORDS, ROSTERS, SWEEPS
 
-# Cases by the kind of file, then by its error.
+# The cases, by the kind of file and then by what is wrong with the file.
 CASES: Mapping[str, Mapping[str, Case]] = {
     "images": IMAGES,
     "sentence pairs": PAIRS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Unpickling it would make a folder of this name.
+# Unpickling these bytes would create a folder with the name "unpickled".
 PICKLE = b"cos\nmkdir\n(S'unpickled'\ntR."
 NESTED = b"[" * 100_000
 # The name of a member that would be unpacked outside the archive's folder.
@@ -22,7 +22,7 @@ class Case:
     """Files, and the error message that chts must show for them.
 
     files: the content of each file, by the name of the file.
-    says: a regular expression for the message of the ValueError.
+    says: a regular expression that the message of the ValueError must match.
     read: a function that reads the files in their folder.
     """
 

@@ -17,7 +17,7 @@ from chts_core.lab.verify.wrong_files.case import NESTED, PICKLE, PNG, TAR_GZ, Z
 
 
 def _idx(*shape: int, kind: int = 8, fill: int = 0) -> bytes:
-    """An IDX file, the format of Fashion-MNIST, in which all values are the same byte."""
+    """A file in IDX, the format of Fashion-MNIST; all its values are the same byte."""
     header = struct.pack(f">BBBB{len(shape)}I", 0, 0, kind, len(shape), *shape)
     return gzip.compress(header + bytes([fill]) * math.prod(shape))
 
@@ -151,7 +151,7 @@ def _tokenizer(says: str, content: bytes) -> Case:
 
 
 def _bpe(**model: Any) -> bytes:
-    """The content of a tokenizer's file. The model has only one character."""
+    """The content of a tokenizer file whose model knows only one character."""
     return json.dumps({"added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []} | model}).encode()
 
 

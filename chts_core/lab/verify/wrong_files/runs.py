@@ -19,11 +19,11 @@ def _checkpoint(says: str, content: bytes) -> Case:
 
 
 def _forged(state: Any = None, *, entry: bytes | None = None, **tensors: tuple[str, list[int], int]) -> bytes:
-    """A checkpoint that is made by hand and has a correct checksum.
+    """A checkpoint that was made by hand and has a correct checksum.
 
     Args:
         state: a state, packed as in :mod:`chts_core.lab.train.checkpoint`.
-        entry: the whole entry of the file; None makes an entry from `state`.
+        entry: the entry that describes the run in the header of the file; with None, the entry is made from `state`.
         tensors: the type and the shape of each tensor, and the position where its bytes end.
     """
     none = "0" * 64
@@ -91,7 +91,7 @@ def _record(says: str, content: bytes) -> Case:
 
 
 def _line(**row: Any) -> bytes:
-    """A line with a record of any content, and with the correct digest."""
+    """A line with a record that has any content and the correct digest."""
     return json.dumps(row | {"sha256": records.digest(row)}).encode() + b"\n"
 
 
