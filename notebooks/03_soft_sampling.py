@@ -629,8 +629,8 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 #     return low
 # ```
 #
-# A common factor of all scores does not change the chances, so the divided scores need the same $T$. In float32, the
-# powers of the divided scores would all be 0 at $T = 9$, and the chances would be NaN.
+# Dividing all scores by the same number does not change the chances, so the divided scores need the same $T$. In
+# float32, the powers of the divided scores would all be 0 at $T = 9$, and the chances would be NaN.
 # </details>
 
 # %% [markdown]

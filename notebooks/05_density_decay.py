@@ -751,7 +751,7 @@ exercises.check("05.own_schedule", share_of_fall)
 # ```
 #
 # The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule
-# leads to a better accuracy. Only training runs can show this.
+# leads to a higher accuracy. Only training runs can show this.
 # </details>
 
 # %% [markdown]

@@ -484,8 +484,8 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 # cuts many links at the start. The ITOP rate can only rise, and it levels off as the updates exchange fewer links. The
 # overlap rises in the first layer. With the laptop profile, the overlap of the first layer reaches 86 %, although CHTs
 # draws its links at random. In the deeper layers, which have four times as many links as the first layer, the overlap
-# stays below 30 %. Soft sampling makes a layer less likely to get stuck, but a layer with as few links as the first
-# layer can still get stuck. In the last updates, the overlap is a share of very few links, so it varies a lot.
+# stays below 30 %. Soft sampling makes a layer less likely to get stuck, but a layer that has few links, like the first
+# layer here, can still get stuck. In the last updates, the overlap is a share of very few links, so it varies a lot.
 # </details>
 #
 # ## Did the topology explore?

@@ -163,8 +163,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the weights outside the mask are 0 at every step, and about as many neurons are active as in the healthy
-# run. Which part of the optimizer state has the shape of a weight? What could be wrong with this part?
+# The weights outside the mask are 0 at every step, and about as many neurons are active as in the healthy run.
+# **Predict:** which part of the optimizer state has the shape of a weight? What could be wrong with this part?
 
 # %%
 name = "2.weight"
@@ -218,8 +218,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the share of weights that are not zero jumps up after each update and falls back at the next update.
-# Which line of code runs at updates but not at every step?
+# The share of weights that are not zero jumps up after each update and falls back at the next update. **Predict:**
+# which line of code runs at updates but not at every step?
 
 # %%
 weight, mask = second.model.get_parameter(name), second.sparsifier.masks[name]
@@ -256,8 +256,8 @@ figures.show(
 )
 
 # %% [markdown]
-# **Predict:** the loss stays near 2.30. There are ten classes. What has a model with this loss learned? Where would you
-# look for the fault?
+# The loss stays near 2.30, and there are ten classes. **Predict:** what has a model with this loss learned? Where would
+# you look for the fault?
 
 # %%
 print(f"loss of the last 20 steps: {sum(third.loss[-20:]) / 20:.3f}; ln 10 = {math.log(10):.3f}")

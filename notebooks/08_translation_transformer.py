@@ -974,7 +974,7 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # ## Key takeaways
 #
-# - Queries and keys are a pair. The values and the output layer are a chain, and so are the two feed-forward layers.
+# - Queries and keys form a pair. The values and the output layer form a chain, and so do the two feed-forward layers.
 #   Percolation follows the pairs and chains.
 # - The embedding stays dense. In the models of this stage, it has more weights than the sparse layers have links.
 # - After each update of the topology, the learning rate drops and then returns to the schedule.

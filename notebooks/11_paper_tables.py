@@ -134,7 +134,7 @@ def best_test_epoch(row: dict) -> float:
 
 
 # %% [markdown]
-# **Predict:** the network, the data, the optimizer and the number of links are the same as in the paper. Will our
+# The network, the data, the optimizer and the number of links are the same as in the paper. **Predict:** will our
 # accuracies differ from the paper's accuracies by only a few standard errors?
 
 # %%
@@ -356,8 +356,8 @@ curves(comparison, sparsities[-1])
 # %% [markdown]
 # The explorer below compares two methods, and shows the result for each seed.
 #
-# **Predict:** on the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, on average over ten seeds.
-# With how many of the ten seeds is CHTs ahead?
+# On the digits at 97 % sparsity, CHTs ends a third of a point ahead of SET, on average over ten seeds. **Predict:**
+# with how many of the ten seeds is CHTs ahead?
 
 # %%
 explorer = widgets.CurveExplorer()

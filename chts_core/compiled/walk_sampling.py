@@ -10,8 +10,8 @@ of a missing link u–v. But d_z - P_zu is the number of inputs of z that u lack
 
 gives u–v with p ∝ S_uv. The second sum, over the inputs, works in the same way. P_zu counts the wedges z – x – u (paths
 of two links), so integers are enough to draw pairs. Each draw takes one of the wedges or one of the pairs that share an
-input, all equally likely. To find such a pair, the code draws from the wedges, of which only one per pair counts, or
-from all pairs, whichever are fewer. A link that was drawn before is skipped, so the draws are without replacement. This
+input, all equally likely. To find such a pair, the code draws from the smaller of two sets: all wedges, of which only
+one per pair counts, or all pairs. A link that was drawn before is skipped, so the draws are without replacement. This
 method needs no score, no matrix product and no rounding.
 """
 

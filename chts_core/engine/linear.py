@@ -209,9 +209,9 @@ class SparseLinear(nn.Module):
     def _origin_changes(self) -> None:
         """Record that the original of this copy is about to get different links.
 
-        If code has already written values into this copy without training them, its next write will mix values of
-        different links. Code that averages weights begins with a copy. If the first write to the copy comes after this
-        call, no values are mixed.
+        If code has already written values into this copy, and the copy was not trained, the next write to the copy will
+        mix values of different links. Code that averages weights begins with a copy. If the first write to the copy
+        comes after this call, no values are mixed.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)

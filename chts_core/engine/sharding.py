@@ -34,7 +34,7 @@ def local_rows(tensor: Tensor) -> slice:
     """Which rows of a tensor are this rank's share.
 
     Raises:
-        ValueError: if the tensor is sharded in any way other than by rows among all ranks.
+        ValueError: if the tensor is sharded, but not by rows across all ranks.
     """
     if not is_sharded(tensor):
         return slice(0, len(tensor))

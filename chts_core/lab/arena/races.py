@@ -111,9 +111,7 @@ def fingerprint(method: Method) -> str:
 
 
 def _files(choice: Any) -> Iterator[str]:
-    """The files or notebook cells that define those parts of a choice that come from outside the packages in
-    `_FOREIGN`.
-    """
+    """The files or notebook cells that define the parts of a choice, without parts from packages in `_FOREIGN`."""
     for value in (value for kind in type(choice).__mro__ for value in vars(kind).values()):
         function = inspect.unwrap(getattr(value, "fget", value))
         if inspect.isfunction(function) and str(function.__module__).partition(".")[0] not in _FOREIGN:

@@ -39,7 +39,7 @@ def end(process: "subprocess.Popen[bytes]", how: signal.Signals = signal.SIGTERM
 
 
 def _memory_of(process: psutil.Process) -> int:
-    """The memory of a process in bytes. Of shared memory, only the process's part counts, if the system reports it."""
+    """The memory of a process in bytes. On Linux, shared memory is divided among the processes that share it."""
     return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)
 
 

@@ -61,7 +61,7 @@ class Run(runs.Run):
 
     @property
     def chosen_test_accuracy(self) -> float | None:
-        """Test accuracy after the first epoch with the highest validation accuracy; None without validation images."""
+        """Test accuracy after the (first) epoch of the highest validation accuracy; None without validation images."""
         if not self.validation_accuracy:
             return None
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
@@ -232,7 +232,7 @@ def train(
 
 @torch.no_grad()
 def _draw_published_weights(model: nn.Module, density: float | None, *, generator: torch.Generator) -> None:
-    """Draw initial weights as the published code for MLPs does; only methods that predict links need a density."""
+    """Draw initial weights as the published code does. Give a density only for methods that predict links."""
     *hidden, last = (module for module in model.modules() if isinstance(module, nn.Linear))
     for layer in hidden:
         links = layer.in_features if density is None else density * layer.out_features

@@ -114,8 +114,8 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     _expect(beam_search, NUMBERS, 2)
     near = {"<s>": {"a": 0.52, "b": 0.48}, **LONG}
     assert beam_search(near, 2) != ["a"], (
-        "with chances of .52 for a and .48 for b c d e, you return a, which is more likely; which translation has "
-        "the better score? Do not stop at the first translation that ends."
+        'with chances of .52 for "a" and .48 for "b c d e", you return "a", the more likely translation. Which '
+        "translation has the better score? Do not stop at the first translation that ends."
     )
     _expect(beam_search, near, 2)
     far = {"<s>": {"a": 0.6, "b": 0.4}, **LONG}
