@@ -292,7 +292,9 @@ def test_training_resumes_in_another_folder(moved: bool, tmp_path: Path) -> None
     if moved:
         folder = folder.rename(tmp_path / "moved")
         lost = net_trainer(tmp_path / "new", SparsifierCallback("rigl", 0.9, update_every=2))
-        with pytest.raises(FileNotFoundError, match=r"was moved, pass its folder as SparsifierCallback\(checkpoint"):
+        with pytest.raises(
+            FileNotFoundError, match=r"have moved that checkpoint, pass its folder as SparsifierCallback\(checkpoint"
+        ):
             train(lost, resume_from_checkpoint=str(folder))
     callback = SparsifierCallback("rigl", 0.9, update_every=2, checkpoint=folder if moved else None)
     run = net_trainer(tmp_path / "new", callback)

@@ -214,7 +214,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     by_hand.automatic_optimization = False
     with pytest.raises(ValueError, match=r"automatic_optimization is False; expected True.* Build a Sparsifier in"):
         fit(trainer(tmp_path, SparsifierCallback(), gradient_clip_val=None, accumulate_grad_batches=1), by_hand)
-    with pytest.raises(ValueError, match=r"the Trainer has no last step.* give the Trainer max_steps"):
+    with pytest.raises(ValueError, match=r"the Trainer has no last step.* pass max_steps to the Trainer"):
         fit(trainer(tmp_path, SparsifierCallback(), max_epochs=-1), Classifier())
     fit(trainer(tmp_path, every_epoch(tmp_path), max_epochs=1), Classifier())
     with pytest.raises(ValueError, match=r"resumes at step 4 but the checkpoint has no state of this callback"):

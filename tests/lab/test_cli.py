@@ -318,7 +318,7 @@ def test_lab_keeps_what_a_reader_has_written(tmp_path: Path, monkeypatch: pytest
 
 def test_lab_does_not_work_where_the_notebooks_come_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lab", str(notebooks.folder())]) == 2
-    assert "choose a folder to work in" in capsys.readouterr().err
+    assert "choose another folder to work in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["cp932", "cp437", "ascii", "latin-1", "utf-8"])

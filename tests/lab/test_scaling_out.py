@@ -275,7 +275,7 @@ def test_a_lost_rank_is_told_with_what_to_do(two: Path) -> None:
 def test_a_full_disk_stops_all_ranks_and_leaves_the_last_checkpoint_whole(two: Path) -> None:
     for rank in range(2):
         assert (
-            "No space left on device. The previous checkpoint, if there is one, is"
+            "No space left on device). The previous checkpoint, if there is one, is"
             in (two / f"full-{rank}").read_text()
         )
     assert checkpoint.load(two / "before.safetensors")["step"] == 0

@@ -54,7 +54,7 @@ def test_each_attention_is_labelled_by_its_own_pieces(state: TranslationState, a
     assert (result.keys, result.queries) == expected[attention]
     query, key = divmod(int(result.weights.argmax()), len(result.keys))
     assert f'from "{result.queries[query]}" to "{result.keys[key]}"' in result.description
-    assert f"{attention}, head {head}" in result.description
+    assert f"{attention} (head {head})" in result.description
 
 
 def test_the_sentence_says_what_was_read_and_written(state: TranslationState) -> None:

@@ -52,7 +52,7 @@ def test_the_published_costs_are_those_of_the_formula_and_of_the_text() -> None:
     (_, _, days, memory), (_, _, fewer_days, less_memory) = rows
     text = text_of(PUBLISHED)
     assert f"falls to 5 %, so the training time falls from {days} days to {fewer_days} days" in text
-    assert f"from {float(memory):g} GB to {less_memory} GB, which is almost 9 %" in text
+    assert f"from {float(memory):g} GB to {less_memory} GB. This is almost 9 %" in text
     assert 0.085 < float(less_memory) / float(memory) < 0.09
 
 
@@ -139,10 +139,10 @@ def test_the_solution_tells_what_the_solved_exercise_prints(executed: Executed) 
     assert int(links.replace(",", "")) == 60_395_520
     text = text_of(PUBLISHED)
     assert (
-        f"keeps {links} of {possible} links. These links take {size} MB, and all weights would take {whole} MB. "
-        in text
+        f"keeps {links} of {possible} possible links. These links take {size} MB, while all weights of the dense model "
+        f"take {whole} MB. " in text
     )
-    assert "So 5 % of the links take 10 % of the bytes." in text
+    assert "So 5 % of the links take 10 % of the bytes of the dense model." in text
 
 
 # --- the other exercises ---
