@@ -164,7 +164,7 @@ SLIPS = [
         (searched(width=lambda _: 1), "a beam of 2 found vier ·hundert, which greedy decoding finds as well"),
         (
             searched(penalty=lambda _: 1),
-            "which translation has the better score? Do not stop at the first translation that ends.",
+            "Which translation has the better score? Do not stop at the first translation that ends.",
         ),
         (
             searched(penalty=float),
