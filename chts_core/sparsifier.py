@@ -45,10 +45,10 @@ class Sparsifier:
     existing links (:class:`chts_core.engine.linear.SparseLinear`). The run stays the same, up to rounding.
 
     Only steps of the optimizer count: `step()` without an optimizer step, as in gradient accumulation, changes nothing.
-    An interrupted update leaves the links as they were. If a gradient is infinite or NaN, the update waits for the next
-    step, with a warning. A layer with a frozen weight (`requires_grad_(False)`) keeps its links until it is trained
-    again. A newer Sparsifier of the same model takes over. The guide `docs/guides/followed.md` lists what else a
-    Sparsifier follows and what it refuses, for example `torch.compile`, copies and loaded weights.
+    Methods that use gradients use the sum over the backward passes of a step. An interrupted update leaves the links as
+    they were. If a gradient is infinite or NaN, the update waits for the next step, with a warning. A layer with a
+    frozen weight (`requires_grad_(False)`) keeps its links until it is trained again. `torch.compile` may wrap the
+    model before or after attaching. `docs/guides/followed.md` lists what else a Sparsifier follows and refuses.
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
     has the same settings. The processes divide the layers of an update among themselves and compare the masks. Methods
@@ -343,8 +343,8 @@ class Sparsifier:
         Args:
             state: the state of a run with the same settings.
             reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
-                turnover and temperature follow this run's schedule. If layers may gain links, `total_steps` must be
-                the same. Otherwise, the sparsity never falls.
+                turnover and temperature follow this run's schedule. If layers may gain links, `total_steps` must be the
+                same. Otherwise, the sparsity never falls. To keep the old schedule, use the old `total_steps`.
 
         Raises:
             TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update

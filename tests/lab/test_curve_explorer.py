@@ -35,14 +35,14 @@ def test_the_difference_is_that_of_the_records(comparison: str) -> None:
         state = CurveState(comparison, row["sparsity"], row["method"], "set")
         result = compute(state)
         assert len(result.differences) == row["seeds"]
-        told = f" is {row['difference']:+.{score.digits}f}"
+        gap = f" is {row['difference']:+.{score.digits}f}"
         certainty = ""
         if row["interval"] is not None:
-            told += f" ± {row['interval']:.{score.digits}f}"
+            gap += f" ± {row['interval']:.{score.digits}f}"
             zero = "contains" if abs(row["difference"]) <= row["interval"] else "does not contain"
             certainty = f" The 95 % confidence interval {zero} 0."
         seeds = "1 seed." if row["seeds"] == 1 else f"{row['seeds']} seeds."
-        assert result.description.endswith(f"{told} over {seeds}{certainty}")
+        assert result.description.endswith(f"{gap} over {seeds}{certainty}")
         assert result.description.startswith(f"{comparison}, {row['sparsity']:.0%} sparse: in {score.name}, ")
 
 

@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 _NAMES = METHOD_LABELS | EARLIER_LABELS
 _OLD_CHTS = "chts/ri_zeros"
 _DIGITS_AT = (0.9, 0.95, 0.97)
-_NAMES_OF_SCENARIOS = {"classifier, links alone": "classifier that stores only the links"}  # renamed after the drill
+_NEW_NAMES = {"classifier, links alone": "classifier that stores only the links"}  # by the name in the recorded drill
 
 
 @cache
@@ -407,7 +407,7 @@ def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in records.read_lines(records.results_folder() / "faults.jsonl"):
         if (row["fault"] == "input") == of_inputs:
-            name = _NAMES_OF_SCENARIOS.get(row["scenario"], row["scenario"])
+            name = _NEW_NAMES.get(row["scenario"], row["scenario"])
             found.setdefault(name, []).append(row | {"scenario": name})
     return found
 
