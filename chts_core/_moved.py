@@ -63,7 +63,10 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def _warn(before: str, now: str) -> None:
-    """Warn at the import statement. The stack level does not count the frames of Python's import system."""
+    """Make the warning point to the import statement.
+
+    The stack level does not count the frames of Python's import system.
+    """
     warnings.warn(
         f"{before} is now {now}; the old name works until the next release.", DeprecationWarning, stacklevel=3
     )

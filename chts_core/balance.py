@@ -36,8 +36,8 @@ def check_blocks(shapes: Mapping[str, tuple[int, ...]], block: int | None) -> No
 def quotas(links: int, shape: tuple[int, int], block: int | None) -> Tensor:
     """The number of links in each block, int64 (blocks,). Some blocks may have one link more than the others.
 
-    If `links` rises, no block loses links. Blocks receive one more link in a fixed order, which spreads such blocks
-    over the layer.
+    If `links` rises, no block loses links. A fixed order decides which blocks have one link more. This order spreads
+    these blocks over the layer.
     """
     blocks = shape[0] * shape[1] // (block or shape[1])
     spread = torch.arange(blocks, dtype=torch.float64) * ((3 - 5**0.5) / 2) % 1

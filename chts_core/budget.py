@@ -28,7 +28,7 @@ class Budget:
             of layer names to final sparsities (:func:`chts_core.distributions.sparsities_by_layer`), or your own
             :class:`chts_core.distributions.Distribution`. With patterns, each layer follows the schedule of the method
             to its own final sparsity. Your own distribution is called with the sparsity at each step.
-        least: for each final sparsity of a layer, a lower bound on its sparsity at every step. If this run continues
+        least: for each final sparsity, a lower bound on the scheduled sparsity at every step. If this run continues
             another run, these bounds prevent layers from getting back links that they lost in the other run.
 
     Raises:
@@ -229,10 +229,10 @@ class Budget:
 
         Pruned links are not included. The number is a share of the links that a layer has both before and after the
         update. It is 0 for a full layer, because removed links could only return to their places, without their
-        weights.
+        weights. With zeta="excess", it is the excess of these links over the final number, also for a full layer.
 
         Args:
-            before: the number of links before the update; None for the number in the schedule.
+            before: the number of links of each layer before the update; None for the scheduled numbers.
         """
         links = self.links(step)
         full = {name for name, shape in self.shapes.items() if links[name] == math.prod(shape)}

@@ -37,7 +37,7 @@ def check_same_shape(tensor: object, mask: Tensor, name: str) -> None:
     if tensor.shape != mask.shape:
         raise ValueError(
             f"{name} has shape {tuple(tensor.shape)} but the mask has shape {tuple(mask.shape)}; "
-            "pass both shaped like the layer's weight, (out_features, in_features)."
+            "pass both in the shape of the layer's weight, (out_features, in_features)."
         )
 
 
@@ -93,7 +93,7 @@ def check_repr(value: object, name: str) -> None:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the nearest calling line outside this package and PyTorch."""
+    """Make the warning point to the nearest calling line outside this package and PyTorch."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("chts_core", "torch"):
         frame, level = frame.f_back, level + 1

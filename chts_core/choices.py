@@ -73,8 +73,8 @@ class SmallWorld:
 class ScaleFree:
     """Bipartite scale-free network (:func:`chts_core.topology.scale_free`).
 
-    equal_partition: whether all inputs of a layer that no sparse layer feeds (in an MLP, the first layer) have the same
-        number of links (:func:`chts_core.topology.equal_partition`).
+    equal_partition: whether all inputs of a layer have the same number of links if no sparse layer feeds the layer, as
+        in the first layer of an MLP (:func:`chts_core.topology.equal_partition`).
     resort: how often the hubs of a layer are also hubs of the next layer: always ("rigid"), more often than by chance
         ("soft"), or only by chance (None). See :func:`chts_core.topology.resort`.
     """
@@ -90,7 +90,7 @@ class ScaleFree:
         return topology.scale_free(out_features, in_features, density, generator=generator)
 
     def placed(self, mask: Tensor, before: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        """Fit a layer's mask to `before`, the mask of the sparse layer that feeds this layer, if there is one."""
+        """Fit a layer's mask to `before`, the mask of the sparse layer that feeds this layer; None if there is none."""
         if before is None:
             return topology.equal_partition(mask, generator=generator) if self.equal_partition else mask
         if self.resort is None:
@@ -144,7 +144,7 @@ class Cosine:
 
 
 def value_at(value: float | Schedule, step: int, timeline: Timeline) -> float:
-    """The value at a step of a hyperparameter, which is given as a number or a schedule."""
+    """The value of a hyperparameter at a step; the hyperparameter is a number or a schedule."""
     return float(value) if isinstance(value, int | float | Real) else value.at(step, timeline)
 
 
@@ -164,7 +164,7 @@ class Removal:
     prune: the score for pruning as the density decays. Pruning takes the links with the lowest scores and never draws.
         None: the same as `score`.
     returning: whether removed links return if their last weights are among the largest weights of the layer. True is
-        allowed only with :data:`chts_core.methods.RETURNING`, `RETURNS` and no turnover.
+        allowed only in :data:`chts_core.methods.RETURNING`, with the regrowth `RETURNS` and no turnover.
     """
 
     score: str | LinkScore
@@ -305,9 +305,9 @@ def _wants_gradient(score: object, *names: str) -> bool:
 class Sparsity(Protocol):
     """A schedule of the sparsity: `at` gives the sparsity at a step, and `final` is the sparsity at the end of the run.
 
-    If the sparsity may fall, so that layers gain links, the schedule needs an attribute `gains = True`. Otherwise, a
-    run in which a layer would gain links is refused. An update regrows the gained links and the exchanged links in one
-    draw.
+    If the sparsity may fall, so that layers gain links, the schedule needs an attribute `gains = True`. Otherwise, the
+    Sparsifier refuses a run in which a layer would gain links. An update regrows the gained links and the exchanged
+    links in one draw.
     """
 
     def at(self, step: int, timeline: Timeline, final: float) -> float: ...
@@ -360,7 +360,7 @@ class Cubic:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Decay of the density by the same factor in each step of a window given as fractions of the run.
+    """Lowers the density by the same factor in each step of a window, which is given as fractions of the run.
 
     See :func:`chts_core.schedules.exponential_sparsity`.
     """
@@ -386,7 +386,7 @@ class Cycling:
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise ValueError("values is empty; expected the sparsities to go through, such as (0.8, 0.5).")
+            raise ValueError("values is empty; expected at least one sparsity, such as (0.8, 0.5).")
 
     def at(self, step: int, timeline: Timeline, final: float) -> float:
         if step >= timeline.last_update:
@@ -414,7 +414,7 @@ class Staged:
     """Keeps more links than the target number, in two stages, until the last update (MEST's soft bound).
 
     excess: the density minus the target density, in each stage.
-    switch: start of the second stage, as a fraction of the steps in which the topology changes.
+    switch: start of the second stage, as a fraction of the steps until the turnover stops.
     """
 
     excess: tuple[float, float] = (0.05, 0.025)

@@ -110,7 +110,7 @@ def _add_run(commands: Commands) -> None:
         "--profile", help=f"how large the run is: {', '.join(notebooks.PROFILES)} (default: $CHTS_PROFILE, or laptop)"
     )
     command.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/NOTEBOOK-TIME)")
-    command.add_argument("--page", action="store_true", help="also write the executed notebook as a page, an HTML file")
+    command.add_argument("--page", action="store_true", help="also write the executed notebook as an HTML page")
     command.set_defaults(command=_run)
 
 
@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     parameters = notebooks.checked_parameters(path, dict(given))
     out_dir = options.out or Path("runs") / f"{path.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     estimate = notebooks.expected(path, parameters)
-    print(f"expected to take {estimate}" if estimate else "expected time unknown: not a stage's notebook", flush=True)
+    print(f"expected to take {estimate}" if estimate else "time unknown: this notebook is not a stage", flush=True)
     record = notebooks.run(path, out_dir, parameters)
     rows = comparison([record])
     if rows:
@@ -258,7 +258,7 @@ def _sweep(options: argparse.Namespace) -> int:
     try:
         rows = sweeps.sweep(options.spec, options.out, workers=options.workers, scheduler=options.scheduler)
     except KeyboardInterrupt:
-        print(f"chts: stopped; {options.out} contains the finished cells. The same command continues.", file=sys.stderr)
+        print(f"chts: stopped; {options.out} has the finished cells. Repeat the command to continue.", file=sys.stderr)
         return 130
     failed = [row for row in rows if row["status"] == "failed"]
     for row in failed:
@@ -288,7 +288,7 @@ def _add_lab(commands: Commands) -> None:
     command = commands.add_parser(
         "lab",
         help="open copies of the notebooks in JupyterLab",
-        description="JupyterLab is available only on this machine, and asks for the token that it prints.",
+        description="JupyterLab accepts connections only from this machine, and asks for the token that it prints.",
     )
     command.add_argument(
         "folder", type=Path, nargs="?", default=Path("chts-notebooks"), metavar="DIR", help="default: chts-notebooks"

@@ -1,7 +1,7 @@
 """Measures of a topology and of its changes.
 
-A layer is treated as an undirected bipartite network. The outputs and inputs are its nodes. The True entries of the
-mask, Boolean (out_features, in_features), are its links.
+This module treats a layer as an undirected bipartite network. The outputs and inputs are its nodes. The True entries of
+the Boolean mask (out_features, in_features) are its links.
 """
 
 import math
@@ -32,9 +32,9 @@ def degrees(mask: Tensor) -> tuple[Tensor, Tensor]:
 def same_degrees(mask: Tensor, *, generator: torch.Generator) -> Tensor:
     """A shuffled network of the same shape. Every output and every input keeps its number of links.
 
-    In each of 50 rounds, the links are paired at random. A pair (a, b), (c, d) becomes (a, d), (c, b) with probability
-    1/2. The pair stays as it is if one of the new links already exists, or if another pair of the round would make the
-    same link (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks").
+    In each of 50 rounds, the function pairs the links at random. A pair (a, b), (c, d) becomes (a, d), (c, b) with
+    probability 1/2. The pair stays as it is if one of the new links already exists, or if another pair of the round
+    would make the same link (Maslov & Sneppen 2002, "Specificity and stability in topology of protein networks").
     """
     check_mask(mask)
     check_generator(generator)
@@ -115,13 +115,13 @@ def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Ge
     """Characteristic path length: how many links apart two neurons are, on average (Watts & Strogatz 1998).
 
     The function considers all pairs of different neurons, of both sides, and follows links in both directions. The mean
-    leaves out pairs that no path joins. Read it together with `reachable`, because a network in pieces has short paths
-    within each piece.
+    leaves out pairs that no path joins. Read the mean together with `reachable`, because a network in pieces has short
+    paths within each piece.
 
     Args:
-        sources: number of neurons, at least 1, that the generator draws. The paths from these neurons to all others are
-            measured. By default, every neuron is a source, and the result is exact. The time grows with sources ×
-            links.
+        sources: number of neurons, at least 1, that the generator draws. The function measures the paths from these
+            neurons to all others. By default, every neuron is a source, and the result is exact. The time grows with
+            sources × links.
     """
     from scipy.sparse import csgraph
 
@@ -130,7 +130,7 @@ def path_length(mask: Tensor, *, sources: int | None = None, generator: torch.Ge
     if sources is not None:
         check_generator(generator)
         if sources < 1:
-            raise ValueError(f"sources is {sources}; expected at least 1 neuron, or None for paths from all of them.")
+            raise ValueError(f"sources is {sources}; expected at least 1 neuron, or None for paths from all neurons.")
         starts = _shuffled(len(starts), generator)[:sources]
     total = pairs = 0
     for some in starts.split(_CHUNK):
@@ -165,7 +165,7 @@ def _check_layer(mask: Tensor) -> None:
 
 @dataclass(frozen=True)
 class SmallWorldness:
-    """A layer compared with Erdős–Rényi networks of its shape and number of links.
+    """A layer compared with Erdős–Rényi networks of the same shape and number of links.
 
     clustering, path_length: the values of the layer.
     null_clustering, null_path_length: means over the Erdős–Rényi networks.
@@ -190,10 +190,9 @@ def small_worldness(
     A lattice can also have σ > 1, if its clustering outweighs its long paths. So look at C and L too, not only at σ. σ
     is NaN if no null network has a 4-cycle, which can happen with small layers and few links.
 
-    The null networks have the layer's size and number of links but not its degrees, although σ also depends on the
-    degrees. Neurons without links raise σ, because the rest of the layer is then denser than the null networks. To
-    measure only the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. Degrees that are all small and
-    equal lower σ.
+    The null networks have the layer's size and number of links but not its degrees. But σ also depends on the degrees.
+    Neurons without links raise σ, because the rest of the layer is then denser than the null networks. To measure only
+    the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal, σ is lower.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.
@@ -220,9 +219,9 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
     """Barber's bipartite modularity of the communities that the Louvain method finds.
 
     Q = (1/m) Σ_uv (A_uv - d_u d_v / m) [u and v in one community], over outputs u and inputs v, with m links. Q is the
-    share of links within a community, minus the share that the degrees alone would give. (Barber 2007, "Modularity and
-    community detection in bipartite networks".) Communities contain neurons of both sides. Q is in [0, 1): 0 for a
-    dense layer, 1 - 1/k for k equal blocks without links between them. Q is NaN without links.
+    share of links within a community, minus the expected share in a random network with the same degrees. (Barber 2007,
+    "Modularity and community detection in bipartite networks".) Communities contain neurons of both sides. Q is in
+    [0, 1): 0 for a dense layer, 1 - 1/k for k equal blocks without links between them. Q is NaN without links.
 
     A random network also has some modularity, and a sparser random network has more. So compare the Q of a layer with
     the Q of an Erdős–Rényi network of the same shape and number of links. Louvain is a heuristic (Blondel et al. 2008),

@@ -1,9 +1,9 @@
-"""How the layers of a network share its links.
+"""Distribute the links of a network among its layers.
 
-A distribution takes the shapes of the weights by layer name, (out_features, in_features, *kernel), and a sparsity, the
-share of absent links in the whole network, in [0, 1). It returns the exact number of links by layer name. As the
-sparsity rises, no layer gains a link. A distribution raises a ValueError for a sparsity out of range, and for a shape
-with fewer than two dimensions or with an empty dimension.
+A distribution takes the shape of each layer's weight by layer name, (out_features, in_features, *kernel), and a
+sparsity in [0, 1). The sparsity is the share of absent links in the whole network. The distribution returns the exact
+number of links by layer name. As the sparsity rises, no layer gains a link. A distribution raises a ValueError for a
+sparsity out of range, and for a shape with fewer than two dimensions or with an empty dimension.
 """
 
 import math
@@ -38,13 +38,13 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[
 def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
     """Erdős–Rényi with kernels (ERK): density ∝ (sum of all dimensions) / (their product), at most 1.
 
-    Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer, with one ε for the
-    network. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
+    Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer. ε is the same for
+    all layers. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
 
-    The links add up to exactly round((1 - sparsity) · weights of the network). The number of links of each layer is
-    rounded with the method of Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain a
-    link as the sparsity rises. Every layer has a link, unless there are fewer links than layers. In that case, the
-    layers with the largest sums of dimensions have one link each, and the others have none.
+    The links add up to exactly round((1 - sparsity) · weights of the network). The function rounds the number of links
+    of each layer with the method of Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain
+    a link as the sparsity rises. Every layer has at least one link, unless there are fewer links than layers. In that
+    case, the layers with the largest sums of dimensions have one link each, and the others have none.
     """
     return _share(shapes, sparsity, sum)
 
@@ -86,7 +86,7 @@ def sparsities_by_layer(patterns: Mapping[str, float], layers: Iterable[str], de
 def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], distribution: object) -> None:
     """Raise an error unless a user's own distribution returned a valid number of links for each layer."""
     if not isinstance(links, Mapping):
-        raise TypeError(f"{distribution!r} returned {links!r}; expected the number of links by layer name.")
+        raise TypeError(f"{distribution!r} returned {links!r}; expected a mapping of layer names to numbers of links.")
     if links.keys() != shapes.keys():
         raise ValueError(
             f"{distribution!r} returned links of {', '.join(links)}; expected exactly the layers {', '.join(shapes)}."
@@ -111,7 +111,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
 def _share(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, weight: Callable[[tuple[int, ...]], int]
 ) -> dict[str, int]:
-    """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1.
+    """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1 if possible.
 
     Imagine one list of all possible links of all layers, sorted by their claim to a place in the network. The list
     begins with the first link of each layer. The other links follow in decreasing order of weight / (i - 1/2), for the

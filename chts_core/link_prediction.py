@@ -75,7 +75,7 @@ def ch2_l3p(mask: Tensor) -> Tensor:
     sparse and on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The
     scores are the same, bit for bit, for any number of threads (torch.get_num_threads()). In all other cases, matrix
     products score batches of outputs, which costs O(links · out_features · in_features). The first walk in a process
-    imports Numba. Before the first walk on a machine, the code is compiled, which takes a few seconds.
+    imports Numba. The first walk on a machine compiles the code, which takes a few seconds.
     """
     return _path_based(mask, inside=True)
 
@@ -167,7 +167,7 @@ def _path_based_walk(mask: Tensor, inside: bool) -> Tensor:
 
 
 def _community_ratios(shared: Tensor, inside: bool) -> Tensor:
-    """Compute R_U or R_V of the module's docstring from the numbers of neighbours that two nodes of a side share."""
+    """Compute R_U or R_V (see the module's docstring) from the number of neighbours that each pair of nodes shares."""
     outside = (shared.diagonal()[:, None] - shared).clamp_min_(1.0)
     ratios = (shared + 1.0).div_(outside) if inside else outside.reciprocal_()
     return ratios.masked_fill_(shared == 0, 0.0)
@@ -208,8 +208,8 @@ def sample_links(
 
     Soft draws from a node-based score use random walks instead of computing the score
     (:mod:`chts_core.compiled.walk_sampling`). A walk takes well under a microsecond on a CPU, for any size of the
-    layer. If few links have a positive score, or if nearly all links are wanted, walks may not find enough links. The
-    rest of the links are then drawn by their scores.
+    layer. Walks may not find enough links if `num_links` is close to the number of missing links with a positive
+    score, or larger. The remaining links are then drawn by their scores.
 
     Args:
         num_links: at most the number of missing links.

@@ -68,7 +68,7 @@ def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: choices.Turnover, **_: Any) -> None:
-    """Call the choices that have settings, so that invalid settings are refused before a run, not during it."""
+    """Call the choices with these settings, so that invalid settings raise an error before the run, not during it."""
     timeline = Timeline(10_000, 1, turnover.stop)
     if not isinstance(topology, choices.Correlated):  # needs the correlations of inputs
         topology(32, 32, 0.5, generator=torch.Generator())
@@ -79,7 +79,7 @@ def _try(*, topology: Any, removal: choices.Removal, sparsity: Any, turnover: ch
 
 
 def _built(node: ast.expr) -> Any:
-    """The value of an expression: a number, a word, None, True, False, a tuple, or a choice with such values."""
+    """The value of an expression: a number, a string, None, True, False, a tuple, or a choice with such values."""
     match node:
         case ast.Constant():
             return node.value

@@ -6,14 +6,15 @@
     sparsity    how many links there are at step t
     turnover    how many links are exchanged at step t
 
-An update of the topology uses them in this order (:mod:`chts_core.update`; paper, Figure 2). The sparsity gives the
-number of links of each layer. The links beyond this number are pruned, and the turnover says how many more are removed.
-If the removal percolates, links that are now cut off are removed too. Then the regrowth adds links until each layer has
-its number again. `step()` of a :class:`chts_core.sparsifier.Sparsifier` makes an update every `update_every` steps.
+An update of the topology has four steps (:mod:`chts_core.update`; paper, Figure 2). First, the sparsity gives the
+number of links of each layer. The update prunes the links beyond this number, and removes as many more as the turnover
+says. If the removal percolates, the update also removes the links that are now cut off. Then the regrowth adds links
+until each layer has its number of links again. `step()` of a :class:`chts_core.sparsifier.Sparsifier` makes an update
+every `update_every` steps.
 
-`METHODS` contains the nine methods of the paper. `PRESETS` contains versions of them for some tasks and for published
-code. Change a choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words: "set with
-regrowth=Regrowth('ch2_l3n')".
+`METHODS` contains the nine methods of the paper. `PRESETS` contains versions of these methods for some tasks and for
+published code. Change a choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words:
+"set with regrowth=Regrowth('ch2_l3n')".
 """
 
 from dataclasses import dataclass, replace
@@ -137,7 +138,7 @@ _CHTS = Method(
 
 
 def _with_decay(chts: Method) -> Method:
-    """Make CHTss from CHTs: the density decays, and relative importance decides the pruned links (Section 3.3)."""
+    """Make CHTss from CHTs: the density decays, and links are pruned by relative importance (Section 3.3)."""
     return replace(chts, removal=replace(chts.removal, prune="relative_importance"), sparsity=Sigmoid(initial=0.5))
 
 
@@ -190,7 +191,7 @@ _LLAMA_CODE = replace(
     turnover=Turnover(Cosine(0.1), skip_optimizer=True),
 )
 
-# Versions of the methods: for a task, if the paper's methods differ between tasks, and for published code, if it
+# Versions of the methods: for single tasks, if the paper's methods differ between tasks, and for published code that
 # differs from the paper.
 PRESETS: dict[str, Method] = {
     "set/mlp_code": replace(_SET, turnover=Turnover(0.3, stop=0.99, skip_optimizer=True)),
@@ -248,8 +249,7 @@ def get_method(method: str | Method) -> Method:
     executed as code.
 
     Raises:
-        TypeError, ValueError: for an unknown name, choice or score, an early stop outside [0, 1], or an argument that
-            is not a method.
+        TypeError, ValueError: if `method` is neither a known name nor a Method, or if one of its choices is not valid.
     """
     known = METHODS | PRESETS
     if isinstance(method, str):

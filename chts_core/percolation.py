@@ -1,7 +1,7 @@
 """Percolation: after a removal, also remove the links that it has cut off.
 
-A hidden neuron without incoming or without outgoing links carries no signal: it is *inactive*. Its other links lead
-nowhere: they are *incomplete* and are removed too. Their removal can make more neurons inactive, backward and forward
+A hidden neuron without incoming or without outgoing links carries no signal: it is *inactive*. Its other links are
+*incomplete*, and percolation removes them too. Their removal can make more neurons inactive, backward and forward
 through the network (paper, Figure 2 c-d).
 """
 
@@ -39,13 +39,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """A graph that says which sparse layers feed each other.
+    """A graph that says which sparse layer feeds which.
 
-    chains: sequences of layer names; the outputs of one layer are, neuron by neuron, the inputs of the next. The
-        neurons of a convolution are its channels. A linear layer may read the channels flattened, with all positions of
-        a channel together. Two chains, such as (`gate`, `down`) and (`up`, `down`), may end in the same layer if the
+    chains: sequences of layer names: output i of each layer is input i of the next layer. The neurons of a convolution
+        are its channels. A linear layer may read flattened channels, if all positions of a channel are next to each
+        other. Two chains, such as (`gate`, `down`) and (`up`, `down`), may end in the same layer if the
         outputs of `gate` and `up` are multiplied.
-    pairs: two layers whose outputs are multiplied neuron by neuron, so both neurons of a pair must be active.
+    pairs: pairs of layers whose outputs are multiplied neuron by neuron, so that neuron i is active in both or in
+        neither.
     attentions: the attention blocks. In each head, keys and queries form pairs, and values and output form chains.
     """
 
@@ -65,7 +66,8 @@ class LayerGraph:
 class _Side:
     """The side of a layer on which it meets another layer.
 
-    `wires` gives the number of the wire that each neuron is on. A wire has the same number in both layers.
+    A wire joins the neurons of the two layers that stay or are cut together. `wires` gives the number of each neuron's
+    wire.
     """
 
     layer: str
@@ -76,13 +78,13 @@ class _Side:
 def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
     """Remove the incomplete links of inactive neurons, until no incomplete link is left.
 
-    Each sweep first goes backward and drops incoming links of neurons without outgoing links. Then it goes forward and
-    drops outgoing links of neurons without incoming links. Sweeps repeat until nothing changes; a single chain needs
-    one sweep. The inputs and outputs of a chain are kept, because no sparse layer is on their other side.
+    Each sweep goes backward through the graph, then forward. It removes all links of neurons that have no incoming or
+    no outgoing links. Sweeps repeat until nothing changes; a single chain needs one sweep. The inputs and outputs of a
+    chain are kept, because no sparse layer is on their other side.
 
-    `masks` are Boolean (out_features, in_features) by layer name, or (out_channels, in_channels, *kernel): a channel of
-    a convolution is a neuron. The result has new masks, each a subset of the given mask. Raises a ValueError if the
-    graph names a layer that has no mask, or layers that do not fit together.
+    `masks` gives the Boolean mask of each layer, (out_features, in_features) or (out_channels, in_channels, *kernel). A
+    channel of a convolution is a neuron. The result has new masks, each a subset of the given mask. Raises a ValueError
+    if the graph names a layer that has no mask, or layers that do not fit together.
     """
     for name, mask in masks.items():
         check_mask(mask, f"mask {name!r}", max(2, mask.ndim) if isinstance(mask, Tensor) else 2)
@@ -120,7 +122,7 @@ def _as_matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, 
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
-    """Active output neurons by layer name, Boolean (out_features,): they have links on both sides after percolation."""
+    """Active output neurons of each layer, Boolean (out_features,): they have incoming links after percolation."""
     return {name: any_along(mask.flatten(1), 1) for name, mask in percolate(masks, graph).items()}
 
 
@@ -204,14 +206,14 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
 
 
 def _check_feeds(graph: LayerGraph) -> None:
-    """Refuse a layer that feeds two layers. Chains cannot keep a neuron that only one of these two layers needs."""
+    """Raise an error if a layer feeds two layers: chains cannot keep a neuron that only one of these layers needs."""
     feeding = [before for chain in graph.chains for before, _ in pairwise(chain)]
     feeding += [attention.value for attention in graph.attentions if attention.value and attention.output]
     for name in feeding:
         if feeding.count(name) > 1:
             raise ValueError(
-                f"the graph names layer {name!r} twice, so that it feeds two layers; expected each layer to feed at "
-                "most one. Leave it out of the chains."
+                f"layer {name!r} feeds more than one layer in the graph; expected at most one. Leave this layer out of "
+                "the chains."
             )
 
 

@@ -63,7 +63,7 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
     """:func:`relative_importance` of only the existing links, float64 (links,).
 
-    The time grows with the number of links.
+    On a CPU, the time grows with the number of links.
     """
     return _relative_importance(links, eps, eps)
 
@@ -73,9 +73,9 @@ def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> 
 
         RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
 
-    The sums include missing links, so ε adds outputs · ε to the first sum and inputs · ε to the second sum. Where
-    weights are small, a link between weak neurons scores lower than with :func:`relative_importance_of_links`. The
-    scores are float64 (links,).
+    The sums include missing links, so ε adds outputs · ε to the first sum and inputs · ε to the second sum. The scores
+    are lower than with :func:`relative_importance_of_links`, most of all where the sums of |W| are small. The scores
+    are float64 (links,).
     """
     outputs, inputs = links.shape
     return _relative_importance(links, outputs * eps, inputs * eps)
@@ -118,7 +118,7 @@ class LinkScore(Protocol):
 
 
 def scores_of(links: WeightedLinks, score: str | LinkScore) -> Tensor:
-    """Compute the scores of the links, (links,), with a score from `SCORES`, given by its name, or a user's own score.
+    """The scores of the links, (links,). `score` is a name in `SCORES` or a user's own score.
 
     Raises a TypeError or ValueError unless a user's score returns one number for each link.
     """

@@ -1,4 +1,4 @@
-"""The rows of an initial network: how many links each row has, and where its links are.
+"""The rows of an initial mask: how many links each row has, and in which columns.
 
 These functions are the plain references of :mod:`chts_core.compiled.row_draws`. They also run on GPUs.
 """
@@ -22,7 +22,7 @@ _BLOCK = 2**21
 def output_degrees(
     out_features: int, in_features: int, links: int, degree: Degree, generator: torch.Generator
 ) -> Tensor:
-    """Degree of every output, 1-D int64. The degrees add up to `links`, and none exceeds `in_features`."""
+    """Degree of each output, 1-D int64. The degrees add up to `links`, and none exceeds `in_features`."""
     if isinstance(degree, Tensor):
         return _checked_degrees(out_features, in_features, links, degree)
     mean = links / out_features
@@ -129,7 +129,7 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
-    """In row i, set the numbers[i] positions with the highest keys: with random keys, a draw without replacement."""
+    """In row i, set the numbers[i] positions with the highest keys. Random keys give a draw without replacement."""
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])

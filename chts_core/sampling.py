@@ -1,8 +1,8 @@
 """Draw links without replacement, with a soft or a hard rule.
 
 CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to its score raised
-to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score, T = 1 follows it, and T →
-∞ is the hard rule, which takes the highest scores.
+to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score, T = 1 uses it
+unchanged, and T → ∞ is the hard rule, which takes the highest scores.
 """
 
 import math
@@ -57,12 +57,12 @@ def draw(
 ) -> Tensor:
     """Draw exactly `num` of the candidate links, without replacement.
 
-    A soft draw is equivalent to successive draws with p ∝ score^temperature. It is made in one pass, as a Gumbel top-k
-    race, and uses logarithms, so that score^temperature cannot underflow. Candidates with score 0 come after all
-    others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the `num`
-    highest scores and breaks ties at random.
+    A soft draw is equivalent to successive draws with p ∝ score^temperature. The function makes it in one pass, as a
+    Gumbel top-k race, and uses logarithms, so that score^temperature cannot underflow. Candidates with score 0 come
+    after all others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the
+    `num` highest scores and breaks ties at random.
 
-    The work is done on the generator's device. So a CPU generator gives the same links for weights on any device.
+    The draw runs on the generator's device, so a CPU generator gives the same links for weights on any device.
 
     Args:
         scores: non-negative and finite scores of any float dtype, of shape (out_features, in_features).
@@ -156,14 +156,14 @@ def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generat
     """Draw exactly `num` missing links, each equally likely.
 
     The plain reference is :func:`draw` with a score of 1 for every missing link. Both functions give the same links.
-    This function draws the same uniform numbers in blocks and keeps only the highest ones, so its memory grows
-    only with the number of links.
+    On a CPU, this function draws the same uniform numbers in blocks and keeps only the highest ones, so its memory
+    grows only with the number of links.
 
     Args:
         links: the existing links, as positions in the flattened mask, int64 in ascending order.
         size: number of elements of the mask.
         num: how many links to draw, 0 <= num <= number of missing links.
-        generator: the source of randomness; the work is done on its device.
+        generator: the source of randomness; the draw runs on its device.
 
     Returns:
         Positions of the new links, int64 in ascending order, on the device of `links`.

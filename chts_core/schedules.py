@@ -51,13 +51,13 @@ def staged_sparsity(
 ) -> float:
     """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: two stages, then the final value.
 
-    Before step `switch` <= `end`, the density exceeds the target density by `excess[0]`, in [0, 1]. Then it exceeds the
-    target by `excess[1]`, and from step `end` on it is equal to the target (Yuan et al., 2021). The sparsity is never
-    below 0.
+    Before step `switch`, the density exceeds the target density by `excess[0]`. Then it exceeds the target by
+    `excess[1]`. From step `end` on, it is equal to the target (Yuan et al., 2021). `switch` is at most `end`, and each
+    excess is in [0, 1]. The sparsity is never below 0.
     """
     if switch > end:
         raise ValueError(
-            f"the second stage begins at step {switch} but the schedule ends at step {end}; begin it earlier."
+            f"the second stage begins at step {switch} but the schedule ends at step {end}; begin this stage earlier."
         )
     if not all(0 <= share <= 1 for share in excess):
         raise ValueError(f"the excess densities are {excess}; expected shares of all possible links, in [0, 1].")
@@ -175,7 +175,7 @@ class Timeline:
         return self.updates[-1] if self.updates else 0
 
     def is_update(self, step: int) -> bool:
-        """Whether the topology is updated after optimizer step `step` (the first is 1)."""
+        """Whether the topology is updated after optimizer step `step` (the first step is 1)."""
         return step in self.updates
 
     def update_before(self, step: int) -> int:
@@ -187,7 +187,7 @@ class Timeline:
         """First and last step of a decay whose start and end are given as fractions of the run.
 
         Each of the two steps is moved back to the latest update, or to step 0 if there was none yet. Raises a
-        ValueError if the decay continues after the last update, or contains no update.
+        ValueError if the decay ends later than `stop`, or contains no update.
         """
         if not 0 <= start < end <= 1:
             raise ValueError(f"the decay goes from {start} to {end} of the run; expected 0 <= start < end <= 1.")

@@ -52,12 +52,12 @@ class Sparsifier:
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
     has the same settings. The processes divide the layers of an update among themselves and compare the masks. Methods
-    that use gradients use their mean over all processes. `DistributedDataParallel` needs `execution="masked"`.
+    that use gradients use the mean gradient over all processes. `DistributedDataParallel` needs `execution="masked"`.
 
     Args:
         model: any module. Its linear layers, attention projections, convolutions, recurrent layers, bilinear layers
             and experts can be sparse (:mod:`chts_core.engine.kinds`).
-        optimizer: holds the model's weights. State tensors shaped like a weight follow its links, whatever their name.
+        optimizer: holds the model's weights. State tensors shaped like a weight get its mask, whatever their name.
         method: a `Method`, or a name in `METHODS` or `PRESETS`, optionally with replaced choices
             (:func:`chts_core.methods.get_method`).
         sparsity: final share of absent links, in [0, 1).
@@ -69,7 +69,7 @@ class Sparsifier:
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
             the routers of experts, and depthwise convolutions. Your value replaces this default. Embeddings are never
             sparse.
-        graph: which layers feed each other, for percolation. By default, the Sparsifier traces the model. Layers that
+        graph: which layer feeds which, for percolation. By default, the Sparsifier traces the model. Layers that
             could not be traced are not percolated, and a warning names them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
         execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. Weights that must be
@@ -81,8 +81,8 @@ class Sparsifier:
             :meth:`chts_core.topology.Correlation.matrix`, for a method that starts from correlations (CSTI). The matrix
             is tiled over layers of another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
-            weights of each layer. "dense": with all weights; the density decays to the final density, for most methods
-            with :class:`chts_core.choices.Cubic`. Use "magnitude" or "dense" for a trained model.
+            weights of each layer. "dense": with all weights; then the density decays to the final density (for most
+            methods, by :class:`chts_core.choices.Cubic`). Use "magnitude" or "dense" for a trained model.
         initial_masks: masks to start from, by layer name, instead of the method's topology. Each mask is shaped like
             the weight of the same name, or (out_features, in_features) for a part of a weight.
         process_group: the group of the processes that train the model together. Default: the group of the model's DDP
@@ -198,7 +198,7 @@ class Sparsifier:
 
     @property
     def graph(self) -> LayerGraph:
-        """Which layers feed each other, as far as the Sparsifier knows."""
+        """Which layer feeds which, as far as the Sparsifier knows."""
         return self.network.graph
 
     # The old name, which users' programs still read; remove it with the next release.
@@ -210,9 +210,9 @@ class Sparsifier:
         return not self._guard.superseded
 
     def density(self, *, whole_model: bool = False) -> float:
-        """Share of all possible links that exist, over all sparse layers.
+        """The number of links, divided by the number of possible links, in all sparse layers together.
 
-        With `whole_model`, the share is over all weight matrices except embeddings, and layers that are not sparse
+        With `whole_model`, this is the density of all weight matrices except embeddings, and layers that are not sparse
         count as dense. Raises a RuntimeError if the model has weights outside the masks, for example after other
         weights were loaded; see :meth:`step`.
         """
@@ -258,7 +258,7 @@ class Sparsifier:
         """Call hook(name, positions) for each sparse weight after every update that changes links.
 
         `name` is a key of `masks`. `positions` are the positions of the regrown links in the flattened weight, int64 in
-        ascending order; there may be none. They include links that the same update has removed.
+        ascending order; there may be none. They include links that the same update removed first.
         """
         self._regrowth_hooks.append(hook)
 
@@ -344,11 +344,11 @@ class Sparsifier:
             state: the state of a run with the same settings.
             reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
                 turnover and temperature follow this run's schedule. If layers may gain links, `total_steps` must be the
-                same. Otherwise, the sparsity never falls. To keep the old schedule, use the old `total_steps`.
+                same. If they may not, the sparsity never falls. To keep the old schedule, use the old `total_steps`.
 
         Raises:
-            TypeError, ValueError: if the state has different settings or layers, is incomplete, or leaves no update
-                that could reach the final sparsity. In these cases, nothing is changed.
+            TypeError, ValueError: if the state has different settings or layers, is incomplete, or comes too late
+                for an update to reach the final sparsity. In these cases, nothing is changed.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)

@@ -63,8 +63,8 @@ def receptive_field(
         r: randomness in [0, 1].
         degree: "fixed": all outputs have the same degree (within 1). "uniform": degrees spread evenly over a range that
             is symmetric about their mean. The range is as wide as possible while each receptive field is at least as
-            wide as the step between centres. A 1-D integer tensor: the degree of each output. No degree exceeds the
-            number of inputs, and the degrees add up to the number of links.
+            wide as the step between centres. A 1-D integer tensor: the degree of each output; the degrees must add up
+            to the number of links. No degree may exceed the number of inputs.
     """
     check_generator(generator)
     if not 0 <= r <= 1:
@@ -103,7 +103,7 @@ def small_world(
     all. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
-    input side is longer, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
+    input side is larger, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
     many links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the other
     side has a link too.
     """
@@ -138,7 +138,7 @@ def scale_free(
        nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is
        already there, with probability ∝ its degree. Two nodes can be linked twice.
     2. For every link within a side, one end is chosen at random. This end moves to a node of the other side, drawn with
-       probability ∝ its degree in step 1. A new node keeps its own end of its first link.
+       probability ∝ its degree in step 1. But a new node keeps its own end of its first link.
     3. Two links between the same nodes become one. To restore the number of links, absent links are drawn without
        replacement, with probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0
        come last.
@@ -239,7 +239,7 @@ def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torc
 def _barabasi_albert(
     out_features: int, in_features: int, links: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The newer and the older end of each of `links` >= 1 links of a growing network, oldest link first."""
+    """The newer and the older end of each link of a growing network with `links` >= 1 links, oldest link first."""
     where = generator.device
     outputs = torch.randperm(out_features, generator=generator, device=where)
     inputs = torch.randperm(in_features, generator=generator, device=where) + out_features

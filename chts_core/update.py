@@ -29,7 +29,7 @@ class Evolved:
     survivors, regrown: by part, the links that remain after the removal, and the regrown links.
     seconds: the time spent on each part; empty if no link changes.
     past_weights: the weights of all links that were ever removed.
-    skipped: the parts that did not change.
+    skipped: the parts that the update skips.
     """
 
     before: dict[str, int]
@@ -64,7 +64,7 @@ class TopologyUpdate:
     def evolve(self, step: int) -> Evolved:
         """Compute the new links of all parts.
 
-        1. The budget gives the number of links of each part, and how many of them will be new.
+        1. The budget gives the number of links of each part, and how many of them are exchanged.
         2. Each part is pruned to its number of links, and the links to be exchanged are removed.
         3. If the method percolates, percolation removes the links that are now incomplete.
         4. Regrowth brings each part back to its number of links.

@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. compute what training costs and how much of this cost sparse training could save;
+# 1. compute the cost of training and the share that sparse training could save;
 # 2. distinguish the methods of recent decades by what they do with the mask;
 # 3. count the links and the bytes that a sparse network stores;
 # 4. choose your way through the stages.
@@ -109,8 +109,9 @@ Markdown(notebooks.as_markdown(costs))
 # Trained networks have more weights than they need. In 1989, LeCun, Denker and Solla removed weights from a trained
 # network (*Optimal Brain Damage*, NeurIPS). [Han et al. (2015)](https://arxiv.org/abs/1506.02626) removed the small
 # weights and then trained the remaining weights again. [Zhu and Gupta (2017)](https://arxiv.org/abs/1710.01878) removed
-# small weights gradually during training (GMP). All three methods are **pruning** methods. Pruning makes the final
-# network smaller. But training starts with many or all links, and these links cost operations and memory.
+# small weights gradually during training (gradual magnitude pruning, GMP). All three methods are **pruning** methods.
+# Pruning makes the final network smaller. But training starts with many or all links, and these links cost operations
+# and memory.
 #
 # ### Start sparse
 #
@@ -127,7 +128,8 @@ Markdown(notebooks.as_markdown(costs))
 # - [SET](https://arxiv.org/abs/1707.04780) (2018) removes small weights and regrows links at random.
 # - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. The authors report that
 #   RigL reaches a higher accuracy on ImageNet than static masks do.
-# - [MEST](https://arxiv.org/abs/2110.14032) (2021) keeps the number of links above the target until the last update.
+# - [MEST](https://arxiv.org/abs/2110.14032) (2021) keeps the number of links above its final value until the last
+#   update.
 # - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually, and it also replaces some links with new ones.
 # - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. CHT counts short paths to predict
 #   which missing links are most likely to appear.
@@ -161,8 +163,8 @@ sparse = images.train(task, "chts", settings.sparsity, recipe, seed=settings.see
 static = images.train(task, "chts with turnover=Turnover(zeta=0.0)", settings.sparsity, recipe, seed=settings.seed)
 figures.show(
     figures.dense_and_sparse(dense, sparse),
-    "With few links, CHTs comes close to the dense network (left). The picture on the right shows the links of its "
-    "first hidden layer after training. Absent links are white.",
+    "With few links, CHTs comes close to the dense network (left). The picture on the right shows the links of the "
+    "first hidden layer of CHTs after training. Absent links are white.",
 )
 
 # %%
@@ -447,7 +449,8 @@ exercises.check("00.kind", kind)
 #
 # Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. CHT always takes the links
 # with the highest scores. CHTs draws links at random, but a link with a higher score has a higher chance of being
-# drawn. Here the score of a link is the number of short paths between its two ends. Which method is which?
+# drawn. CHTs draws a link with score 0 only if no other link is left. Here the score of a link is the number of short
+# paths between its two ends. Which method is which?
 
 # %% tags=["exercise"]
 regrown_by = {"run 1": None, "run 2": None, "run 3": None, "run 4": None}  # "SET", "RigL", "CHT" or "CHTs"

@@ -71,8 +71,8 @@ settings = notebooks.start("01_networks_as_masks", profile, seed=seed, sparsity=
 #
 # A linear layer computes $y = Wx$. Think of each input and each output as a node, and of each weight as a link between
 # two nodes. Links run only between one side (the inputs) and the other side (the outputs), so the network is
-# *bipartite*. A **mask** says which links exist. The mask has the shape of the weight, `(out_features, in_features)`:
-# one row per output and one column per input.
+# *bipartite*. A **mask** says which links exist. The mask has the shape of the weight matrix $W$,
+# `(out_features, in_features)`: one row per output and one column per input.
 
 # %% tags=["nbval-check-output"]
 mask = torch.tensor(
@@ -102,9 +102,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Only the links of a sparse layer contribute to its output. You can compute this output in two ways: multiply the
-# weight by the mask, or sum over the links one by one. Both ways give the same output. The second way needs 5
-# multiplications instead of 12. (A mask alone saves no *time* on most hardware. Stage 07 shows what saves time.)
+# Only the links of a sparse layer contribute to its output. You can compute this output in two ways: multiply each
+# weight by its mask value (0 or 1) and compute $Wx$, or sum over the links one by one. Both ways give the same output.
+# The second way needs 5 multiplications instead of 12. (A mask alone saves no *time* on most hardware. Stage 07 shows
+# what saves time.)
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -119,9 +120,9 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # %% [markdown]
 # ## Erdős–Rényi: all links equally likely
 #
-# The simplest method draws the links uniformly at random. To get *exactly* the number of links that we want, we draw
-# positions at random until we have that many different positions. A coin toss for each position would give the right
-# number only on average.
+# The simplest method draws the links uniformly at random. The result is an **Erdős–Rényi** network (ER). To get
+# *exactly* the number of links that we want, we draw positions at random until we have that many different positions. A
+# coin toss for each position would give the right number only on average.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -141,8 +142,9 @@ print(from_core.int())
 #
 # ## A receptive field: nearby inputs first
 #
-# In the retina and the visual cortex, a neuron responds to a small *neighbourhood* of the visual field. The **bipartite
-# receptive field** network (BRF) gives each output a centre on the input side and prefers inputs near this centre:
+# In the retina and the visual cortex, a neuron responds only to a small region of the visual field: its *receptive
+# field*. The **bipartite receptive field** network (BRF) gives each output a centre on the input side and prefers
+# inputs near this centre:
 #
 # - output $i$ has its centre at $c_i = (i + \tfrac12)\,\frac{\text{in}}{\text{out}} - \tfrac12$, on the diagonal of the
 #   mask;
@@ -232,7 +234,7 @@ figures.show(
 # A BRF network with $r = 1$ looks like an Erdős–Rényi network, but the two networks differ in their *degrees*. BRF
 # first sets the degree of each output and then draws that many links. **Fixed** degrees are the same for all outputs or
 # differ by at most one. **Uniform** degrees are spread evenly from few links to many. With uniform degrees, some
-# outputs become *hubs*: they have far more links than other outputs. The degrees of the inputs are left to chance.
+# outputs become *hubs*: they have far more links than other outputs. BRF does not set the degrees of the inputs.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
@@ -240,16 +242,17 @@ figures.show(
     figures.degree_histograms(by_degree),
     "Only the degrees of the outputs (left) show which rule was used. With fixed degrees, all outputs have the same "
     "number of links. With uniform degrees, all numbers in a wide range are equally common. The degrees of the "
-    "Erdős–Rényi network form a bell shape. The inputs (right) differ little. Both BRF networks have r = 1.",
+    "Erdős–Rényi network form a bell shape. The degrees of the inputs (right) are spread in nearly the same way in all "
+    "three networks. Both BRF networks have r = 1.",
 )
 
 # %% [markdown]
 # ## The centres must cover all inputs
 #
-# When the layer is wide, the centres must be spread over the *whole* input side. Some published code rounds the step
-# between neighbouring centres to an integer. If the code rounds down, no centre lies among the last inputs. For
-# example, in a LLaMA layer with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the
-# last centre is input 1022 of 1376.
+# The centres must be spread over the *whole* input side. Some published code rounds the step between neighbouring
+# centres to an integer. If the code rounds down, no centre lies among the last inputs. For example, in a LLaMA layer
+# with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the last centre is input 1022
+# of 1376.
 
 # %% tags=["nbval-check-output"]
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
@@ -289,9 +292,9 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # ## Small worlds: mostly near, a few far
 #
 # Most of our friends live nearby. The few friends who live far away make the paths between all people short. The
-# **bipartite small world** (BSW) starts with links between nearest neighbours only and rewires a fraction $\beta$ of
-# these links at random. BSW adapts the model of Watts and Strogatz to networks with two sides. If there are at least as
-# many outputs as inputs, BSW at $\beta = 0$ is the same network as BRF at $r = 0$.
+# **bipartite small world** (BSW) starts with links only between nearest neighbours: a *lattice*. Then BSW rewires a
+# fraction $\beta$ of these links at random. BSW adapts the model of Watts and Strogatz to networks with two sides. If
+# there are at least as many outputs as inputs, BSW at $\beta = 0$ is the same network as BRF at $r = 0$.
 
 # %% tags=["nbval-check-output"]
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
@@ -300,10 +303,10 @@ assert torch.equal(lattice, nearest)
 print(lattice.int())
 
 # %% [markdown]
-# Now rewire a quarter of the 16 links of this network. Choose 4 links at random and remove them. Each output that lost
-# a link draws a new input at random, from the inputs to which it has no link. So the degrees of the outputs stay the
-# same. An output may draw its old input again, so fewer than 4 links may have moved. Compare the mask above with the
-# mask below.
+# Now rewire a quarter of the 16 links of this network. Choose 4 links at random and remove them. For each lost link,
+# the output draws a new input at random, from the inputs to which it has no link. So the degrees of the outputs stay
+# the same. An output may draw its old input again, so fewer than 4 links may have moved. Compare the mask above with
+# the mask below.
 
 
 # %% tags=["nbval-check-output"]
@@ -332,10 +335,10 @@ print(from_core[0].int())
 # newcomer chooses each older neuron with a probability proportional to the degree of that neuron. To draw with these
 # probabilities, keep a list of the ends of all links. A neuron with three links is in this list three times. So a
 # uniform draw from the list picks a neuron with a probability proportional to its degree. Sometimes a newcomer chooses
-# a neuron on its own side. A layer cannot hold such a link. In this case, we replace the older neuron with a neuron on
-# the opposite side, which we draw from the same list. With 3 outputs, 5 inputs and 7 links, each newcomer brings one
-# link. (If two links have the same two ends, the code below keeps only one of them. The core draws another link
-# instead, so the hubs of its networks are a little larger.)
+# a neuron on its own side. A layer cannot hold such a link. When all neurons have joined, we replace the older
+# neuron of such a link with a neuron on the other side, which we draw from the same list. With 3 outputs, 5 inputs and
+# 7 links, each newcomer brings one link. (If two links have the same two ends, the code below keeps only one of them.
+# The core draws another link instead, so the hubs of its networks are a little larger.)
 
 
 # %%
@@ -371,11 +374,11 @@ print(networks[0].int())
 # %% [markdown]
 # ## CSTI: what the data says
 #
-# **Correlated sparse topological initialisation** (CSTI) looks at the data first. Output $i$ stands for feature $i$.
-# CSTI links output $i$ to input $j$ if the features $i$ and $j$ form one of the pairs that correlate most strongly. The
-# strength of a correlation is $|\rho|$, the absolute value of Pearson's correlation. No feature is linked to itself.
-# Here are five samples of four features. The second feature rises with the first, and the fourth falls as the third
-# rises. So CSTI first chooses the links 0–1 and 2–3, in both directions:
+# **Correlated sparse topological initialisation** (CSTI) looks at the data first. Input $i$ and output $i$ both stand
+# for feature $i$. CSTI links output $i$ to input $j$ if the features $i$ and $j$ form one of the pairs that correlate
+# most strongly. The strength of a correlation is $|\rho|$, the absolute value of Pearson's correlation. No feature is
+# linked to itself. Here are five samples of the features 0 to 3. Feature 1 rises with feature 0, and feature 3 falls as
+# feature 2 rises. So CSTI first chooses the links 0–1 and 2–3, in both directions:
 
 # %% tags=["nbval-check-output"]
 samples = torch.tensor([[1.0, 2, 0, 9], [2, 4, 1, 7], [3, 5, 0, 8], [4, 9, 3, 2], [5, 9, 1, 6]])
@@ -391,8 +394,8 @@ assert torch.equal(strongest.nonzero(), torch.tensor([[0, 1], [1, 0], [2, 3], [3
 # %% [markdown]
 # ## Why a receptive field?
 #
-# A receptive field prefers nearby inputs. In images, nearby pixels are related. The handwritten digits have 8×8 pixels.
-# The next cell computes the correlation of each pixel with every other pixel over all training images.
+# A receptive field prefers nearby inputs. In images, nearby pixels are related. Our images of handwritten digits have
+# 8×8 pixels. The next cell computes the correlation of each pixel with every other pixel over all training images.
 
 # %%
 task = data.load_images("digits")
@@ -439,9 +442,10 @@ print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0
 # CSTI found in the data that the strongest correlations are mostly between nearby pixels. The stripes at a distance of
 # 8 from the diagonal link a pixel to the pixels above and below it. The dots next to the diagonal link a pixel to the
 # pixels on its left and right. The blocks in the corners link the top of the image to the bottom, because the pixels
-# there correlate as well. Pixels that hardly vary get no link. BRF assumes locality and does not look at the data. So
-# BRF also works deep in a network, where there are no features to correlate before training. But for BRF, only
-# neighbours in the row of numbers are near: the pixels on the left and right, but not the pixels above and below.
+# there correlate as well. Pixels that hardly vary get no link. BRF assumes that nearby inputs are related, and does not
+# look at the data. So BRF also works deep in a network, where there are no features to correlate before training. But
+# for BRF, only neighbours in the row of numbers are near: the pixels on the left and right, but not the pixels above
+# and below.
 # </details>
 #
 # The paper uses both CSTI and BRF. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, these
@@ -478,7 +482,7 @@ figures.show(
 figures.show(
     figures.degree_tails(five),
     "BSF has a few hubs with many links, so its curve reaches far to the right of all other curves. BSW and BRF "
-    "set the degrees of the outputs, so their curves on the left are the same and drop at once. A curve shows the "
+    "set the degrees of the outputs, so their curves on the left are the same and drop steeply. A curve shows the "
     "share of neurons with at least k links.",
 )
 
@@ -492,8 +496,8 @@ for name, mask in five.items():
 # <details><summary>What you should have seen</summary>
 #
 # BSF has the largest hubs, among the outputs and among the inputs. BSW and BRF first set the degrees of the outputs, so
-# these degrees differ by at most one. The degrees of the inputs of these two networks are spread nearly as widely as in
-# ER. The curve of BSF cannot be straight to its end, because no output can have more links than there are inputs.
+# these degrees differ by at most one. In these two networks, the degrees of the inputs vary nearly as much as in ER.
+# The curve of BSF cannot be straight to its end, because no output can have more links than there are inputs.
 # </details>
 #
 # ## Is it a small world?
@@ -526,9 +530,9 @@ figures.show(
 # Count by hand. There is one 4-cycle. A path of three links has a middle link and one more link at each end of the
 # middle link. So the link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ is the middle link of
 # $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by
-# its output and then its input. The links 0–0 and 0–1 are each the middle link of $1 \cdot 1$ path, the links 1–0 and
-# 1–1 are each the middle link of $2 \cdot 1$ paths, and no path has another link in the middle. The sum is 6 paths. So
-# $C = 4 \cdot 1 / 6 = 0.667$.
+# its output and then its input. Each of the links 0–0 and 0–1 is the middle link of $1 \cdot 1$ path. Each of the links
+# 1–0 and 1–1 is the middle link of $2 \cdot 1$ paths. No path has another link in the middle. In total, there are 6
+# paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
@@ -540,10 +544,10 @@ print(f"{cycles} cycle, {paths} paths, clustering {4 * cycles / paths:.3f}")
 assert chts.diagnostics.clustering(small) == 4 * cycles / paths
 
 # %% [markdown]
-# **Path length** measures how many links apart two neurons are on average, if a path joins them. In the picture, 6
-# pairs are 1 link apart. Another 4 pairs are 2 links apart: outputs 0 and 1, inputs 0 and 1, inputs 0 and 2, and inputs
-# 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$.
-# The 7 neurons form 21 pairs, and a path joins 11 of them.
+# **Path length** $L$ is the number of links on the shortest path between two neurons. We take the mean over all pairs
+# of neurons that a path joins. In the picture, 6 pairs are 1 link apart. Another 4 pairs are 2 links apart: outputs 0
+# and 1, inputs 0 and 1, inputs 0 and 2, and inputs 1 and 2. Output 0 and input 2 are 3 links apart. So the mean is
+# $(6 \cdot 1 + 4 \cdot 2 + 1 \cdot 3) / 11 = 17/11$. The 7 neurons form 21 pairs, and a path joins 11 of them.
 
 # %% tags=["nbval-check-output"]
 length = chts.diagnostics.path_length(small)
@@ -551,16 +555,17 @@ print(f"mean length {length.mean:.3f}, share of reachable pairs {length.reachabl
 assert (length.mean, length.reachable) == (17 / 11, 11 / 21)
 
 # %% [markdown]
-# A single value says little: dense networks have high clustering and short paths anyway. So we compare each network
-# with a *null model*: Erdős–Rényi networks with the same shape and the same number of links. **Small-worldness** is
+# A single value of $C$ or $L$ says little: every dense network has high clustering and short paths. So we compare each
+# network with a *null model*: Erdős–Rényi networks with the same shape and the same number of links.
+# **Small-worldness** is
 #
 # $$\sigma = \frac{C / C_\text{ER}}{L / L_\text{ER}}$$
 #
 # (Humphries and Gurney 2008). The value of $\sigma$ is about 1 for a random network and clearly above 1 for a small
 # world. A small world is clustered like a lattice, but its paths are nearly as short as in a random network.
 #
-# The table shows $C$ and $L$ of each network, the means of $C$ and $L$ over five Erdős–Rényi networks, and $\sigma$ in
-# the last column.
+# The table shows $C$ and $L$ of each network. Then it shows $C_\text{ER}$ and $L_\text{ER}$, the means over five
+# Erdős–Rényi networks. The last column is $\sigma$.
 #
 # **Predict:** order the five networks by clustering. Which network has the longest paths?
 
@@ -582,8 +587,8 @@ pd.DataFrame({name: asdict(of) for name, of in measured.items()}).T.rename(colum
 figures.show(
     figures.small_worlds(measured),
     "All networks except ER are more clustered than an Erdős–Rényi network of their size. ER lies where the dotted "
-    "lines cross. Clustering rises from the bottom up, and path length rises to the right. Both are multiples of "
-    "the values of the Erdős–Rényi nulls.",
+    "lines cross. Clustering rises from the bottom up, and path length rises to the right. Both are divided "
+    "by the means of the Erdős–Rényi networks.",
 )
 
 # %% [markdown]
@@ -905,7 +910,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 # ## Key takeaways
 #
 # - A mask is a bipartite network. Density, sparsity and degrees describe this network.
-# - ER places links anywhere. BRF places links near the diagonal and sets the degrees of the outputs first. The
+# - ER places links anywhere. BRF first sets the degrees of the outputs and then places links near the diagonal. The
 #   parameter $r$ of BRF sets how random the links are, from local (0) to random (1).
 # - BSW rewires a few links of a lattice, BSF grows hubs, and CSTI follows the correlations of the data.
 # - Compare the clustering and the path length of a network with the values of Erdős–Rényi networks of the same shape

@@ -108,8 +108,8 @@ figures.show(
 # Which two neurons of the group get the new link? In a network of friends, two people with a common friend often become
 # friends. A path of two links already joins these two people. Proteins follow a different rule (Kovács et al., 2019).
 # Two proteins bind if their *interfaces* fit, as a plug fits a socket. Two proteins with a common partner have similar
-# interfaces. Similar interfaces need not fit together: for example, two sockets do not fit together. But a socket fits
-# the plugs that a similar socket holds.
+# interfaces. Similar interfaces do not always fit together: for example, two sockets do not. But a socket fits the
+# plugs that a similar socket holds.
 
 # %%
 figures.show(
@@ -130,9 +130,9 @@ figures.show(
 #
 # The second reason is certain, because it follows from the two sides of a layer. Every link leads from one side to the
 # other side. So every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link
-# would be the missing link itself, so the shortest path around the missing link has **three links**. We show this fact
-# in a small layer. A *walk* may use a link more than once. A *path* visits each node at most once. The next cell counts
-# all walks from any output to any input:
+# would be the missing link itself, so the shortest path around the missing link has **three links**. We check in a
+# small layer that the number of links is odd. A *walk* may use a link more than once. A *path* visits each node at most
+# once. The next cell counts all walks from any output to any input:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -152,7 +152,7 @@ for length in (1, 2, 3, 4):
 # |---|---|
 # | CH | Cannistraci-Hebb theory |
 # | 2 or 3 | the rule: CH2 rewards links inside the local community and penalises links that lead out; CH3 only penalises links that lead out |
-# | L3 | the paths have a length of three links |
+# | L3 | the paths have three links |
 # | n or p | n: node-based, a sum over the nodes of the local community; p: path-based, a sum over the paths |
 #
 # The number after CH, 2 or 3, is the number of the rule and not a length. The next sections define the words
@@ -225,8 +225,9 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 # For a node $z$ of the community,
 #
 # - $i_z$ counts the links of $z$ to other nodes of the community,
-# - $e_z$ counts the links of $z$ to nodes outside the community. A link from $z$ to $u$ or $v$, the two ends of the
-#   missing link, counts in neither number.
+# - $e_z$ counts the links of $z$ to nodes outside the community.
+#
+# Neither number counts links from $z$ to $u$ or $v$, the two ends of the missing link.
 #
 # The next cell uses sets to compute $i_z$ and $e_z$ for each node in the community of the missing link above. Input 1
 # is linked to outputs 0, 1 and 2: output 0 is an end of the missing link, output 2 is inside the community, and output
@@ -335,8 +336,8 @@ assert torch.allclose(S.double(), l3.scores(network, "ch2_l3n"))
 
 # %% [markdown]
 # In a path-based score, each term combines the two inner nodes of a path: the term of a linked pair $z_1, z_2$ is
-# $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$. Two matrix products cannot compute the sum of these terms. For a small network, we
-# use `einsum`, with the letter `a` for $z_1$ and `b` for $z_2$:
+# $\sqrt{R_V[z_1, v]\, R_U[z_2, u]}$. Each term depends on $u$ and on $v$, so two matrix products cannot compute the sum
+# of the terms. For a small network, we use `einsum`, with the letter `a` for $z_1$ and `b` for $z_2$:
 
 # %% tags=["nbval-check-output"]
 of_outputs, of_inputs = ratios(P, inside=False).sqrt(), ratios(Q, inside=False).sqrt()
@@ -454,9 +455,9 @@ figures.show(
 # The likely links lie where the existing links are, near the diagonal. So regrowth by link prediction keeps the links
 # near the diagonal. As the table shows, node-based and path-based scores put the links in nearly the same order: a link
 # with many paths has many nodes on its paths. So it is reasonable to replace the path-based score of CHT with a
-# node-based score, as the paper does. The number of paths gives nearly the same order, because $i$ and $e$ differ
-# little in this regular network. The product of degrees gives a different order. But here all outputs have almost the
-# same degree, so this network cannot test the product of degrees.
+# node-based score, as the paper does. The number of paths gives nearly the same order, so $i$ and $e$ add little
+# information in this network. The product of degrees gives a different order. But here all outputs have almost the same
+# degree, so this network cannot test the product of degrees.
 # </details>
 #
 # ## Exercise: more paths, lower score
@@ -536,7 +537,7 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# An L3 path of $u$ – $v$ is a choice of an input $z_1$ and an output $z_2$. Three entries of the mask must be `True`:
+# An input $z_1$ and an output $z_2$ form an L3 path of $u$ – $v$ if three entries of the mask are `True`:
 # `mask[u, z1]`, `mask[z2, z1]` and `mask[z2, v]`.
 # </details>
 #
@@ -582,9 +583,9 @@ for link in ((1, 0), (1, 2)):
 # digits. We compare three methods. All three methods remove links with small weights. The methods differ in the initial
 # links and in the rule for new links:
 #
-# - SET starts with random links (Erdős–Rényi) and draws new links at random. No score chooses a link.
-# - CHTs from a random start has the same initial links as SET. CH2-L3n chooses the new links.
-# - CHTs starts with receptive fields. CH2-L3n chooses the new links.
+# - **SET** starts with random links (Erdős–Rényi) and draws new links at random. No score chooses a link.
+# - **CHTs from a random start** has the same initial links as SET. CH2-L3n chooses the new links.
+# - **CHTs** starts with receptive fields. CH2-L3n chooses the new links.
 #
 # We test the mask between the first and the second hidden layer, before and after training.
 #
@@ -639,8 +640,8 @@ aucs, precisions = by_network("auc"), by_network("precision")
 figures.show(
     figures.hidden_links_found(aucs, "AUC (fraction)", {"chance": 0.5}),
     "In receptive fields and in the networks that CHTs trained from them, all scores that use paths find hidden "
-    "links. In networks with a random start, no score does. The figure shows the AUC of six scores on five networks: means of "
-    f"{settings.seeds} seeds with 95 % confidence intervals.",
+    "links. In networks with a random start, all scores find few hidden links. The figure shows the AUC of six scores "
+    f"on five networks: means of {settings.seeds} seeds with 95 % confidence intervals.",
 )
 
 # %%
@@ -676,8 +677,9 @@ summary.rename(columns=lambda name: name.replace("\n", " ")).round(3)
 #
 # Do the CH scores contain more information than the number of paths? We make two checks. The first check takes a
 # network that CHTs trained, and computes the rank correlation of each score with the number of paths. This check uses
-# all missing links that have an L3 path, including the hidden links. The second check subtracts the AUC of each of two
-# simpler scores from the AUC of CH2-L3n. It compares the scores for each seed separately, on the same hidden links.
+# all missing links that have an L3 path, including the hidden links. The second check subtracts the AUC of a simpler
+# score (the number of paths or the product of degrees) from the AUC of CH2-L3n. This check compares the scores for each
+# seed separately, on the same hidden links.
 
 # %%
 mask = topologies["CHTs, trained"][0]
@@ -724,22 +726,22 @@ pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC g
 # *What the test does not show.* CH2-L3n chose the new links of CHTs, so CH2-L3n finds these links again. For CHTs, the
 # test is therefore circular. And a link that a score finds is not always a link that helps. The validation accuracies
 # of the three methods have overlapping confidence intervals, although the AUCs of CH2-L3n range from 0.56 to 0.93. So
-# in this test, the existing links predict hidden links, but they do not predict the accuracy. Does a predicted link
-# also lower the loss? To answer this question, we must compare methods, as stage 06 does.
+# in this test, a higher AUC does not mean a higher accuracy. Does a predicted link also lower the loss? To answer this
+# question, we must compare methods, as stage 06 does.
 #
 # *A trap.* In receptive fields, the product of degrees is worse than chance. At first, the degrees of any two outputs
-# differ by at most one. Hiding a link then lowers the degrees of its two ends. So the product of degrees is lower for
-# hidden links than for other missing links. (The numbers come from the laptop profile with seed 0.)
+# differ by at most one. Hiding a link then lowers the degrees of its two ends. So the product of degrees is usually
+# lower for hidden links than for other missing links. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## What a score costs
 #
-# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density, $d$ grows
-# with $N$, so the cost of a path-based score grows as $N^4$. The node-based scores are matrix products. These products
-# take $O(N^3)$ operations if the matrices are dense, and fewer where the core uses sparse matrices. `sample_links`
-# draws new links without computing a score, as a later section explains. Here, `sample_links` draws one new link for
-# every ten existing links. The next cells measure five calls of each function, on one thread of this machine, and show
-# the shortest time:
+# With $N$ neurons of degree $d$ on each side, there are about $N d^3$ L3 paths to follow. At a fixed density, $d$ is
+# proportional to $N$, so the cost of a path-based score grows as $N^4$. The node-based scores are matrix products.
+# These products take $O(N^3)$ operations if the matrices are dense, and fewer where the core uses sparse matrices.
+# `sample_links` draws new links without computing a score, as a later section explains. Here, `sample_links` draws one
+# new link for every ten existing links. The next cells measure five calls of each function, on one thread of this
+# machine, and show the shortest time:
 
 
 # %%
@@ -916,10 +918,10 @@ print(f"{low} of {REPEATS} repetitions have p < 0.05; chance gives {least} to {m
 # Chance alone can explain this count, so the test finds no difference between the walks and the score. (The walks are
 # exact: the assertion in a cell above checks this.)
 #
-# Our list of first steps used all values $P_{zu}$. The core never computes $P$. The value $P_{zu}$ counts the ways that
-# lead from $z$ through a shared input to $u$. So the core draws one such way at random, and all ways are equally
-# likely. In this way, the core draws a pair with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws
-# one of the pairs that share an input. All such pairs are equally likely.
+# Our list of first steps used all values $P_{zu}$. The core never computes $P$. The value $P_{zu}$ counts the paths
+# from $z$ through a shared input to $u$. So the core draws one of all such paths, and all are equally likely. The
+# ends of this path form a pair $(z, u)$ with $p \propto P_{zu}$. For the summand 1 in $1 + P_{zu}$, the core draws one
+# of the pairs that share an input. All such pairs are equally likely.
 # </details>
 #
 # If a walk ends at a link that was drawn before, we discard this walk and walk again. So we draw links without
@@ -964,16 +966,15 @@ exercises.check("02.draw_link", draw_link)
 # <details><summary>Hint</summary>
 #
 # Start in the middle of the path u – z₁ – z₂ – v. In how many ways can an output u and an input v extend the link z₁ –
-# z₂ at its two ends? Draw the middle link with $p \propto$ this number. What do you do if u and v turn out to be
-# linked?
+# z₂ at its two ends? Draw the middle link with $p \propto$ this number. What do you do if u and v are linked?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# If the input of a middle link has $a$ outputs and the output of this link has $b$ inputs, the link lies on $ab$ walks
-# of three links. Draw the middle link with $p \propto ab$, and then draw the two ends of the walk with the chances
-# $1/a$ and $1/b$. Then all walks are equally likely. If u and v are linked, reject the whole walk and begin again.
-# (Then u is z₂, or v is z₁, or a fourth link closes a cycle.) The remaining walks are the L3 paths of missing links.
+# A link between an input with $a$ outputs and an output with $b$ inputs is the middle link of $ab$ walks of three
+# links. Draw the middle link with $p \propto ab$, and then draw the two ends of the walk with the chances $1/a$ and
+# $1/b$. Then all walks are equally likely. If u and v are linked, reject the whole walk and begin again. (Then u is z₂,
+# or v is z₁, or a fourth link closes a cycle.) The remaining walks are the L3 paths of missing links.
 #
 # ```python
 # def draw_link(inputs_of: list[list[int]], outputs_of: list[list[int]], chooser: random.Random) -> tuple[int, int]:
@@ -1022,8 +1023,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 # ## To discuss
 #
 # 1. CH theory was developed for networks that grew by themselves, such as networks of neurons or proteins. A layer is
-#    trained to lower a loss. Which part of the theory carries over to a layer, and which part does not?
-# 2. A score finds the hidden links of a network. Is this score then a good score for regrowth? Give an example of a
+#    trained to lower a loss. Which part of the theory applies to a layer, and which part does not?
+# 2. A score finds the hidden links of a network. Is this score also a good score for regrowth? Give an example of a
 #    network in which the answer is no.
 # 3. The number of paths is simpler than CH2-L3n, and it was nearly as good in our test. On which kind of network do you
 #    expect the two scores to differ? How would you test your answer?
@@ -1058,8 +1059,8 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # <details><summary>Answer</summary>
 #
-# The denominator $d_z - P_{zu}$ is the number of places where the second step can end. The second step draws each of
-# these places with a chance of 1 divided by this number, so the first step need not divide its weight by this number.
+# The denominator $d_z - P_{zu}$ is the number of inputs where the second step can end. The second step draws each of
+# these inputs with the chance $1/(d_z - P_{zu})$, so the first step does not have to divide its weight by this number.
 # </details>
 #
 # ## Key takeaways

@@ -76,7 +76,7 @@ settings = notebooks.start(
 # ## From a score to a chance
 #
 # If the updates always take the best links, the network can get stuck: each update regrows the links that it has just
-# removed. Random draws prevent this repetition, as the second half of this stage shows. The first half shows how to
+# removed. Random draws can prevent this repetition, as the second half of this stage shows. The first half shows how to
 # draw links at random.
 #
 # An update makes two choices: which links to keep, and which links to regrow. Each candidate has a score. The **hard**
@@ -211,9 +211,9 @@ race = torch.zeros(DRAWS, 4, dtype=torch.bool).scatter(1, winners, True)
 
 # %% [markdown]
 # Take the negative logarithm of the arrival times. The negative logarithm reverses the order of the times, and
-# $-\log(E_i / p_i) = \log p_i + g_i$ with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So we get the same
-# winners if we add Gumbel noise to $\log p_i$ and take the $k$ highest sums. This method is called **Gumbel top-k**.
-# The core uses Gumbel top-k, because logarithms neither underflow nor overflow.
+# $-\log(E_i / p_i) = \log p_i + g_i$ with $g_i = -\log E_i$. The $g_i$ are called *Gumbel noise*. So we draw the same
+# links if we add Gumbel noise to $\log p_i$ and take the $k$ highest sums. This method is called **Gumbel top-k**. The
+# core uses Gumbel top-k, because logarithms neither underflow to 0 nor overflow to infinity.
 
 # %%
 gumbel_noise = -clock.log()
@@ -253,10 +253,10 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 #
 # Three mistakes occur in code that was published with papers in this field.
 #
-# **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. Entries without a link would
-# have a chance of 0, so the code chooses a floor, such as $10^{-12}$, and raises every smaller value of $|W|^T$ to this
-# floor. But a typical weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many
-# links of our layer have values below the floor.
+# **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. The code raises every value
+# of $|W|^T$ below a floor, such as $10^{-12}$, to this floor. So an entry without a link has a small chance instead of
+# 0. A typical weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many links of
+# our layer have values below the floor, and get the same chance as an entry without a link.
 #
 # **Predict:** at each of three temperatures, the next cell draws 144 entries to keep. How many of these entries are
 # links?
@@ -306,7 +306,7 @@ for soft in (False, True):
 # %% [markdown]
 # ## Stuck: the epitopological local minimum
 #
-# Why draw at all, if the hard rule takes the best links? Watch the hard rule over several updates. Our layer has 4
+# Why draw at all, if the hard rule takes the best links? Watch the hard rule over several updates. A small layer has 4
 # outputs, 5 inputs and 10 links with the weights 1 to 10. Each update removes two links and regrows two. In this toy
 # example, a regrown link always starts from weight 0, and nothing is trained. (In CHTs, a regrown link starts from the
 # last weight that it had, as in the training below.)
@@ -341,11 +341,11 @@ assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 
 # %% [markdown]
 # Check the score of the link from input 3 to output 2 by hand. One path joins this input and this output: input 3 –
-# output 1 – input 0 – output 2. Output 1 has one link inside the community and no link to a node outside. So output 1
-# contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside the community, and one link to output 3, outside the
-# community. So input 0 contributes $(1+1)/(1+1) = 1$. The sum of the two contributions is the score, 3. The link from
-# input 3 to output 3 has the same score, and all other missing links have lower scores. So the hard rule regrows the
-# links from input 3 to outputs 2 and 3.
+# output 1 – input 0 – output 2. So output 1 and input 0 form the local community. Output 1 has one link inside the
+# community and no link to a node outside. So output 1 contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside the
+# community, and one link to output 3, outside the community. So input 0 contributes $(1+1)/(1+1) = 1$. The sum of the
+# two contributions is the score, 3. The link from input 3 to output 3 has the same score, and all other missing links
+# have lower scores. So the hard rule regrows the links from input 3 to outputs 2 and 3.
 #
 # **Predict:** which two links does the second update remove, and which two does it regrow?
 
@@ -377,8 +377,9 @@ figures.show(
 # time). The ITOP rate stops rising when the updates try no new links.
 #
 # Removal and regrowth can each be hard, or soft with $T = 1$. We run all four combinations, with 30 updates each. For
-# this comparison, we use a larger layer, so that few scores are equal. The layer has 64 × 64 places and 410 links. Each
-# update exchanges 123 links, which is 30 % of the links. We also count the links that have been active at least once.
+# this comparison, we use a larger layer, so that few scores are equal. The layer has 64 × 64 places (possible links)
+# and 410 links. Each update exchanges 123 links, which is 30 % of the links. We also count the links that have been
+# active at least once.
 
 # %%
 WORDS = {False: "hard", True: "soft"}
@@ -452,12 +453,13 @@ figures.show(
 
 # %% [markdown]
 # How large is the overlap if an update regrows links at random? At a sparsity of 0.95, 95 % of all places are empty. An
-# update removes $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So after the removal, 96.5 % of all places are empty, and
-# 0.015 / 0.965 = 1.6 % of the regrown links return to a place from which a link was just removed.
+# update empties $0.3 \cdot 5\,\% = 1.5\,\%$ of all places. So after the removal, 96.5 % of all places are empty, and
+# 0.015 / 0.965 = 1.6 % of the regrown links return to a place that the update has just emptied.
 #
 # The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
-# compare rules here. If you use the test images to choose a rule, you can no longer use these images to measure the
-# rule's accuracy. `interval` is the half-width of the 95 % confidence interval over seeds.
+# compare rules here, so we do not use the test images. If you use the test images to choose a rule, you can no longer
+# use these images to measure the rule's accuracy. `interval` is the half-width of the 95 % confidence interval over
+# seeds.
 
 # %%
 compared = []
@@ -489,9 +491,9 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # *The runs do not show* a gain in accuracy. The differences in accuracy between the rules are no larger than the
 # confidence intervals. A few seeds on an easy task are not enough to distinguish the rules. The paper claims that more
-# exploration helps on larger tasks. Our runs show no such advantage. With soft removal and hard regrowth, the overlap
-# rises during training. Two causes are possible: the temperature rises, and the weights grow. Our runs cannot show
-# which of the two is the cause. (The numbers come from the laptop profile with seed 0.)
+# exploration (trying more links) helps on larger tasks. Our runs show no such advantage. With soft removal and hard
+# regrowth, the overlap rises during training. Two causes are possible: the temperature rises, and the weights grow. Our
+# runs cannot show which of the two is the cause. (The numbers come from the laptop profile with seed 0.)
 # </details>
 #
 # ## Explore
@@ -598,7 +600,7 @@ exercises.check("03.temperature_and_softness", temperature, softness)
 # most 0.01.
 #
 # The check also tries the scores 1, 2, 3 and 4, each divided by a million. Predict before you run the check: do the
-# divided scores need a different $T$? (Self-check 2 gives the reason.) You may use `entropy` from above.
+# divided scores need a different $T$? (Self-check 2 explains the answer.) You may use `entropy` from above.
 
 
 # %% tags=["exercise"]
@@ -850,7 +852,7 @@ exercises.check("03.fool_the_overlap", course)
 # %% [markdown]
 # ## To discuss
 #
-# 1. Soft removal may take the strongest link of a layer. At which moments of a run would you accept such a removal, and
+# 1. Soft removal can remove the strongest link of a layer. At which moments of a run would you accept this removal, and
 #    at which moments would you not accept it? How would you choose the schedule of $T$ for a task that you do not know?
 # 2. In our runs, soft regrowth tries about twice as many links as hard regrowth, but the accuracies do not differ
 #    clearly. Which experiment would show whether exploration helps? What would you keep the same in all runs of this

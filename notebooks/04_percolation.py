@@ -23,7 +23,7 @@
 #
 # | | |
 # |---|---|
-# | Prerequisites | stage 01 (masks, degrees, Erdős–Rényi); the removal of links |
+# | Prerequisites | stage 00 (removal and regrowth of links); stage 01 (masks, degrees, Erdős–Rényi) |
 # | Time | 25 minutes to read, under a minute to run |
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Figure 2 (c) and (d), the section on link removal (relative importance), and the ANP column of the MLP table |
@@ -79,9 +79,9 @@ settings = notebooks.start(
 # no incoming links, its value is the same for every image. If a neuron has no outgoing links, no other neuron uses its
 # value. The incoming or outgoing links that an inactive neuron still has are **incomplete**.
 #
-# Why should we cut the incomplete links? The total number of links is fixed. An incomplete link does nothing, but it
-# takes the place of a useful link. **Percolation** cuts the incomplete links. For each link that percolation cuts,
-# regrowth then adds a link elsewhere.
+# Why should we cut the incomplete links? The total number of links is fixed. An incomplete link carries no information
+# from an input to an output, but it takes the place of a useful link. **Percolation** cuts the incomplete links. For
+# each link that percolation cuts, regrowth then adds a link elsewhere.
 #
 # The network below has 4 inputs, two hidden layers of 4 and 3 neurons, and 2 outputs. An update has just removed 3 of
 # the network's 15 links:
@@ -116,8 +116,8 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
     print(f"hidden {number}: without incoming links {no_incoming}, without outgoing links {no_outgoing}")
 
 # %% [markdown]
-# **Predict:** cut the two dashed links, and look again. Which neurons have now lost their last link on one side? After
-# all cuts, how many of the 12 links are left, and how many of the 7 hidden neurons are still active?
+# **Predict:** cut the two dashed links, and look again. Which neurons have now lost their last incoming or outgoing
+# link? After all cuts, how many of the 12 links are left, and how many of the 7 hidden neurons are still active?
 #
 # ## One sweep backward, one sweep forward
 #
@@ -212,7 +212,8 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # <details><summary>Hint</summary>
 #
 # Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then follow the
-# remaining links of these two neurons. Which links do the neurons at the other ends of these links still have?
+# remaining links of these two neurons. Percolation cuts these links. Which links do the neurons at the other ends still
+# have?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -310,14 +311,15 @@ exercises.check("04.paths_through", paths_through)
 #     return [mask * to[at] * onward[at + 1][:, None] for at, mask in enumerate(masks)]
 # ```
 #
-# All layers have the same sum, the number of paths in the network, because every path uses one link of each layer. As
-# with the sweeps, one pass goes forward through the layers and another pass goes backward.
+# All layers have the same sum, the number of paths in the network, because every path uses exactly one link of each
+# layer. As with the sweeps, one pass goes forward through the layers and another pass goes backward.
 # </details>
 #
 # ## Pairs: two layers that need each other
 #
 # A Transformer has chains too. But some of its layers do not feed each other. Instead, their outputs are *multiplied*,
-# neuron by neuron.
+# neuron by neuron. Stages 08 and 09 explain the layers in the table and the activation function silu. Here you need
+# only its value at 0: silu(0) is 0.
 #
 # | layers | how they meet | consequence |
 # |---|---|---|
@@ -409,8 +411,8 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
-# The first term is the link's share of all weights at input $j$ (its column). The second term is the link's share of
-# all weights at output $i$ (its row). The core adds 1e-5 to both sums, so that it never divides by 0. Our example has
+# The first term is the link's share of all weights at input $j$ (column $j$). The second term is the link's share of
+# all weights at output $i$ (row $i$). The core adds 1e-5 to both sums, so that it never divides by 0. Our example has
 # three outputs, three inputs and five links:
 
 # %% tags=["nbval-check-output"]
@@ -428,9 +430,9 @@ print("RI\n", importance.round(decimals=2))
 # this input and this output are both cut off. RI removes the link with weight 1.0. The two neurons that this link
 # connects each have another link. If a link is the only link of a neuron, one of the two fractions in the link's RI is
 # 1, so this RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The links with the
-# lowest RI are removed first, so the only link of a neuron is among the last to be removed. (A *linked neuron* has at
-# least one link. At each linked neuron, the fractions of its links add up to 1, so the RI values of a layer add up to
-# the number of its linked neurons. In our example, the sum is 6.)
+# lowest RI are removed first, so the only link of a neuron is usually among the last to be removed. (A *linked neuron*
+# has at least one link. At each linked neuron, the fractions of its links add up to 1, so the RI values of a layer add
+# up to the number of its linked neurons. In our example, the sum is 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -473,8 +475,9 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 #
 # $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
 #
-# Here we count the active neurons of the three hidden layers twice: before one removal, and after this removal and
-# percolation. First we look at each layer separately, at 99 % sparsity.
+# Here we count the active neurons of the three hidden layers before one removal, and after this removal and
+# percolation. In between, we count the neurons that still have links on both sides after the removal. First we look at
+# each layer separately, at 99 % sparsity.
 #
 # **Predict:** under both scores, each layer loses 30 % of its links. How much will the numbers of active neurons under
 # WM and under RI differ? Does percolation make many neurons inactive in addition to the neurons that the removal cuts
@@ -510,10 +513,9 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # Under RI, nearly all neurons stay active. WM cuts off many neurons, because WM looks at each weight in isolation: a
-# neuron's only link is as likely to be removed as one of the links of a neuron that has many. The more neurons the
-# removal cuts off, the more neurons percolation makes inactive. Under RI, the middle bar can be higher than the first
-# bar. The first bar shows a network without incomplete links, but the middle bar shows a network that still has
-# incomplete links.
+# neuron's only link is as likely to be removed as any other link. The more neurons the removal cuts off, the more
+# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar shows a
+# network without incomplete links, but the middle bar shows a network that still has incomplete links.
 # </details>
 #
 # We repeat this measurement at several sparsities, with several networks at each sparsity:
@@ -608,17 +610,17 @@ exercises.check("04.break_importance", unprotected)
 #
 # <details><summary>Solution</summary>
 #
-# Output 0 has links from inputs 0 and 1. The link from input 1 to output 0 makes up most of the sum of its row and most
-# of the sum of its column. The last link of input 0 has an RI of $1/1 + 1/11 = 1.09$, and the strong link has an RI of
-# $10/12 + 10/11 = 1.74$:
+# In the matrix below, output 0 has links from inputs 0 and 1. The link from input 1 to output 0 makes up most of the
+# sum of its row and most of the sum of its column. The last link of input 0 has an RI of $1/1 + 1/11 = 1.09$, and the
+# strong link has an RI of $10/12 + 10/11 = 1.74$:
 #
 # ```python
 # unprotected = torch.tensor([[1.0, 10.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 # ```
 #
 # RI can fail only if a layer has fewer links than linked neurons. Otherwise the mean RI is at most 1, and the lowest RI
-# is at most 1 too. But the last link of a neuron has an RI above 1. During training, a layer has far more links than
-# neurons, unless it is very sparse.
+# is at most 1 too. But the last link of a neuron has an RI above 1, so it cannot have the lowest RI. During training, a
+# layer has far more links than neurons, unless it is very sparse.
 # </details>
 #
 # ## Explore
@@ -642,16 +644,16 @@ figures.show(widgets.PercolationSandbox.draw(state, shown), shown.description)
 # %% tags=["nbval-check-output"]
 for score in ("magnitude", "relative importance"):
     for share in (0.3, 0.4, 0.5):
-        sentence = widgets.PercolationSandbox.compute(replace(state, score=score, removed=share)).description
-        print(f"{score}, {share:.0%} removed: {sentence.rpartition('; ')[2]}")
+        description = widgets.PercolationSandbox.compute(replace(state, score=score, removed=share)).description
+        print(f"{score}, {share:.0%} removed: {description[description.index('When') :]}")
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# In the first network, WM leaves 9 of 15 neurons active after a removal of 30 %, 8 after 40 % and 4 after 50 %. After
-# the same removals, RI leaves 15, 13 and 11 neurons active. In the network of the figure, the backward sweep cuts most
-# of the dashed links. The sweep also makes two more neurons of hidden layer 1 inactive and cuts their incoming links.
-# The forward sweep cuts the two links that are still dashed.
+# In the network of the figure, WM leaves 9 of 15 neurons active after a removal of 30 %, 8 after 40 % and 4 after 50 %.
+# After the same removals, RI leaves 15, 13 and 11 neurons active. In the state that the figure shows (WM, 30 %), the
+# backward sweep cuts most of the dashed links. The sweep also makes two more neurons of hidden layer 1 inactive and
+# cuts their incoming links. The forward sweep cuts the two links that are still dashed.
 # </details>
 #
 # ## A network that shrinks
@@ -824,9 +826,10 @@ exercises.check("04.compacted_size", parameters)
 # layers of an MLP, a list of pairs `(weight, bias)` in order from the inputs to the outputs. The function drops every
 # hidden neuron without incoming links. Each layer except the last is followed by the activation.
 #
-# Keep the neurons that the core's `compact` keeps. The network of the check has one neuron that only looks connected:
-# it is in hidden layer 2, and its only incoming link comes from a neuron that you drop. Predict first: after you fold
-# the constant of the dropped neuron into the bias of this neuron of layer 2, what does the neuron of layer 2 send?
+# In the network of the check, every hidden neuron has outgoing links, so keep the same neurons as the core's `compact`.
+# One neuron of this network only looks connected: it is in hidden layer 2, and its only incoming link comes from a
+# neuron that you drop. Predict first: after you fold the constant of the dropped neuron into the bias of this neuron of
+# layer 2, what does the neuron of layer 2 send?
 
 
 # %% tags=["exercise"]
@@ -871,8 +874,9 @@ exercises.check("04.fold_bias", fold_bias)
 #
 # Percolation does not cut at the two ends of a chain. An input without links is not an inactive neuron, because inputs
 # never have incoming links. In our MLP, the outputs of the last sparse layer feed a dense layer, which uses all of
-# these outputs. In a Transformer, a chain ends wherever its values are added to the residual stream. Many layers read
-# this stream, so no single layer can decide that a neuron is not needed.
+# these outputs. In a Transformer, a chain ends wherever its values are added to the *residual stream*, a sum to which
+# every block adds its outputs. Many layers use this sum. Even if one layer has no links from a neuron, another layer
+# may use this neuron.
 
 # %% tags=["nbval-check-output"]
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
@@ -917,12 +921,12 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # In a chain, the forward sweep cuts only the outgoing links of neurons without incoming links, so nothing changes in
 # the layers before these neurons. In a pair, if the forward sweep makes a neuron of one branch inactive, the sweep also
 # cuts the incoming links of the paired neuron in the other branch. One of these links may be the last outgoing link of
-# a neuron in the previous layer.
+# a neuron in the previous layer. Only a second round cuts the incoming links of this neuron.
 # </details>
 #
 # 3. A link of weight 0.01 is the only link of its output neuron. The input of this link has other links, and their
-#    weights sum to 9.99. What is the RI of this first link? A second link is one of ten equal links at its input, and
-#    also one of ten equal links at its output. How do the two RI values compare?
+#    weights sum to 9.99. What is the RI of this link? A second link is one of ten links with equal weights at its
+#    input, and also at its output. How do the two RI values compare?
 #
 # <details><summary>Answer</summary>
 #
@@ -940,8 +944,8 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # ## Key takeaways
 #
-# - A hidden neuron is active only if it has links on both sides. Incomplete links do nothing, so percolation cuts them,
-#   and regrowth adds links elsewhere.
+# - A hidden neuron is active only if it has links on both sides. Incomplete links carry no information, so percolation
+#   cuts them, and regrowth adds links elsewhere.
 # - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), both neurons must be active. A
 #   network with pairs may need more than one round of sweeps.
 # - RI protects the last links of weakly connected neurons. The sparser the layer, the more RI and WM differ. The paper
@@ -950,15 +954,15 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # ## Further reading
 #
-# - **Percolation in network science:** Callaway, Newman, Strogatz and Watts, *Network robustness and fragility: percolation on
-#   random graphs*, Physical Review Letters, 2000,
+# - **Percolation in network science:** Callaway, Newman, Strogatz and Watts, *Network robustness and fragility:
+#   percolation on random graphs*, Physical Review Letters, 2000,
 #   [doi 10.1103/PhysRevLett.85.5468](https://doi.org/10.1103/PhysRevLett.85.5468).
 # - **Cascades between two networks that depend on each other:** Buldyrev et al., *Catastrophic cascade of failures in
 #   interdependent networks*, Nature, 2010, [doi 10.1038/nature08932](https://doi.org/10.1038/nature08932).
-# - **Relative importance for large language models:** Zhang et al., *Plug-and-play: an efficient post-training pruning method
-#   for large language models*, ICLR, 2024.
-# - **Layers that lose all their links:** Tanaka et al., *Pruning neural networks without any data by iteratively conserving
-#   synaptic flow*, NeurIPS, 2020, [arXiv 2006.05467](https://arxiv.org/abs/2006.05467).
+# - **Relative importance for large language models:** Zhang et al., *Plug-and-play: an efficient post-training pruning
+#   method for large language models*, ICLR, 2024.
+# - **Layers that lose all their links:** Tanaka et al., *Pruning neural networks without any data by iteratively
+#   conserving synaptic flow*, NeurIPS, 2020, [arXiv 2006.05467](https://arxiv.org/abs/2006.05467).
 # - **Whole units instead of links:** Li et al., *Pruning filters for efficient ConvNets*, ICLR, 2017,
 #   [arXiv 1608.08710](https://arxiv.org/abs/1608.08710).
 

@@ -199,7 +199,7 @@ for schedule, area in expected.items():
     assert abs(summed - area) < 0.01
 
 # %% [markdown]
-# In the same window, the sigmoid has twice the excess density of the cubic schedule. So the paper gives the sigmoid
+# In the same window, the sum for the sigmoid is twice the sum for the cubic schedule. So the paper gives the sigmoid
 # **half the number of steps**. Then the two schedules have the same cost. If the cubic decay takes 75 % of a run, the
 # sigmoid decay takes 37.5 % of the run.
 
@@ -250,9 +250,9 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 #
 # ## The exchange falls too
 #
-# The sparsity sets the number of links. The **turnover** $\zeta$ is the share of these links that an update removes and
-# regrows. The turnover follows a cosine, from $\zeta$ at the first step to 0 at the step of the last update,
-# $t_\text{end}$:
+# The sparsity sets the number of links. The **turnover** $\zeta_t$ is the share of these links that an update at step
+# $t$ exchanges: the update removes them and regrows the same number elsewhere. The turnover follows a cosine, from
+# $\zeta$ at the first step to 0 at the step where updates stop, $t_\text{end}$:
 #
 # $$\zeta_t = \frac{\zeta}{2} \left(1 + \cos \frac{\pi t}{t_\text{end}}\right)$$
 #
@@ -275,8 +275,8 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 #
 # An update of CHTss makes **two removals**. First it *prunes*: to lower the number of links, it removes the links with
 # the lowest relative importance (stage 04). Then it *exchanges*: it removes a share of the links and regrows the same
-# number of links elsewhere. The exchange removes its links softly, by weight magnitude (stage 03). To see only the
-# pruning, we switch the exchange off ($\zeta = 0$).
+# number of links elsewhere. The exchange uses soft removal by weight magnitude (stage 03). To see only the pruning, we
+# switch the exchange off ($\zeta = 0$).
 
 # %%
 task = data.load_images("digits")
@@ -413,10 +413,10 @@ print(f"share {share:.4f}, sparsity {reached:.4f} instead of 0.90")
 print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links than the target allows")
 
 # %% [markdown]
-# Such a run raises no error. A report of this run would state a sparsity of 90 %, but the model has 1.1 % more links
-# than the target allows. With the cubic schedule, the error in the sparsity is smaller, $0.4 \cdot 0.0625^3 = 0.0001$,
-# because this schedule is flat at its end. The core refuses such settings before it trains anything, and the error
-# message names the two steps:
+# Without a check, such a run raises no error. A report of this run would state a sparsity of 90 %, but the model has
+# 1.1 % more links than the target allows. With the cubic schedule, the error in the sparsity is smaller,
+# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. The core refuses such settings before it
+# trains anything, and the error message names the two steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -428,8 +428,8 @@ except ValueError as error:
     print("ValueError:", refused)
 
 # %% [markdown]
-# `Timeline.window` performs this check. The method also computes the first and the last step of the window. If one of
-# these two steps is not an update step, `Timeline.window` takes the last update step before that step.
+# `Timeline.window` performs this check. It also computes the first and the last step of the window. If one of these two
+# steps is not an update step, `Timeline.window` takes the last update step before that step.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
@@ -440,7 +440,7 @@ assert timeline.window(0.0, 0.375) == (0, 3700)  # no update comes at step 3750
 # ## The planner
 #
 # You can see the densities, the links and the cost of a run before it starts. `chts.plan` takes the settings of the
-# `Sparsifier` and prints the plan of the run:
+# `Sparsifier` and returns the plan of the run:
 
 # %% tags=["nbval-check-output"]
 plan = chts.plan(model, method="chtss", sparsity=0.95, total_steps=8000, update_every=100)
@@ -453,18 +453,21 @@ print(plan)
 #   one half and three quarters of the updates, and at the end. The last two columns show the number of links at the end
 #   and the number of links that the updates exchange. The output layer has no row, because it stays dense.
 # - **Final links** is the total number of links of the sparse layers.
+# - **Coverage** is the share of the weights that the sparse layers contain. This line also names the dense layer.
 # - **Updates** take place every 100 steps. The last update is at 75 % of the run.
+# - **Links exchanged** is the sum of the last column of the table.
 # - **Training FLOPs** count every linear layer, including the dense output layer. This count assumes that absent links
 #   cost nothing. With masks on ordinary hardware, absent links cost as much as existing links.
 # - **Memory** does not include the memory for activations. Here the weights are dense tensors that hold zeros, so
 #   sparsity saves no memory. *Past weights* are the last weights of removed links. The run keeps these weights because
 #   a regrown link starts from the last weight that it had.
-# - **The last lines** name the cubic schedule that costs as many training FLOPs as the sigmoid. Compare the sigmoid
+# - **The last line** names the cubic schedule that costs as many training FLOPs as the sigmoid. Compare the sigmoid
 #   with this cubic schedule.
 #
-# Check one entry by hand. The window ends at step 3000, so step 1500 is the middle of the window, and the sparsity
-# there is 0.725. Layer `2.weight` is 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So this layer has 18022 links,
-# because the core rounds to the nearest integer.
+# The plan contains the number of links at every step. Check one of these numbers by hand. The window ends at step 3000
+# (37.5 % of the run), so step 1500 is the middle of the window, and the sparsity there is 0.725. Layer `2.weight` is
+# 256 × 256, and $(1 - 0.725) \cdot 65536 = 18022.4$. So this layer has 18022 links, because the core rounds to the
+# nearest integer.
 
 # %% tags=["nbval-check-output"]
 for step in (0, 1500, 3000, 8000):
@@ -473,9 +476,10 @@ assert plan.budget.links(1500)["2.weight"] == round((1 - 0.725) * 256 * 256) == 
 
 # %% [markdown]
 # Between two updates the links do not change: the layer has the same links at step 1550 as at step 1500. Now we compare
-# the costs of five methods. You can check the cost of SET by hand too. Two layers with 65536 weights each and one layer
-# with 16384 weights keep 5 % of their possible links. The output layer of 2560 weights is dense. So SET costs
-# $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$ of the dense FLOPs.
+# the costs of five methods. (`fc` is the dense network, and the next section explains MEST.) You can check the cost of
+# SET by hand too. Two layers with 65536 weights each and one layer with 16384 weights keep 5 % of their possible links.
+# The output layer of 2560 weights is dense. So SET costs $(0.05 \cdot 147456 + 2560)/150016 = 6.6\,\%$ of the dense
+# FLOPs.
 
 # %%
 table = {
@@ -506,8 +510,8 @@ staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in rang
 assert math.isclose(sum(staged[:1000]) / 1000, 0.08, abs_tol=1e-6)
 figures.show(
     figures.excess_density({"MEST": staged, "cubic to 75 %": densities["cubic to 75 %"]}, final=0.05),
-    "Averaged over the run, MEST has 3 % of all possible links more than at the end. The cubic decay has 8.4 %. "
-    "The density of MEST falls in two stages.",
+    "Averaged over the run, MEST has a density 3 percentage points above the final density. For the cubic decay, the "
+    "difference is 8.4 points. The density of MEST falls in two stages.",
 )
 
 # %% [markdown]
@@ -523,7 +527,7 @@ explorer = widgets.DensityDesigner()
 explorer
 
 # %% [markdown]
-# GitHub does not show widgets. This figure shows the first state of the designer:
+# GitHub does not show widgets. This figure shows the first state of the widget:
 
 # %%
 designed = widgets.DensityState()
@@ -532,11 +536,11 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# If the sigmoid's window ended later than at 37.5 % of the run, the cubic window would have to end after the last
-# update, which comes at 75 %. The steepness $k$ hardly changes the cost, since the mean of the sigmoid's share is
-# $\tfrac12$ for any $k$. But $k$ changes how many links the steepest update removes. If the window ends after the last
-# update, the part of the window after this update is hatched in the figure. The sentence below the figure gives the
-# sparsity that the run would reach.
+# The sigmoid's window can end at 37.5 % of the run at the latest. Then the cubic window ends at 75 %, at the last
+# update. The steepness $k$ hardly changes the cost, because the mean of the sigmoid's share is $\tfrac12$ for any $k$.
+# But $k$ changes how many links the steepest update removes. If the window ends after the last update, the part of the
+# window after this update is hatched in the figure. The sentence below the figure gives the sparsity that the run would
+# reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid
@@ -560,8 +564,9 @@ exercises.check("05.exact_sigmoid", exact_sigmoid)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First compute a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$. To do so, subtract the middle value
-# of the sigmoid, and divide by the difference between the sigmoid's values at the two ends. Then add $\tfrac12$.
+# First compute a number that is $-\tfrac12$ at $u = 0$ and $\tfrac12$ at $u = 1$. To do so, take $\sigma(k(2u - 1))$,
+# subtract its value at $u = \tfrac12$, and divide by the difference between its values at $u = 1$ and $u = 0$. Then add
+# $\tfrac12$.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -597,7 +602,7 @@ exercises.check("05.links_at_step", links_at_2050)
 # <details><summary>Solution</summary>
 #
 # The last update before step 2050 was at step 2000, in the middle of the window. At this step the sparsity is
-# $0.9 - 0.4 \cdot \tfrac18 = 0.85$, and 15 % of the 20000 places hold a link:
+# $0.9 - 0.4 \cdot \tfrac18 = 0.85$, so 15 % of the 20000 possible links exist:
 #
 # ```python
 # links_at_2050 = (1 - (0.9 - 0.4 * (1 / 2) ** 3)) * 200 * 100  # 3000
@@ -610,7 +615,7 @@ exercises.check("05.links_at_step", links_at_2050)
 # *★☆☆ · 5 minutes · useful · objective 1 · work out*
 #
 # The layer of the previous exercise now has a fixed sparsity of 0.9, so it has 2000 links. The turnover begins at
-# $\zeta = 0.3$ and falls to 0 at $t_\text{end} = 6000$. How many links does the update at step 4000 remove and regrow?
+# $\zeta = 0.3$ and falls to 0 at $t_\text{end} = 6000$. How many links does the update at step 4000 exchange?
 # Estimate first: two thirds of the steps are over, so is the answer a third of $0.3 \cdot 2000 = 600$ links?
 
 # %% tags=["exercise"]
@@ -742,8 +747,8 @@ exercises.check("05.own_schedule", share_of_fall)
 #
 # <details><summary>Solution</summary>
 #
-# The mean of $1 - \text{share}$ is $(a + b)/2$, so $a + b = \tfrac12$. A gentle start needs a late $a$, and a small
-# slope $1/(b - a)$ needs an early $a$. So $a$ lies between 0.09 and 0.125:
+# The mean of $1 - \text{share}$ is $(a + b)/2$, so $a + b = \tfrac12$. A gentle start needs a large $a$, and a small
+# slope $1/(b - a) = 1/(\tfrac12 - 2a)$ needs a small $a$. So $a$ lies between 0.09 and 0.125:
 #
 # ```python
 # def share_of_fall(u: float) -> float:

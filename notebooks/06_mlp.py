@@ -101,11 +101,11 @@ figures.show(figures.images(task), f"These are the first ten training images of 
 # %% [markdown]
 # ## A method is five choices
 #
-# A method specifies how the network is wired at the start, which links an update removes, which links the update
-# regrows, how many links the network has at step $t$, and how many links an update exchanges. Read each row of the
-# table as a sentence. Compare two rows to see what a paper changed. FC removes nothing and regrows nothing, so its row
-# has a dash in the columns *removal* and *regrowth*. The turnover of FC and GMP is *none*, because they exchange no
-# links. But GMP lowers its number of links.
+# Most methods change their links during training, in *updates*. A method specifies how the network is wired at the
+# start, which links an update removes, which links the update regrows, how many links the network has at step $t$, and
+# how many links an update exchanges. Read each row of the table as a sentence. Compare two rows to see what a paper
+# changed. FC removes nothing and regrows nothing, so its row has a dash in the columns *removal* and *regrowth*. The
+# turnover of FC and GMP is *none*, because they exchange no links. But GMP lowers its number of links.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
@@ -131,18 +131,19 @@ table.rename(columns={"sparsity": "number of links"})
 #   fields (stage 01). Its updates stop permanently when every layer has reached an overlap above 90 % (a later section
 #   explains *overlap*).
 # - **CHTs** also starts from receptive fields. CHTs removes links by soft sampling, so most of the removed links have
-#   small weights (stage 03). Percolation then cuts the incomplete links (stage 04). CHTs draws the new links with
-#   probabilities proportional to their CH2-L3n scores (stage 02). A link that returns starts with its last weight.
+#   small weights (stage 03). Percolation then cuts the *incomplete* links, which carry no signal (stage 04). CHTs draws
+#   the new links with probabilities proportional to their CH2-L3n scores (stage 02). A link that returns starts with
+#   its last weight.
 # - **CHTss** works like CHTs, but its density falls from 50 % to the final density along a sigmoid (stage 05). To lower
 #   the number of links, CHTss removes the links with the lowest *relative importance*, not the links with the smallest
 #   weights.
 #
 # ## One update, by hand
 #
-# Take a layer with three outputs, four inputs and six links. We remove one link. By *weight magnitude* $|W_{ij}|$, the
-# weakest link has weight 1. This link goes from input 1 to output 0. *Relative importance* (RI) is the sum of two
-# shares: $|W_{ij}|$ divided by the sum of all weights at the same input, and $|W_{ij}|$ divided by the sum of all
-# weights at the same output.
+# Take the layer in the cell below. It has three outputs (rows), four inputs (columns) and six links. We remove one
+# link. By *weight magnitude* $|W_{ij}|$, the weakest link has weight 1. This link goes from input 1 to output 0.
+# *Relative importance* (RI) is the sum of two shares: $|W_{ij}|$ divided by the sum of all magnitudes at the same
+# input, and $|W_{ij}|$ divided by the sum of all magnitudes at the same output.
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
@@ -163,7 +164,7 @@ assert importance[mask].min() == importance[2, 2]
 # Which score is better depends on the task. The paper removes links by magnitude on MNIST and EMNIST, in translation
 # and in LLaMA, and by relative importance on Fashion-MNIST. In this notebook, CHTs removes links by magnitude. The cell
 # below uses the hard rule and removes the weakest link. CHTs instead draws the links that stay, with probabilities
-# proportional to $|W|^T$.
+# proportional to $|W|^T$ (stage 03).
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -172,9 +173,9 @@ print(survivors.int())
 assert not survivors[0, 1]
 
 # %% [markdown]
-# Now we regrow one link. The probability of drawing a link is proportional to its CH2-L3n score. Two of the missing
-# links have a path of three links between their ends. Each of these two links has a score of 4. All other missing links
-# have a score of 0.
+# Now we regrow one link. We draw a missing link with a probability proportional to its CH2-L3n score. Two of the
+# missing links have a path of three links between their ends. Each of these two links has a score of 4. All other
+# missing links have a score of 0.
 
 # %%
 scores = chts.link_prediction.ch2_l3n(survivors)
@@ -184,9 +185,9 @@ assert scores[1, 3] == scores[2, 1] == 4 == scores.sum() / 2
 assert scores[regrown].tolist() == [4]
 
 # %% [markdown]
-# Which weight does a regrown link start with? It starts with its last weight. The link that we regrew was never in the
-# network before, so it starts from 0. If a later update brings back the link that we removed, that link starts from its
-# last weight, 1.
+# Which weight does a regrown link start with? In CHTs, it starts with its last weight. The link that we regrew was
+# never in the network before, so it starts with 0. If a later update brings back the link that we removed, that link
+# starts with its last weight, 1.
 
 # %%
 last = weight * ~survivors
@@ -274,18 +275,18 @@ print("chosen:", chosen)
 # accuracy stays unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, but only
 # one setting of each of the other methods. CHTss uses the same $r$ as CHTs. The other methods run with the untuned
 # settings of the table above. Not all settings come from the papers. For image tasks, the paper starts CHT, CHTs and
-# CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). The preset
-# `chts/paper_mlp` also starts from CSTI. In RigL's paper, there is one update every 100 steps. Here, every method has
-# one update per epoch.
+# CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). Here, these methods start
+# from receptive fields. The preset `chts/paper_mlp` starts from CSTI. In RigL's paper, there is one update every 100
+# steps. Here, every method has one update per epoch.
 #
 # ## The race
 #
 # We train nine methods with several seeds. All runs have the same number of steps. Runs with the same seed also have
 # the same initial weights and batches.
 #
-# **Predict:** with 1 % of the links, by how many percentage points is each sparse method behind FC? Some methods start
-# with more than 1 % of the links. We say that a method *stumbles* if it loses accuracy during training. Which of the
-# methods with more links will stumble? Write down your answers before you run the cells.
+# **Predict:** with 1 % of the links, by how many percentage points is each sparse method behind FC? We say that a
+# method *stumbles* if it loses accuracy during training. Some methods start with more than 1 % of the links. Which of
+# these methods will stumble? Write down your answers before you run the cells.
 
 # %%
 topology = candidates[chosen].topology
@@ -304,10 +305,10 @@ figures.show(
 # <details><summary>What you should have seen</summary>
 #
 # In the right panel, the accuracy of a method dips when the method removes links faster than the remaining links can
-# adapt. The accuracy of CHTss dips where its sigmoid is steep. GMP has a smaller dip. MEST shows no dip, not even at
-# its last update, because we measure the accuracy just after an update. At that moment, the extra links are new and
-# have weight 0, so they do not change the output. But MEST learns slowly at the start. The left panel shows no such
-# dip, because its methods keep the number of links constant during the whole run. The table of differences below and
+# adapt. The accuracy of CHTss dips where its sigmoid is steep. GMP and GraNet have smaller dips. MEST shows no dip, not
+# even at its last update, because we measure the accuracy just after an update. At that moment, the extra links are new
+# and have weight 0, so they do not change the output. But MEST learns slowly at the start. The left panel shows no
+# dips, because its methods keep the number of links constant during the whole run. The table of differences below and
 # the section *What did we find?* show how many points each method is behind FC.
 # </details>
 #
@@ -332,8 +333,8 @@ percent = ["test accuracy", "interval", "density", "active", "itop", "FLOPs"]
 shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").format("{:.1f}", subset=["seconds"])
 
 # %% [markdown]
-# The column `seconds` shows that the sparse methods are not faster. Every method here multiplies dense matrices and
-# does not skip their zeros, and the sparse methods also update their masks.
+# The column `seconds` shows that the sparse methods are not faster than FC. Every method here multiplies dense matrices
+# and does not skip their zeros, and the sparse methods also update their masks.
 #
 # **When does it pay to store only the links?** `Sparsifier(..., execution="csr")` stores only the weights and the
 # positions of the links (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the
@@ -345,7 +346,8 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 #
 # ## Is the difference real?
 #
-# `interval` is the half-width of the 95 % confidence interval of a mean of $n$ runs with standard deviation $s$:
+# The column `interval` is the half-width of the 95 % confidence interval of the mean of $n$ accuracies $x_i$ with
+# standard deviation $s$:
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}}, \qquad s^2 = \frac{1}{n-1} \sum_i (x_i - \bar x)^2$$
 #
@@ -356,8 +358,8 @@ for n in (2, 3, 5, 10, 1000):
     print(f"{n:>4} runs: t = {stats.t.ppf(0.975, n - 1):.2f}")
 
 # %% [markdown]
-# Runs with equal seeds share their initial weights and batches. So subtract one accuracy from the other for each seed,
-# and report the interval of the mean *difference*. Luck that both runs share cancels out.
+# Runs with the same seed share their initial weights and batches. So subtract one accuracy from the other for each
+# seed, and report the interval of the mean *difference*. Luck that both runs share cancels out.
 
 # %%
 differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
@@ -377,13 +379,14 @@ pd.DataFrame(table).T
 #
 # ## A small dense network
 #
-# A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. Three hidden
-# layers of width $w$ with $d$ inputs have $dw + 2w^2$ weights. We take the largest width for which this number of
+# A sparse network has few weights. A *narrow* dense network has few weights too, and it needs no masks. With $d$
+# inputs, three hidden layers of width $w$ have $dw + 2w^2$ weights. We take the largest width for which this number of
 # weights is at most the number of links of a sparse network. We train a dense network of this width with the same
 # recipe.
 #
-# **Predict:** how wide is this network? Compute the width by hand; for the digits, $d = 64$. Is the network better or
-# worse than the sparse networks?
+# **Predict:** how wide is this network? Compute the width by hand. For the digits, $d = 64$. The section *Two lines in
+# your own loop* shows the number of links of each sparse layer. Is the narrow network better or worse than the sparse
+# networks?
 
 # %%
 links = sum(int(mask.sum()) for mask in runs[-1].last_masks.values())
@@ -408,18 +411,18 @@ beside_small.style.format(percents, na_rep="–").set_caption(
 )
 
 # %% [markdown]
-# If a sparse method is behind this network, then here the method has no advantage over a narrow dense network. For the
-# digits, `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits are an
-# easy task, and the output layer of the narrow network is also smaller than the output layer of the sparse networks.
-# The results may differ on a larger task, so such a task needs new runs.
+# A sparse method that is behind this network has no advantage over a narrow dense network on this task. For the digits,
+# `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits are an easy task,
+# and the output layer of the narrow network is also smaller than the output layer of the sparse networks. The results
+# may differ on a larger task, so such a task needs new runs.
 #
 # ## How to flatter a method
 #
 # Many reports give the accuracy of the *best test epoch*, the epoch with the highest test accuracy. We recorded the
 # test accuracy of every epoch, so we can see the effect of this choice.
 #
-# **Predict:** can the best test epoch ever be worse than the last epoch? Which methods gain the most if they report
-# their best test epoch? What is special about their best epochs?
+# **Predict:** can the best test epoch ever be worse than the last epoch? Which methods gain the most if we report their
+# best test epoch? What is special about their best epochs?
 
 # %%
 choices = images.epoch_choices(runs)
@@ -430,12 +433,13 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The best test epoch is a maximum, so it is never worse than the last epoch. The gain comes only from the choice of the
-# epoch. The gain is largest for methods whose accuracy varies a lot between epochs. For methods that lower their number
-# of links, the choice of the best test epoch causes a second problem: `best had more links` counts the runs whose best
-# epoch came *before* the network reached its final sparsity. The accuracy of such an epoch is the accuracy of a denser
-# network. (For MEST, this problem matters less: its extra links have weight 0 when we measure the accuracy.) Choosing
-# on the validation images solves the first problem, but not the second. So we report the last epoch.
+# The best test epoch is a maximum, so it is never worse than the last epoch. This is the first problem: the gain comes
+# only from the choice of the epoch. The gain is largest for methods whose accuracy varies a lot between epochs. Methods
+# that lower their number of links have a second problem: their best epoch may come *before* the network reaches its
+# final sparsity. The accuracy of such an epoch is the accuracy of a denser network. The column `best had more links`
+# counts the runs with such a best epoch. (For MEST, this problem matters less: its extra links have weight 0 when we
+# measure the accuracy.) Choosing on the validation images solves the first problem, but not the second. So we report
+# the last epoch.
 # </details>
 #
 # ## What happened to the network
@@ -483,9 +487,9 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 # The first updates exchange the most links, because ζ falls along a cosine to 0. In the deeper layers, percolation also
 # cuts many links at the start. The ITOP rate can only rise, and it levels off as the updates exchange fewer links. The
 # overlap rises in the first layer. With the laptop profile, the overlap of the first layer reaches 86 %, although CHTs
-# draws its links at random. In the deeper layers, which have four times as many links as the first layer, the overlap
-# stays below 30 %. Soft sampling makes a layer less likely to get stuck, but a layer that has few links, like the first
-# layer here, can still get stuck. In the last updates, the overlap is a share of very few links, so it varies a lot.
+# uses soft sampling. In the deeper layers, which have four times as many links as the first layer, the overlap stays
+# below 30 %. Soft sampling makes a layer less likely to get stuck, but a layer that has few links, like the first layer
+# here, can still get stuck. In the last updates, the overlap is a share of very few links, so it varies a lot.
 # </details>
 #
 # ## Did the topology explore?
@@ -493,10 +497,10 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 # Random regrowth hardly ever brings back a link that was just removed. Regrowth by gradient or by link prediction can
 # bring such a link back: a link with a high score before the update often has a high score after the update too. At an
 # overlap of 100 %, the update would undo itself, and the network would be stuck. CHT stops its updates permanently when
-# the overlap of every layer has been above 90 % at least once, so the curves of CHT end there. CHTs draws links instead
-# of taking the links with the highest scores. So the mean overlap over the layers is lower for CHTs than for CHT. In a
-# single layer, the overlap can still come near 100 %, as in the first layer above. Besides the overlap, we measure the
-# ITOP rate, the share of all possible links that were ever active.
+# the overlap of every layer has been above 90 % at least once, so the curves of CHT end at this update. CHTs draws
+# links instead of taking the links with the highest scores. So the mean overlap over the layers is lower for CHTs than
+# for CHT. In a single layer, the overlap can still come near 100 %, as in the first layer above. Besides the overlap,
+# we measure the ITOP rate, the share of all possible links that were ever active.
 
 # %%
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
@@ -598,8 +602,7 @@ pd.DataFrame(lines, columns=["method", "minus FC (points)", "seeds"]).style.hide
 # with 1 % of the links:
 
 # %%
-by_the_paper = [row | {"method": f"{row['method']} (*)"} for row in recorded["mlp_paper: fashion_mnist"]]
-of_full_size = statistics.mean_scores([*recorded["images: fashion_mnist"], *by_the_paper], score)
+of_full_size = statistics.mean_scores(recorded["mlp_paper: fashion_mnist"], score)
 lines = [
     (row["method"], f"{row['mean']:.2f}" + (f" ± {row['interval']:.2f}" if row["interval"] else ""), row["runs"])
     for row in sorted(of_full_size, key=lambda row: -row["mean"])
@@ -627,9 +630,9 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 # %% [markdown]
 # ## Mix a method
 #
-# **Predict:** which change lowers the accuracy more in a run of a few epochs: an Erdős–Rényi start or random regrowth?
-# Change one choice at a time. The mixer trains a small network on the digits, with 64 units per layer and 90 %
-# sparsity. Training a new mix takes a moment.
+# **Predict:** which change of CHTs lowers the accuracy more in a run of a few epochs: an Erdős–Rényi start or random
+# regrowth? Change one choice at a time. The mixer trains a small network on the digits, with 64 units per layer and
+# 90 % sparsity. Training a new mix takes a moment.
 
 # %%
 mixer = widgets.MethodMixer()
@@ -657,8 +660,8 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
 # Change *one* choice of CHTs, and race the new method against CHTs with all seeds. Which does CHTs need more: its
-# receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument, and use the name of the field
-# as the keyword. The check trains one network for each seed, which takes several seconds.
+# receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument: `topology`, `removal`,
+# `regrowth`, `sparsity` or `turnover`. The check trains one network for each seed, which takes several seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -691,8 +694,8 @@ exercises.check(
 # mine = replace(METHODS["chts"], topology=ErdosRenyi())
 # ```
 #
-# `regrowth=Regrowth("random", history=True)` changes only the score of the regrowth. Look at the interval before you
-# trust the sign of the difference.
+# To change only the regrowth, write `regrowth=Regrowth("random", history=True)` instead. Look at the interval before
+# you trust the sign of the difference.
 # </details>
 
 # %% [markdown]
@@ -780,10 +783,10 @@ exercises.check("06.train_sparse", train_sparse)
 #
 # *★★☆ · 10 minutes · useful · objective 3 · write code*
 #
-# Write a function that computes a method's value in the column `FLOPs` of the table above. `sizes` lists the number of
-# possible links of each layer. The last layer is the output layer, which stays dense. `densities` lists the density of
-# the other layers at each step. Absent links cost nothing. Return the cost of the whole run as a share of the cost of
-# the dense network. The check compares your result with `chts.plan`.
+# Write a function that computes the value in the column `FLOPs` of the section *Equal steps are not equal cost*.
+# `sizes` lists the number of possible links of each layer. The last layer is the output layer, which stays dense.
+# `densities` lists the density of the other layers at each step. Absent links cost nothing. Return the cost of the
+# whole run as a share of the cost of the dense network. The check compares your result with `chts.plan`.
 
 
 # %% tags=["exercise"]
@@ -854,8 +857,8 @@ exercises.check("06.fair_report", fair_report)
 # *★☆☆ · 5 minutes · useful · objective 3 · work out*
 #
 # Three runs of a method reach 90 %, 92 % and 94 % test accuracy. What is the half-width of the 95 % confidence interval
-# of their mean, in percentage points? Use the formula above and the value of $t$ printed below it, and round to one
-# decimal place.
+# of their mean, in percentage points? Use the formula and the value of $t$ from the section *Is the difference real?*,
+# and round to one decimal place.
 
 # %% tags=["exercise"]
 half_width = None
@@ -885,9 +888,9 @@ exercises.check("06.half_width", half_width)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · write code*
 #
-# You get one dictionary for each of two methods. The dictionary maps each seed to the accuracy of the run with this
-# seed, for example `{0: 91.0, 1: 93.0}`. Some seeds were used with only one of the methods. Return the mean of the
-# paired difference (the first method minus the second) and the half-width of its 95 % confidence interval.
+# You get one dictionary for each of two methods. Each dictionary maps a seed to the accuracy of the run with this seed,
+# for example `{0: 91.0, 1: 93.0}`. Some seeds are in only one of the dictionaries. Return the mean of the paired
+# difference (the first method minus the second) and the half-width of its 95 % confidence interval.
 # `stats.t.ppf(0.975, k)` is the factor $t_k$.
 
 
@@ -923,7 +926,7 @@ exercises.check("06.paired", paired)
 #    still choose a sparse network? Which measurement would support your choice?
 # 2. GraNet is nearest to FC, but RigL needs only about a quarter of GraNet's FLOPs. Plan a race that is fair to both
 #    methods. What would you keep equal: the epochs, the FLOPs, or the final number of links?
-# 3. We tuned $r$ for CHTs, but we tuned no setting of the other methods. Which method gains from this tuning? How many
+# 3. We tuned $r$ for CHTs, but we tuned no setting of the other methods. Which methods gain from this tuning? How many
 #    runs would it take to tune one setting for each of the nine methods?
 #
 # ## Self-check

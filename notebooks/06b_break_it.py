@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. recognise from a curve or a number that a sparse training run is broken;
+# 1. recognise a broken sparse training run by a curve or a number;
 # 2. find the cause with two lines of PyTorch;
 # 3. check your own runs with an audit.
 #
@@ -76,9 +76,9 @@ task = data.load_images(settings.dataset)
 # Sparse training has many parts that must agree: the mask, the weight, its gradient and the state of the optimizer. If
 # the code forgets to update one of these parts, Python raises no exception. Often even the loss looks fine.
 #
-# The smallest example is a single link. Its gradient is 1 in each of the first two steps, and the momentum is 0.9. The
-# optimizer's momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the second. Now we remove the
-# link: we set its weight to 0, and from now on its gradient is 0. We do nothing else.
+# The smallest example is a single link. Its gradient is 1 in each of the first two steps. The learning rate is 0.1, and
+# the momentum is 0.9. The optimizer's momentum buffer is 1 after the first step and $0.9 \cdot 1 + 1 = 1.9$ after the
+# second. Now we remove the link: we set its weight to 0, and from now on its gradient is 0. We do nothing else.
 
 # %%
 link = torch.nn.Parameter(torch.ones(1))
@@ -152,7 +152,7 @@ figures.show(
 #
 # ## Patient 1: nothing to see
 #
-# The loss of this patient looks normal.
+# A *patient* is a run with a fault. The loss of the first patient looks normal.
 
 # %%
 first = admit("stale moments")
@@ -164,7 +164,7 @@ figures.show(
 
 # %% [markdown]
 # The weights outside the mask are 0 at every step, and about as many neurons are active as in the healthy run.
-# **Predict:** which part of the optimizer state has the shape of a weight? What could be wrong with this part?
+# **Predict:** which part of the optimizer state has the shape of the weight matrix? What could be wrong with this part?
 
 # %%
 name = "2.weight"
@@ -184,7 +184,7 @@ assert report[name].message.startswith(f"{left_behind} of {int((~mask).sum())} a
 # %% [markdown]
 # By the end of the run, the momentum of absent links has faded: it has shrunk by a factor of 0.9 in each step since the
 # last update. Earlier in the run, the momentum had too little time to fade between two updates. The auditor checked
-# every step, so it saw what happens when an update regrows links that still have momentum:
+# every step, so it found regrown links that still had their old momentum:
 
 # %%
 regrown = next(finding for finding in first.findings if finding.check == chts.audit.REGROWN)
@@ -197,11 +197,11 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
 # or one update later, its momentum does not start from zero. So the first steps of this link follow the gradients of an
 # earlier network. (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does
-# not show the fault, and one run cannot show whether the accuracy suffers. But the run did not use the method that its
-# report describes. Some published code did not mask the momentum of SGD.
+# not show the fault, and one run cannot show whether the accuracy suffers. But the run did not use the method that it
+# claims to use. Some published code did not mask the momentum of SGD.
 #
 # Remedy: whenever an update removes or regrows a link, set the optimizer state of this link to 0. The optimizer keeps
-# one or more tensors with the shape of the weight. In each of these tensors, one entry belongs to the link.
+# one or more tensors with the shape of the weight matrix. In each of these tensors, one entry belongs to the link.
 # </details>
 #
 # ## Patient 2: how sparse is it?
@@ -238,7 +238,7 @@ assert second.checks == injected_bugs.SIGNATURES["forgotten mask"]
 #
 # *A forgotten mask.* The code applies the mask when the topology changes, but not after every optimizer step. The code
 # does not mask the gradient either. After a few steps, most entries of the weight matrix are non-zero again. So the run
-# is nearly dense, although its report calls it sparse. Neither its loss nor its accuracy says anything about sparse
+# is nearly dense, although it claims to be sparse. Neither its loss nor its accuracy says anything about sparse
 # training. Some published code ignored the masks after a run was resumed. In other published code, momentum moved
 # pruned weights.
 #
@@ -309,15 +309,16 @@ assert "never be reached" in refusal
 # %% [markdown]
 # To create the sick run, we switch off this check of the planner.
 #
-# **Predict:** in Equation 1, the sparsity rises from $s_i$ to $s_f$ along a sigmoid with steepness $k = 6$ that is
-# rescaled to start at $s_i$ and end at $s_f$:
+# In Equation 1, the sparsity rises along a sigmoid with steepness $k = 6$. The sigmoid is rescaled to start at $s_i$
+# and end at $s_f$:
 #
 # $$s_t = s_i + (s_f - s_i)\left[\frac12 + \frac{\tanh(3(2u-1))}{2\tanh 3}\right]$$
 #
 # (This is the formula of stage 05, since $\sigma(x) - \tfrac12 = \tfrac12 \tanh \tfrac{x}{2}$.)
 #
-# Here $u$ is the elapsed share of the decay, which lasts for the whole run. The updates stop at $u = 0.75$. By how many
-# percentage points will the final density be too high? About two, ten or thirty?
+# Here, $s_i = 0.5$ and $s_f = 0.9$, and $u$ is the elapsed share of the decay, which lasts for the whole run. The
+# updates stop at $u = 0.75$. **Predict:** by how many percentage points will the final density be too high? About two,
+# ten or thirty?
 
 # %%
 fourth = admit("outliving decay")
@@ -340,8 +341,8 @@ assert fourth.sparsifier.density() > healthy.sparsifier.density()
 assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay"]
 
 # %% [markdown]
-# The density by the formula may differ slightly from the density of the masks, because the last update may come
-# slightly before 75 % of the run.
+# The density by the formula may differ slightly from the density of the masks, because each layer has a whole number of
+# links and the last update may come slightly before 75 % of the run.
 #
 # <details><summary>What you should have seen</summary>
 #
@@ -376,7 +377,8 @@ threshold = scores.topk(2).values[-1]
 print("links by threshold:", int((scores >= threshold).sum()), "links by rank:", len(scores.topk(2).indices))
 
 # %% [markdown]
-# To find the fault, we compare the history with the plan, row by row. A sum over all layers could hide the fault.
+# To find the fault, we compare the history with the plan, row by row. A sum over all layers would not show which layers
+# have the fault.
 
 # %%
 plan = chts.plan(model, "chtss", settings.sparsity, **times)
@@ -414,7 +416,7 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # and the same initial masks, and both remove links by the hard rule.
 #
 # **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain if
-# regrowth truly samples, and what share if regrowth takes the links with the highest scores?
+# regrowth really draws links, and what share if regrowth takes the links with the highest scores?
 
 # %%
 hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))  # neither soft nor percolating
@@ -599,7 +601,7 @@ exercises.check("06b.not_held", not_held)
 # `train_step()` does one step of training, including `optimizer.step()`. It does not call `sparsifier.step()`, so your
 # function must call it. Train for `steps` steps, and call the auditor after each step. At the first finding, return the
 # number of the step and the finding's `check`. Count the steps from 1. If the auditor finds nothing, return None. The
-# check uses a run in which a fault appears and disappears again before the end.
+# check of this exercise uses a run in which a fault appears and disappears again before the end.
 
 
 # %% tags=["exercise"]
@@ -706,8 +708,8 @@ exercises.check("06b.which_fault", which_fault)
 # In these runs, the share is 1 to 3 % for random regrowth, 11 to 13 % for the healthy runs, and 62 to 68 % for the
 # stuck runs. The order of the questions matters, because a run with one fault can look like a run with another fault.
 # After a layer has collapsed, the next layer exchanges all its links at every update, so the ITOP rate of the next
-# layer rises even faster than with random regrowth. A run with the fault *threshold with ties* also has a high overlap,
-# as high as the overlap of a stuck run.
+# layer rises even faster than with random regrowth. The overlap of a run with the fault *threshold with ties* is as
+# high as the overlap of a stuck run.
 # </details>
 
 # %% [markdown]
@@ -788,7 +790,7 @@ exercises.check("06b.diagnosis", diagnosis, patient=mystery, healthy=healthy_run
 #
 # ## All faults in one table
 #
-# Each fault triggered exactly the checks that we expected:
+# Each of the first five faults triggered exactly the checks that we expected:
 
 # %%
 patients = dict(zip(injected_bugs.FAULTS, (first, second, third, fourth, fifth), strict=True))
@@ -844,8 +846,7 @@ for entry in contagion:
 # %% [markdown]
 # `find_nonfinite` lists the tensors that contain NaN or infinite values. The list begins with the possible cause: here,
 # this is the input of the first layer, where 1 of 32 · 64 = 2,048 values is NaN. At the end of the list, every gradient
-# is NaN. After one more step of the optimizer, every weight would be NaN too. No later batch could repair these
-# weights.
+# is NaN. After one step of the optimizer, every weight would be NaN too. No later batch could repair these weights.
 #
 # So the optimizer must skip such a step. A `GradScaler` skips such steps in any precision. If an update is due at a
 # skipped step, the `Sparsifier` postpones the update and prints a warning, which names the layers whose gradients are
@@ -894,22 +895,21 @@ assert chts.numerics.find_nonfinite(network) == []
 # must look right after the update and know the masks from before the update.
 # </details>
 #
-# 3. Which of the patients would a comparison of accuracies have exposed?
+# 3. Which patients would you have found by comparing accuracies?
 #
 # <details><summary>Answer</summary>
 #
-# It would have exposed only patient 3, with the collapsed layer. The losses of the other patients differ little from
-# the loss of the healthy run. One run per patient cannot show whether a small difference is real.
+# You would have found only patient 3, with the collapsed layer. The losses of the other patients differ little from the
+# loss of the healthy run. One run per patient cannot show whether a small difference is real.
 # </details>
 #
-# 4. A layer stores only its links (stage 07). Which two of the six checks of `chts.audit.audit` have nothing to check
-#    in such a layer?
+# 4. A layer stores only its links (stage 07). For which two of rules 1 to 6 does `chts.audit.audit` have nothing to
+#    check in such a layer?
 #
 # <details><summary>Answer</summary>
 #
-# The two checks outside the mask, of the weights and of the optimizer state, have nothing to check, because the layer
-# stores no values outside the mask. A regrown link could still start with the momentum of another link, so the seventh
-# check is still useful.
+# For rules 1 and 2, because the layer stores no weights and no optimizer states outside the mask. A regrown link could
+# still start with the momentum of another link, so the check of rule 7 is still useful.
 # </details>
 #
 # ## Key takeaways

@@ -78,8 +78,8 @@ dense_flops, density = 6 * 100 * 50, 0.01
 print(f"dense {dense_flops}, sparse {density * dense_flops:.0f} operations per sample")
 
 # %% [markdown]
-# A mask does not save these operations. The layer multiplies each weight of its full matrix by 0 or 1. Then it
-# multiplies its input by the full matrix, including the zeros.
+# A mask saves no operations. The layer multiplies each weight of its full matrix by 0 or 1. Then it multiplies its
+# input by the full matrix, including the zeros.
 #
 # **Predict:** a layer has 1 % of its links. Compared with a step of the dense layer, how long does a step with a mask
 # take: a hundredth of the time, half the time, the same time, or longer?
@@ -160,7 +160,7 @@ assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 # operation in a dense product. If a layer has enough links, the dense product is faster.
 #
 # **Predict:** at which density do the dense and the sparse product take the same time on this machine: 1 %, 10 % or 40
-# %? Is this density lower or higher with 32 samples than with 256?
+# %? With 32 samples, is this density lower than with 256 samples, higher, or about the same?
 
 # %%
 densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -199,6 +199,8 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 # %, the number of operations falls by a factor of a hundred, but the time falls by a smaller factor. Looking up the
 # inputs takes time, and each call has a fixed cost.
 # </details>
+#
+# The section *While a network gets sparser* explains the dotted line.
 #
 # On a GPU, dense products are so fast that sparse products with unstructured links are faster only at the highest
 # sparsities. In this notebook, we measured nothing on a GPU.
@@ -272,11 +274,11 @@ for cost in meter:
 # %% [markdown]
 # There are three lessons. First, a mask costs extra time and memory. Second, csr saves time and memory. The memory
 # falls nearly as much as the calculation by hand predicts, but the time of a step falls less than the number of
-# operations. At this sparsity, so little is left to multiply that the fixed cost of the calls dominates, and no
-# sparsity removes this cost. Third, an *update* of the topology takes longer than a step. The less time a step takes,
-# the more an update matters. The last column shows how much time the updates add if there is one update in every
-# hundred steps. In the paper's image tasks, there is one update per epoch, and an epoch has more than a thousand steps.
-# So the time of the updates hardly matters there.
+# operations. At this sparsity, few operations are left, so the fixed cost of the calls dominates. No sparsity removes
+# this cost. Third, with csr, an *update* of the topology takes longer than a step. The less time a step takes, the more
+# an update matters. The last column shows how much time the updates add if there is one update in every hundred steps.
+# In the paper's image tasks, there is one update per epoch, and an epoch has more than a thousand steps. So the time of
+# the updates hardly matters there.
 #
 # CHTss starts with half of all links, so it needs more operations than CHTs. CHTss also needs more memory than CHTs,
 # but the column *kept* does not include this additional memory. A link that returns starts with its last weight, so
@@ -301,11 +303,12 @@ print(
 # products. The run ends at a density at which sparse products are faster. `SparseLinear` can multiply link by link, or
 # it can fill in a dense matrix and multiply by that matrix. For each layer, `execution="auto"` measures once at which
 # density both ways take the same time. Below this density, the layer multiplies link by link. Filling in the matrix
-# takes time, so the dense way is slower than `nn.Linear`. Therefore the density at which the two ways take the same
-# time is higher than the density at which the lines of dense and csr cross in the first figure. The cell below prints
-# this higher density. On the published page, this density is 35 %, which is less than the density of 50 % in the first
-# step. So auto multiplies densely in the first steps and link by link after the first updates. If your machine prints
-# more than 50 %, auto multiplies link by link in all steps, and the times of csr and auto differ only by chance.
+# takes time, so the dense way is slower than `nn.Linear`. Therefore the two ways take the same time at a higher density
+# than the density at which the lines of dense and csr cross in the first figure. The dotted line of this figure marks
+# the higher density, and the cell below prints it. On the published page, this density is 35 %, which is less than the
+# density of 50 % in the first step. So auto multiplies densely in the first steps and link by link after the first
+# updates. If your machine prints more than 50 %, auto multiplies link by link in all steps, and the times of csr and
+# auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%} density and link by link below; this run begins at 50% density")
@@ -535,7 +538,7 @@ for samples, times in ((256, many), (32, few)):
     met = meeting_density((one.density, one.links), (other.density, other.links), reference)
     won = max((row.density for row in times if row.links < row.dense), default=0)
     if met is not None:
-        print(f"{samples} samples: predicted {met:.0%}; of the tested densities, csr won up to {won:.0%}")
+        print(f"{samples} samples: predicted {met:.0%}; largest tested density at which csr was faster: {won:.0%}")
 
 # %% [markdown]
 # Two points that lie close together do not define a line well: a small error in one time moves the far end of the line
@@ -623,10 +626,10 @@ exercises.check("07.gradients", gradients)
 # ## To discuss
 #
 # 1. You publish a sparse method. On your CPU, a layer that stores only its links is faster than a dense layer up to
-#    some density. On a GPU, dense products are faster even at much lower densities. Which figures would you report:
+#    some density. On a GPU, dense products are faster even at much lower densities. Which numbers would you report:
 #    FLOPs, seconds or bytes? On which machine?
-# 2. CHTss begins with half of all links and remembers the weights that it removed. Would you choose CHTss for training
-#    on a phone? What would you change first?
+# 2. CHTss begins with half of all links and remembers the weights of the links that it removed. Would you choose CHTss
+#    for training on a phone? What would you change first?
 # 3. Engineers have optimized dense products for decades, but they have done little for sparse products. Should a method
 #    be made for today's hardware, or should new hardware be made for a good method?
 #

@@ -94,8 +94,8 @@ settings = notebooks.start(
 # ## The task
 #
 # The model translates numbers and dates, written in words, from English to German. A program generates the sentences,
-# so you need not download anything. It is easy to see whether a translation is right. With the parameter `dataset`, you
-# can select a larger data set instead.
+# so you do not need to download anything. It is easy to see whether a translation is right. With the parameter
+# `dataset`, you can select a larger data set instead.
 
 # %%
 corpus = data.load_translation(settings.dataset, data_dir)
@@ -105,7 +105,7 @@ pd.DataFrame(corpus.validation[:6], columns=list(corpus.languages)).style.hide(a
 # %% [markdown]
 # Look at a number. English puts the tens before the units: *forty-two*. German puts the units first, *zweiundvierzig*
 # (two-and-forty), and writes the whole number as one word. So a word-by-word translation is wrong. The model must learn
-# to change the order of the words, and attention makes this possible.
+# to write the units before the tens, and attention makes this possible.
 #
 # As in stage 06, the model learns from the *training* pairs, we choose settings on the *validation* pairs, and the
 # *test* pairs give the final score. No sentence is in more than one of the three sets. Otherwise, the final score would
@@ -120,9 +120,9 @@ if corpus.name == "number_words":  # the other data sets are already split
 # %% [markdown]
 # ## How it is trained
 #
-# A *recipe* contains every setting of a run. Some recipes are made for short runs that give a first impression. One
-# recipe is made for a run of five minutes on two cores. Other recipes follow the paper's appendix, and `profile=paper`
-# uses these recipes.
+# A *recipe* contains every setting of a run. Some recipes are for short runs that give a first impression. The recipe
+# `multi30k_small` is for a run of about five minutes on two cores. Other recipes follow the paper's appendix, and
+# `profile=paper` uses these recipes.
 
 # %%
 recipe = translation.RECIPES[settings.recipe or settings.recipes[settings.dataset]]
@@ -131,9 +131,10 @@ if settings.steps:
 pd.Series(asdict(recipe)).to_frame("setting")
 
 # %% [markdown]
-# The model reads and writes *subwords*, pieces of words that are frequent in the training sentences. A batch contains
-# sentence pairs of about the same length, so it needs little padding (tokens that fill the empty places). The optional
-# [stage 08b](08b_subwords_beam_bleu.ipynb) builds subwords and batches by hand.
+# The model reads and writes *subwords*, or *pieces*: parts of words that are frequent in the training sentences. A
+# batch contains sentence pairs of about the same length, so it needs little padding (extra pieces that make the
+# sentences of a batch equally long). The optional [stage 08b](08b_subwords_beam_bleu.ipynb) builds subwords and batches
+# by hand.
 
 # %%
 task = translation.prepare(corpus, recipe)
@@ -144,10 +145,10 @@ for sentence in corpus.validation[0]:
 # %% [markdown]
 # ## One attention head, by hand
 #
-# The example has three *tokens* (pieces of a sentence). Each token is a row of four numbers. A head computes three
-# vectors for each token: a *query* (what do I look for?), a *key* (how can others find me?) and a *value* (what do I
-# say?). Each of these vectors comes from a linear layer with its own weight matrix. Where a weight is 0, the link is
-# absent.
+# The example has three *tokens*: the pieces *forty*, *-* and *two*. Each token is a row of four numbers. A head
+# computes three vectors for each token: a *query* (what do I look for?), a *key* (how can others find me?) and a
+# *value* (what do I say?). Each of these vectors comes from a linear layer with its own weight matrix. Where a weight
+# is 0, the link is absent.
 
 # %%
 x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 2, 1]])  # "forty", "-", "two"
@@ -219,10 +220,10 @@ exercises.check("08.attend", attend)
 # ## The mask of a head
 #
 # Look at the products in a score. Neuron $j$ of a query is multiplied only by neuron $j$ of a key. So queries and keys
-# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the number on the other side is. If
-# a picture shows the transposed mask of the keys, the pair looks like a chain from stage 04.
+# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the number on the other side is. The
+# next picture shows the mask of the keys transposed, so the pair looks like a chain from stage 04.
 #
-# Which neurons of the head are inactive in the next picture?
+# Which neurons of the head are inactive? Look at `w_query` and `w_key` before you look at the picture.
 
 # %%
 w_output = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
@@ -236,11 +237,11 @@ figures.show(
 )
 
 # %% [markdown]
-# The values and the output layer are a **chain**: an output reads neuron $j$ of the mixture, which comes from neuron
-# $j$ of the values. The two layers of the feed-forward block are a chain too.
+# The values and the output layer `o` of the attention are a **chain**: an output reads neuron $j$ of the mixture, which
+# comes from neuron $j$ of the values. A feed-forward block follows the attention. Its two layers are a chain too.
 #
-# **Predict:** the four layers of this head have 16 links. How many of these links lead nowhere in the picture above,
-# and how many in the picture below?
+# **Predict:** the four layers of this head have 16 links. The legend of the picture above counts three incomplete
+# links. How many incomplete links do `w_value` and `w_output` have together?
 
 # %%
 figures.show(
@@ -270,8 +271,7 @@ assert cut == {"q": 1, "k": 2, "v": 1, "o": 1}
 # links are left.
 # </details>
 #
-# The output does not change. If we set the weights of the five cut links to 0, the attention gives the same output as
-# before:
+# If we set the weights of the five cut links to 0, the attention gives the same output as before:
 
 # %%
 cleaned = [w * percolated[name] for w, name in ((w_query, "q"), (w_key, "k"), (w_value, "v"), (w_output, "o"))]
@@ -334,9 +334,9 @@ exercises.check("08.percolate_head", percolate_head)
 # ## The model and its sparse matrices
 #
 # An encoder reads the English pieces, and a decoder writes the German pieces. The decoder looks at what it has written
-# (self-attention) and at what the encoder read (cross-attention). Each attention block has four linear layers (q, k, v,
-# o), and each feed-forward block has two linear layers. So a layer of the encoder has six linear layers, and a layer of
-# the decoder has ten.
+# (self-attention) and at the output of the encoder (cross-attention). Each attention block has four linear layers (q,
+# k, v, o), and each feed-forward block has two linear layers. A layer of the encoder has one block of each kind, so it
+# has six linear layers. A layer of the decoder has a second attention block, so it has ten linear layers.
 
 # %%
 figures.show(
@@ -369,9 +369,9 @@ pd.DataFrame(layers).style.hide(axis="index")
 print(str(plan).partition("\n\n")[2])
 
 # %% [markdown]
-# The embedding stays dense. The embedding is a table with a row for each piece. The last layer uses the same table to
-# score each possible next piece. How many weights does the embedding have? Is this number larger than 10 % of the
-# number of other weights?
+# The embedding stays dense. The embedding is a table with a row for each piece. The last layer (the output layer in the
+# picture) uses the same table to score each possible next piece. How many weights does the embedding have? Is this
+# number larger than 10 % of the number of other weights?
 
 # %%
 sizes = {recipe.size: vocabulary.size, "multi30k": 8000, "wmt": 32_000}
@@ -481,7 +481,7 @@ for step, expected in ((200, 0.0025), (400, 0.005), (1600, 0.0025)):
 # Every update of the topology adds new links, and Adam has no moments for them yet. The paper gives the sparse methods
 # 20 *iterative warm-up steps*, but it gives no details. We interpret these steps as follows. After an update, the
 # learning rate starts at a twentieth of the scheduled rate. Then it rises linearly and reaches the scheduled rate after
-# 20 steps. The next cell prints the rate after an update at step 400:
+# 20 steps. The next cell compares the rate after an update at step 400 with the scheduled rate:
 
 # %%
 for step in (401, 410, 420, 421):
@@ -546,22 +546,23 @@ exercises.check("08.learning_rate", learning_rate)
 # ## Beam search and BLEU, in short
 #
 # *Greedy* decoding takes the most likely next piece at each step. *Beam search* keeps several beginnings of the
-# translation side by side and returns the translation with the best score. *BLEU* is a score between 0 and 100. BLEU
-# measures how many of the words that the model writes are also in the reference (the given translation). BLEU also
-# counts groups of two, three and four neighbouring words. BLEU is 100 if every translation equals its reference. Stage
-# 08b works through beam search and BLEU by hand.
+# translation side by side and returns the translation to which the model gives the best score. *BLEU* is a score
+# between 0 and 100. BLEU measures how many of the words that the model writes are also in the reference (the given
+# translation). BLEU also counts groups of two, three and four neighbouring words. BLEU is 100 if every translation
+# equals its reference. Stage 08b works through beam search and BLEU by hand.
 #
 # A German number is *one* word, which is right or wrong as a whole. So BLEU says little about how well the model
-# translates numbers. Therefore we also report `exact`, the share of sentences in which every letter is right.
+# translates numbers. Therefore we also report `exact`, the share of sentences in which every character is right.
 #
 # ## Train
 #
 # The training uses *label smoothing*. The right piece gets 90 % of the target probability, and the rest is spread over
 # the vocabulary. So the training does not push the model to be fully certain of any piece. The validation loss below
-# does not use label smoothing. This loss is $-\log p$(right piece), averaged over the tokens. We use the natural
-# logarithm, so the unit of the loss is the *nat*. If the loss falls by one nat, the geometric mean of the probabilities
-# of the right pieces becomes $e = 2.718$ times as large. The loss is 0 if each right piece gets a probability of 1. If
-# the model gives each of the $n$ pieces of a vocabulary the same probability, the loss is $\log n$.
+# does not use label smoothing. This loss is $-\log p$(right piece), averaged over the pieces of the references. We use
+# the natural logarithm, so the unit of the loss is the *nat*. In the table below, the column
+# `right piece by geometric mean` shows $e^{-\text{loss}}$, the geometric mean of the probabilities of the right pieces.
+# If the loss falls by one nat, this mean becomes $e = 2.718$ times as large. The loss is 0 if each right piece gets a
+# probability of 1. If the model gives all $n$ pieces of the vocabulary the same probability, the loss is $\log n$.
 #
 # On the same computer, equal seeds give equal results. Another processor may round a sum differently, and training
 # makes small differences larger. So your numbers may differ from the numbers on this page.
@@ -592,8 +593,8 @@ shown = [
 pd.DataFrame(shown).style.hide(axis="index")
 
 # %% [markdown]
-# How wide should the beam be? To choose the width, look at the *validation* pairs, never at the test pairs. A beam of 1
-# is greedy decoding.
+# How wide should the beam be? The width is the number of beginnings that the search keeps, so a beam of 1 is greedy
+# decoding. To choose the width, look at the *validation* pairs, never at the test pairs.
 
 # %%
 sources, references = (list(side) for side in zip(*task.validation_pairs[:200], strict=True))
@@ -656,15 +657,15 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 # <details><summary>What you should have seen</summary>
 #
 # When the model writes the German units, it looks at the English units, which stand at the *end* of the number. The
-# heads divide the work, so a single head need not look where you expect. Attention shows what a head reads, not what
-# the model does with it. After such a short training run, the mean over the heads may be blurred. The printed lines
-# show how blurred it is.
+# heads divide the work, so a single head may look at other pieces. Attention shows what a head reads, not what the
+# model does with it. After such a short training run, the mean over the heads may be blurred. The printed lines show
+# how blurred it is.
 # </details>
 #
 # ## The mask of a trained head
 #
-# The picture shows, row by row, the links that the queries and keys of one cross-attention head have after training.
-# Row $i$ of the queries is paired only with row $i$ of the keys, as in the example by hand.
+# The picture shows the links of the queries and keys of one cross-attention head after training. Row $i$ of the queries
+# is paired only with row $i$ of the keys, as in the example by hand.
 
 # %%
 attention_name = f"decoder.{dimensions.layers - 1}.cross_attention"
@@ -710,7 +711,7 @@ explorer = widgets.TranslationExplorer.of(run.translator, sentence)
 explorer
 
 # %% [markdown]
-# GitHub does not show widgets. The next figure shows the first state of the explorer. The cell after the figure
+# GitHub does not show widgets, so the next figure shows the first state of the explorer. The cell after the figure
 # translates the sentence with zebras.
 
 # %%
@@ -795,9 +796,9 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # that sparse networks translate better. The race has a single seed, so there is no interval and no ranking. The race
 # has only a few hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the
 # learning rate of the sparse methods. Both rates come from trials with twice as many steps as this race and with an
-# earlier version of the methods. No trial had the same number of steps as this race. In the longer runs below, FC has
-# the highest mean of `exact`. Run the race with `-p seeds 3` and more `steps` before you believe a difference. The
-# predicted time does not include the updates of the topology and the evaluations on the validation pairs.
+# earlier version of the methods. In the longer runs below, FC has the highest mean of `exact`. Run the race with
+# `-p seeds 3` and more `steps` before you believe a difference. The measured time includes the updates of the topology,
+# but the predicted time does not. Both times leave out the evaluations on the validation pairs.
 # </details>
 #
 # ## Recorded runs
@@ -873,12 +874,12 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 #   CHTss and CHTs have about the same BLEU here. In the paper, CHTs and SET have about the same BLEU with 5 % of the
 #   links. Here CHTs is ahead of SET by 1.6 ± 0.7 BLEU.
 # - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper and 0.3 ± 1.5 here. In the paper, CHTss is
-#   ahead of FC by 1.5 BLEU at 90 % sparsity and by 0.7 BLEU at 95 %. Our intervals are wider than these leads.
+#   ahead of FC by 1.5 BLEU with 10 % of the links and by 0.7 BLEU with 5 %. Our intervals are wider than these leads.
 # - **Differs:** our model has a tenth of the weights of the paper's model, and it was trained for a fifth of the
-#   paper's steps. We use our own subwords and sacrebleu's signature. We trained FC for 300 steps with each of three
-#   learning rates and chose the rate with the lowest validation loss. The sparse methods share the rate 1, although
-#   CHTs had a lower loss with the rate 2 in runs of this length. FC learns more slowly at first, so longer training
-#   might change the order.
+#   paper's steps. We use our own subwords and sacrebleu's signature. We trained FC for 300 steps with three factors $c$
+#   of the learning rate and chose the factor with the lowest validation loss. The sparse methods share the factor 1,
+#   although CHTs had a lower loss with the factor 2 in runs of this length. FC learns more slowly at first, so longer
+#   training might change the order.
 # - **Untested:** we have no runs with the other methods, with the paper's sizes, or on IWSLT and WMT. The setting
 #   `profile=paper` is made for such runs.
 #
@@ -894,7 +895,7 @@ pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
 #
 # *★★☆ · 15 minutes · essential · objective 4 · write code*
 #
-# A table compares FC with several sparse methods and prints the best score in bold. Suppose that *all methods are
+# A table compares FC with several sparse methods and shows the best score in bold. Suppose that *all methods are
 # equally good*. The BLEU of each run is the same true value plus a normally distributed error with the standard
 # deviation `deviation`. The score of a method is the mean over its seeds. Draw many such tables, at least 5000. Return
 # the mean lead of the best sparse method over FC. Predict first: is this lead 0?
@@ -935,8 +936,8 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #    column `kept`, and what might happen to rare words?
 # 2. FC comes last in our short race and first in the longer recorded runs. Do sparse networks learn faster at first, or
 #    do the learning rates explain both results? Which experiment would decide between these two explanations?
-# 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would you
-#    use it?
+# 3. The paper's BLEU scores have no signature. Which single number or file would you ask the authors for, and how would
+#    you use it?
 #
 # ## Self-check
 #
@@ -974,8 +975,8 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # ## Key takeaways
 #
-# - Queries and keys form a pair. The values and the output layer form a chain, and so do the two feed-forward layers.
-#   Percolation follows the pairs and chains.
+# - Queries and keys form a pair. The values and the output layer `o` form a chain, and so do the two feed-forward
+#   layers. Percolation follows the pairs and chains.
 # - The embedding stays dense. In the models of this stage, it has more weights than the sparse layers have links.
 # - After each update of the topology, the learning rate drops and then returns to the schedule.
 # - Report BLEU with its signature, the number of seeds and the standard deviation over seeds. The method that leads a

@@ -70,12 +70,12 @@ settings = notebooks.start("08b_subwords_beam_bleu", profile, seed=seed)
 # ## Words from pieces
 #
 # The task is the same as in stage 08: translate numbers and dates, written in words, from English to German. A program
-# makes the sentences, so you need not download anything.
+# makes the sentences, so you do not need to download anything.
 #
 # A vocabulary of whole words would need an entry for every German number up to a million. *Subwords* need far fewer
-# entries. The algorithm is *byte pair encoding* (BPE). BPE begins with single letters. Each step joins the two pieces
-# that most often stand next to each other in the training sentences. BPE stops when the vocabulary is full. Both
-# languages share one vocabulary. "▁" stands for a space before a word.
+# entries. *Byte pair encoding* (BPE) is the algorithm that builds the subwords. BPE begins with single letters. Each
+# step joins the two pieces that most often stand next to each other in the training sentences. BPE stops when the
+# vocabulary is full. Both languages share one vocabulary. "▁" stands for a space before a word.
 
 # %%
 corpus = data.load_translation("number_words")
@@ -206,8 +206,9 @@ exercises.check("08b.padding_share", padding_share)
 # ## Greedy is not best
 #
 # A translator gives a probability to each possible next piece. *Greedy* decoding takes the most likely piece at each
-# step. We chose the probabilities of the following tree by hand. The English *forty-two* begins with *forty*, which
-# suggests "vier" as the first piece.
+# step. We chose the probabilities of the following tree by hand. The task is to translate *forty-two*. It begins with
+# *forty*, which suggests "vier" (four) as the first piece. The function `search` keeps the `beam` most likely
+# beginnings at each step. With a beam of 1, this is greedy decoding.
 
 # %%
 TREE = {
@@ -357,8 +358,8 @@ exercises.check("08b.scores", score_a, score_b)
 # BLEU counts how many words of a model's translation are also in the *reference*, the correct translation in the data.
 # BLEU counts pairs, triples and quadruples of neighbouring words in the same way. A group of $n$ neighbouring words is
 # an *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of
-# the n-grams that are found in the reference is the *precision* $p_n$. BLEU uses $p_1$ to $p_4$. Punctuation counts as
-# a word.
+# the n-grams that are found in the reference is the *precision* $p_n$. BLEU uses $p_1$ to $p_4$. A punctuation mark
+# counts as a word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"
@@ -420,9 +421,9 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 # <details><summary>What you should have seen</summary>
 #
 # BLEU is 0. A single word has no pairs, triples or quadruples, so $p_2$, $p_3$ and $p_4$ count as 0. A German number is
-# *one* word, which is right or wrong as a whole, and for BLEU it is only one 1-gram. So the BLEU score on this task
-# depends mostly on the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every letter is
-# right.
+# *one* word, so for BLEU it is only one 1-gram, which is right or wrong as a whole. So the BLEU score on this task
+# depends mostly on the dates. Therefore stage 08 also reports `exact`, the share of sentences in which every character
+# is right.
 # </details>
 #
 # ## Exercise: two references
@@ -518,7 +519,7 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 # the test score once.
 # </details>
 #
-# 3. In a test, a model gets one digit wrong in every number, and it translates all dates correctly. What do BLEU and
+# 3. In a test, a model makes one mistake in every number, but it translates all dates correctly. What do BLEU and
 #    `exact` show?
 #
 # <details><summary>Answer</summary>

@@ -89,10 +89,11 @@ folder.mkdir(parents=True, exist_ok=True)
 # each rank receives this mean. This exchange is called an *all-reduce*. The whole method is called *data parallel*
 # training (`DistributedDataParallel`, "DDP", in PyTorch).
 #
-# Compute the gradient of one rank by hand. One output $y = w \cdot x$ has three possible links, and the third link is
-# absent: $w = (1, 1, 0)$. The loss is the mean of $y^2$ over the examples, so an example contributes the gradient
-# $2 y x$. Example 0 is $(1, 2, 0)$. This example gives $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$.
-# This example gives $y = 1$ and the gradient $(0, 2, 2)$. Rank 0 computes the mean of these two gradients, $(3, 7, 1)$.
+# Compute the gradient of rank 0 by hand. The batch has four examples, and rank 0 gets examples 0 and 1. One output
+# $y = w \cdot x$ has three possible links, and the third link is absent: $w = (1, 1, 0)$. The loss is the mean of $y^2$
+# over the examples, so an example contributes the gradient $2 y x$. Example 0 is $(1, 2, 0)$. This example gives
+# $y = 3$ and the gradient $(6, 12, 0)$. Example 1 is $(0, 1, 1)$. This example gives $y = 1$ and the gradient
+# $(0, 2, 2)$. Rank 0 computes the mean of these two gradients, $(3, 7, 1)$.
 
 # %%
 weight = torch.tensor([1.0, 1, 0], requires_grad=True)
@@ -162,11 +163,11 @@ for name, gradient in {
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Both ranks would regrow *a*, although its gradient over the whole batch is 0: any change to its weight that helps one
-# half of the batch hurts the other half. The right link is *b*. If the ranks averaged the sizes, they would also regrow
-# *a*. Both mistakes have occurred in published code: ranks used only their own gradients, or they averaged the sizes of
-# the gradients. Another mistake is to let each rank draw its new links with its own random numbers. Then the copies of
-# the model differ, and no error message appears.
+# With only their own gradients, both ranks would regrow *a*, although its gradient over the whole batch is 0. Any small
+# change to its weight that helps one half of the batch hurts the other half. The right link is *b*. If the ranks
+# averaged the sizes, they would also regrow *a*. Both mistakes have occurred in published code: ranks used only their
+# own gradients, or they averaged the sizes of the gradients. Another mistake is to let each rank draw its new links
+# with its own random numbers. Then the copies of the model differ, and no error message appears.
 # </details>
 #
 # So the `Sparsifier` takes the mean of the *signed* gradients over the ranks. For random draws, all ranks use the same
@@ -248,9 +249,9 @@ print(refusal)
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
-# the new masks of these layers to the other ranks. The layers are assigned one by one, and the largest layer comes
-# first. Each layer goes to the rank that has the fewest weights so far. If two ranks have the same number of weights,
-# the rank with the lower number gets the layer.
+# the new masks of these layers to the other ranks. The layers are assigned one by one, from the largest to the
+# smallest. Each layer goes to the rank that has the fewest weights so far. If two ranks have the same number of
+# weights, the rank with the lower number gets the layer.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -268,7 +269,7 @@ assert owners == {"a": 0, "b": 1, "c": 1, "d": 1}
 # total, so the shares are nearly equal.
 # </details>
 #
-# The next cell applies the same rule to the 1B model on eight ranks:
+# The next cell applies the same rule to LLaMA-1B, which has more than a billion weights, on eight ranks:
 
 # %%
 billion = language.plan_run("chts", 0.7, language.RECIPES["1b"]).budget.shapes
@@ -419,8 +420,9 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #
 # ## Slurm and Kubernetes
 #
-# On Slurm, one task per node starts `torchrun`, which starts one process per GPU. If a job is preempted, Slurm puts it
-# into the queue again, and the run continues:
+# Slurm and Kubernetes start jobs on the machines of a cluster. On Slurm, one task per machine (*node*) starts
+# `torchrun`, which starts one process per GPU. If Slurm stops a job to make room for another job, Slurm puts the
+# stopped job into the queue again, and the run continues later:
 #
 # ```
 # #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --requeue
@@ -431,9 +433,9 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 #
 # For sweeps on Slurm, `dask-jobqueue` starts workers as Slurm jobs, and `SLURMCluster(...).scheduler_address` is the
 # address that you pass to `--scheduler`. On Kubernetes, the PyTorch operator's `PyTorchJob` runs the same `torchrun`
-# command, and the Dask operator's `DaskCluster` has a scheduler service. All workers must have the same version of
-# `chts`, and the output folder must have the same path on all of them. We have tried only `torchrun` and Dask, on one
-# machine.
+# command. For sweeps on Kubernetes, the Dask operator's `DaskCluster` has a scheduler service. Pass the address of this
+# service to `--scheduler`. All workers must have the same version of `chts`, and the output folder must have the same
+# path on all of them. We have tried only `torchrun` and Dask, on one machine.
 #
 # ## What will it cost?
 #
@@ -445,9 +447,9 @@ pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1
 # $$\text{seconds} = \frac{\text{tokens} \cdot \text{operations per token}}{F \cdot \text{MFU}}$$
 #
 # The *throughput* of a training run is the number of tokens that the run processes per second. The throughput times the
-# operations per token gives the operations per second. Apply the formula to the dense run of the sweep. Compare the
-# operations per second of this run with the operations per second of one large matrix product on the same number of
-# threads. What share of the matrix product's operations per second does the run reach?
+# operations per token gives the operations per second of the run. Consider the dense run of the sweep. As $F$, we take
+# the operations per second of one large matrix product on the same number of threads. What share of $F$ does the run
+# reach?
 
 # %%
 recipe = replace(language.RECIPES["tiny_ci"], steps=settings.sweep_steps)
@@ -461,12 +463,12 @@ print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense[
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
 # divide the number of operations of the training by the operations per second of the dense run above. A worker of the
-# sweep did that dense run, with the number of threads that is printed above. The notebook itself may use a different
-# number of threads. We do not correct the days for this difference. Other programs on the same machine slow the run
-# down and so increase the estimated number of days. Run this notebook on an idle machine before you use the table for
-# planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in
-# bfloat16, according to its data sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights needs
-# as many operations as the dense model.
+# sweep did this run, with the number of threads that is printed above. The days are for this number of threads, even if
+# the notebook itself uses a different number. Other programs on the same machine slow the run down and so increase the
+# estimated number of days. Run this notebook on an idle machine before you use the table for planning. The column "one
+# GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in bfloat16, according to its data
+# sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights needs as many operations as the dense
+# model.
 
 # %%
 rows = []
@@ -490,10 +492,10 @@ table.style.hide(axis="index").format(
 )
 
 # %% [markdown]
-# The last column shows what share of the operations would remain if absent links cost nothing. Few kinds of hardware
-# can skip the operations of absent links. The estimate is a lower bound, because loading data, saving checkpoints and
-# evaluating the model on the validation text take extra time. We measured the operations per second with one small
-# model on a CPU. We did not check the estimate on a GPU.
+# The last column shows what share of the operations would remain at 70 % sparsity if absent links cost nothing. Few
+# kinds of hardware can skip the operations of absent links. The estimated times are lower bounds, because loading data,
+# saving checkpoints and evaluating the model on the validation text take extra time. We measured the operations per
+# second with one small model on a CPU. We did not check the estimates on a GPU.
 #
 # ## Exercise: unequal halves
 #
@@ -546,8 +548,8 @@ def regrow(gradients: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Te
 
 
 # %% [markdown]
-# The check uses two ranks and a mask with 8 places. Three places hold links, and the gradient of each of these links is
-# 9.
+# The check starts with two ranks and a mask with 8 places. Three places have links, and the gradient of each of these
+# links is 9.
 
 # %% tags=["check"]
 exercises.check("10.regrow", regrow)
@@ -616,7 +618,7 @@ exercises.check("10.my_examples", my_examples)
 # trial. At first, the fresh trial has different weights, masks and random numbers. After it has loaded the file, the
 # fresh trial must continue exactly like the undisturbed run: the losses must be equal bit for bit.
 #
-# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns this dict. All parts except the
+# `checkpoint.save(path, state)` writes a dict, and `checkpoint.load(path)` returns this dict. All attributes except the
 # generator have the methods `state_dict()` and `load_state_dict(state)`. The generator has `get_state()` and
 # `set_state(state)`. Load the Sparsifier last, because it compares its links with the loaded weights.
 
@@ -626,9 +628,9 @@ print([round(trial.step(), 3) for _ in range(5)])
 print(sorted(trial.schedule.state_dict()))
 
 # %% [markdown]
-# Then experiment: leave out one part at a time, and see whether the losses change. The parts are `"weights"`,
-# `"gradients"`, `"moments"` (in the optimizer), `"schedule"`, `"generator"` and `"masks"` (in the Sparsifier). Which of
-# these parts are not needed between two steps? Decide on paper first.
+# A trial has these parts: `"weights"`, `"gradients"`, `"moments"` (in the optimizer), `"schedule"`, `"generator"` and
+# `"masks"` (in the Sparsifier). Which of these parts are not needed between two steps? Decide on paper first. Then
+# experiment: leave out one part at a time, and see whether the losses change.
 
 
 # %% tags=["exercise"]
@@ -643,7 +645,8 @@ def load_run(trial, path):
 not_needed = None  # a set of names
 
 # %% [markdown]
-# The check does 20 steps, saves the trial, does 20 more steps, and loads the file into a fresh trial.
+# The check does 20 steps, saves the trial, does 20 more steps, and loads the file into a fresh trial. The fresh trial
+# does 20 steps, and the check compares the losses.
 
 # %% tags=["check"]
 exercises.check("10.continued", save_run, load_run, not_needed)
@@ -651,8 +654,8 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Save the states of the five attributes of the trial. You do not have to load the attributes in the order in which the
-# text names them.
+# Save the states of the five attributes of the trial. Load the other four attributes in any order, and then the
+# Sparsifier.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -676,9 +679,10 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 #
 # Each step sets the gradients to zero first, so the trial does not need the old gradients. Without the masks, the
 # Sparsifier refuses to continue. It is more dangerous to leave out the generator, the moments or the schedule: the run
-# changes, but no error is raised. Without the generator, the next loss differs. Without the moments or the schedule,
-# the next loss is still right, but the loss after it differs. (The saved state of the optimizer contains the current
-# learning rate, so the missing schedule has no effect on the next step.)
+# changes, but no error is raised. Without the generator, the next loss differs. Without the moments, the next loss is
+# still right, but the second loss differs. Without the schedule, the next two losses are still right, but the third
+# loss differs. (The saved state of the optimizer contains the current learning rate, so the missing schedule has no
+# effect on the next step.)
 # </details>
 #
 # ## Exercise: a grid in words
@@ -789,14 +793,14 @@ exercises.check("10.schedule", schedule)
 #     return runs, max(free)
 # ```
 #
-# In this schedule, FC has no run with seed 1, so you cannot compare the other two runs with this seed to FC. If a sweep
-# stops at the first seed whose runs do not all fit, all comparisons are complete.
+# In this schedule, FC has no run with seed 1, so you cannot compare SET-1 and CHTs-1 with FC. If a sweep stops before
+# the first seed whose runs do not all fit, all comparisons are complete.
 # </details>
 #
 # ## To discuss
 #
-# 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it cost to
-#    compare more often?
+# 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it
+#    cost to compare more often?
 # 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two methods
 #    is easier to share among a thousand ranks, and why?
 # 3. A model with masks on dense weights costs as much as the dense model. For whom is it still worth training a sparse

@@ -79,9 +79,9 @@ all_seeds = range(seed, seed + settings.seeds)
 # ## One honest table
 #
 # Each of the stages 06, 08, 09 and 11 says what its runs cannot show. The next table collects these limits. The code
-# computes each of our numbers from recorded runs. An advantage is the mean difference between the scores of two methods
-# that ran with the same seeds. After ±, the table shows the half-width of the 95 % confidence interval of this mean.
-# The advantage is above 0 if our runs agree with the claim.
+# computes each of our numbers from recorded runs. The column "our records" begins with the *advantage*: the mean
+# difference between the scores of two methods that ran with the same seeds. The number after ± is the half-width of the
+# 95 % confidence interval of this mean. The advantage is above 0 if our runs agree with the claim.
 #
 # **Predict:** for how many of the ten claims does the interval exclude 0? In how many of these cases do our runs agree
 # with the claim?
@@ -127,8 +127,8 @@ figures.show(
 # two results end close to 0, and we looked at nine intervals. So chance alone may explain why one of these intervals
 # excludes 0.
 #
-# None of these results contradicts the paper. Our tasks are small, and on the digits most missing links have a score of
-# 0 (stage 06). But none of these results confirms the paper either.
+# None of these results is strong evidence against the paper. Our tasks are small, and on the digits most missing links
+# have a score of 0 (stage 06). But none of these results is strong evidence for the paper either.
 # </details>
 #
 # ## How many seeds would decide?
@@ -136,7 +136,8 @@ figures.show(
 # The interval becomes narrower as the number of seeds $n$ grows. The half-width of the interval is
 # $t_{n-1} \cdot s / \sqrt n$, where $s$ is the standard deviation of the differences. Suppose that the true difference
 # is as large as the difference that we measured. How many seeds do we need so that the half-width is no larger than
-# this difference? The next cell prints the factor $t_{n-1} / \sqrt n$ for each $n$:
+# this difference? The next cell prints the factor $t_{n-1} / \sqrt n$ for each $n$. The answer is the first $n$ whose
+# factor is at most the difference divided by $s$:
 
 # %%
 factors = {n: stats.t.ppf(0.975, n - 1) / math.sqrt(n) for n in range(2, 11)}
@@ -161,13 +162,14 @@ pd.DataFrame(needed).style.hide(axis="index")
 #
 # **Does soft sampling help at scale?** In the paper's Table 11, the gain from soft sampling is large for translation on
 # two corpora. Our runs on the digits cannot decide this question. The published code for LLaMA has an option for soft
-# regrowth, but this option always takes the links with the best scores. So we do not know how well soft regrowth works
-# in a language model.
+# regrowth, but even with this option, the code always takes the links with the best scores. So we do not know how well
+# soft regrowth works in a language model.
 #
-# **Are the rivals compared at equal training FLOPs?** CHTss and GMP begin with half of all possible links, so they
-# compute more than CHTs and SET (stage 05). In the paper, the sigmoid decay ends earlier than the cubic decay, so that
-# all methods with a decay need the same number of FLOPs. But CHTs and SET need fewer FLOPs than these methods, and FC
-# needs more. A dense model with the same training FLOPs as CHTs would have to train for fewer steps or be narrower.
+# **Does the paper compare the rivals at equal training FLOPs?** CHTss and GMP begin with half of all possible links, so
+# they need more FLOPs than CHTs and SET (stage 05). In the paper, the sigmoid decay ends earlier than the cubic decay,
+# so that all methods with a decay need the same number of FLOPs. But CHTs and SET need fewer FLOPs than these methods,
+# and FC needs more. A dense model with the same training FLOPs as CHTs would have to train for fewer steps or be
+# narrower.
 #
 # **Which hardware can use the zeros?** Most GPUs multiply dense matrices, so a mask saves no time on a GPU. On a CPU,
 # code that stores only the links can be faster than dense layers. Here are two recorded benchmarks of one training step
@@ -305,9 +307,9 @@ gained = round(100 * beside_set["difference"], 2) + 0.0  # no minus sign before 
 print(f"popular minus SET: {gained:+.2f} ± {100 * beside_set['interval']:.2f} points")
 
 # %% [markdown]
-# **A good result** is a rule that passes the command `chts conformance`. On two tasks, the accuracy with your rule
-# differs from the accuracies of SET and CHTs by more than the half-width of the interval. If your rule is level with
-# random regrowth, this is a result too.
+# **A good result** is a rule that passes the command `chts conformance`. Compare your rule with SET and with CHTs on
+# two tasks: each difference should be larger than the half-width of its interval. If your rule is level with random
+# regrowth, this is a result too.
 #
 # ## Project 3: a sweep of ζ or of the temperature
 #
@@ -517,8 +519,8 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Solution</summary>
 #
-# If one of the new links already exists, the swap would turn two links into one link. If $a = c$ or $b = d$, the new
-# links are the old links, so they already exist:
+# If one of the new links already exists, the mask cannot hold this link twice, so the swap would lose a link. If
+# $a = c$ or $b = d$, the new links are the old links, so they already exist:
 #
 # ```python
 # def swap(mask: torch.Tensor, one: tuple[int, int], other: tuple[int, int]) -> torch.Tensor:
@@ -531,7 +533,7 @@ exercises.check("12.swap", swap)
 #     return swapped
 # ```
 #
-# The function `same_degrees` of the core makes many such swaps at once.
+# The function `same_degrees`, which project 1 uses, makes many such swaps at once.
 # </details>
 #
 # ## To discuss

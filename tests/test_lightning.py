@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
     saved["state_dict"]["model.2.col_indices"] += 24
     torch.save(saved, tmp_path / "damaged.ckpt")
-    with pytest.raises(ValueError, match=r"the saved links of layer 'model\.2' lead to inputs outside 0 to 23"):
+    with pytest.raises(ValueError, match=r"the saved links of layer 'model\.2' have inputs outside 0 to 23"):
         fit(trainer(tmp_path, callback), Classifier(), ckpt_path=tmp_path / "damaged.ckpt")
     del saved["state_dict"]["model.2.col_indices"]
     torch.save(saved, tmp_path / "incomplete.ckpt")

@@ -2120,7 +2120,7 @@ def test_a_new_sparsifier_replaces_one_that_is_gone() -> None:
 
 
 class Parallel(nn.Module):
-    """Two branches and a sum: no nn.Sequential tells which layers feed each other."""
+    """Two branches and a sum: no nn.Sequential tells which layer feeds which."""
 
     def __init__(self) -> None:
         super().__init__()

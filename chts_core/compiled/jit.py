@@ -24,12 +24,13 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compiled_twice(function: Callable[..., Any]) -> Callable[..., None]:
-    """Compile `function(threads, ...)`, which loops over shares of the work with `prange(threads)`.
+    """Compile `function(threads, ...)` twice: as an ordinary loop, and as a parallel loop over shares of the work.
 
-    The compiled function takes tensors, and runs on as many threads as torch uses, or on the given number of `threads`.
-    With more than one thread, only one caller runs at a time.
+    The function loops over these shares with `prange(threads)`. The compiled function takes tensors, and runs on as
+    many threads as torch uses, or on the given number of `threads`. With more than one thread, only one caller runs at
+    a time.
 
-    With one thread, the compiled function runs an ordinary loop. Numba's own parallel loops start within microseconds,
+    With one thread, the compiled function runs the ordinary loop. Numba's own parallel loops start within microseconds,
     but starting their threads changes torch's number of threads and makes a fork unsafe. On a busy machine, these
     threads also take cores from other work while they wait. The ordinary loop also runs in a forked process, and in a
     process in which Numba finds no threading layer. Both loops give the same results, bit for bit.

@@ -22,15 +22,14 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
 
 
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
-    """Compute, for :func:`race`, the window of time in which the last link of each row probably arrives.
+    """For :func:`race`, compute the window of time in which the last link of each row probably arrives.
 
-    This function uses NumPy, because torch's threads, which wait for more work, would take cores from the threads of
-    the loop.
+    This function uses NumPy, because torch's waiting threads would take cores from the threads of the loop.
 
     Returns:
         The index of each row's window; rows whose degrees have the same integer square root share a window. The two
-        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, a bound, int64
-        (windows, 2, columns): the column arrives by this time if its random integer is below the bound.
+        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, a bound on the
+        column's random integer, int64 (windows, 2, columns): argument `in_by` of :func:`race`.
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)
@@ -80,7 +79,7 @@ def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma:
 def _set_links(  # pragma: no cover (compiled)
     row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
 ) -> None:
-    """Link a row to the columns with verdict 2, and to the `needed` of the `num` contenders that arrive first.
+    """Link a row to the columns with verdict 2, and to the first `needed` contenders that arrive, out of `num`.
 
     Columns are counted from `start` on, around the ring. Verdict 2 means that a column arrives before the window.
     `last` is the time at which the last of these contenders arrives.

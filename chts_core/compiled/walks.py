@@ -1,4 +1,4 @@
-"""The compiled inner loops of link prediction: sums over paths, and random walks along them."""
+"""The compiled inner loops of link prediction: sums over paths, and random walks."""
 
 from typing import Any
 
@@ -27,7 +27,8 @@ def add_paths(  # pragma: no cover (compiled)
     """Set scores[u, v] to the sum of of_outputs[u, z2] * of_inputs[z1, v] over the paths u – z1 – z2 – v.
 
     u runs over first_output <= u < end_output. Only this call writes these rows of `scores`. The inputs of output u are
-    inputs[inputs_start[u] : inputs_start[u + 1]]. The outputs of an input are found in the same way.
+    inputs[inputs_start[u] : inputs_start[u + 1]]. The outputs of input v are
+    outputs_of[outputs_start[v] : outputs_start[v + 1]].
     """
     for u in range(first_output, end_output):
         sums = np.zeros(scores.shape[1])  # float64: a link can have millions of paths
@@ -85,13 +86,13 @@ def count_shared(one: int, other: int, start: Any, neighbours: Any, enough: int)
 
 @compiled
 def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no cover (compiled)
-    """Whether two nodes of different sides, numbered as in :func:`adjacency`, are linked."""
+    """Whether a link joins two nodes of different sides. The nodes have the numbers of :func:`adjacency`."""
     return has(exists, min(one, other) * shape[1] + max(one, other) - shape[0])
 
 
 @compiled
 def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
-    """The ordered pair of different numbers in [0, others] that has the index `choice` < others · (others + 1)."""
+    """Pair number `choice` of the others · (others + 1) ordered pairs of different numbers in [0, others]."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
@@ -100,14 +101,14 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links`, int64, with independent draws of missing links, p ∝ node-based score, or with -1 if a draw fails.
+    """Fill `links` (int64) with independent draws of missing links, p ∝ node-based score. A failed draw gives -1.
 
     See :mod:`chts_core.compiled.walk_sampling` for the method. A link is given by its position in the flattened mask.
 
     Args:
         exists: a bit for each element of the flattened mask; `start` and `neighbours` come from :func:`adjacency`.
         shape: (outputs, inputs) of the mask.
-        wedges: running sum, from 0, of the number of ordered pairs of different neighbours that each node has.
+        wedges: sum of d (d - 1) over the nodes so far, starting with 0; d is the number of links of a node.
         pairs: number of ordered pairs of different nodes of the same side.
         inside: True for CH2, False for CH3.
     """
@@ -165,7 +166,7 @@ def take_links(links: Any, num: int, exists: Any, new: Any) -> int:  # pragma: n
 
     Args:
         links: positions in the flattened mask; -1 means no link.
-        exists: a bit for each element of the mask; the bits of taken links are set.
+        exists: a bit for each element of the mask; the function sets the bits of the links that it takes.
         new: receives the taken links.
     """
     found = 0

@@ -216,7 +216,7 @@ def _names_in_forward(module: nn.Module) -> set[str]:
 
 
 def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: int) -> bool:
-    """Whether any parameter of an attention block outside of these parts may mix neurons."""
+    """Whether an attention block has a parameter outside of these parts that may mix neurons."""
     for name, parameter in attention.named_parameters():
         # To the scores of each head, T5 and Swin add a number that depends only on positions. gpt-oss adds one score.
         of_positions = name.endswith(("relative_attention_bias.weight", "relative_position_bias_table"))
@@ -232,7 +232,7 @@ def _attention(
     """An attention block with LLaMA's names, and the layers whose links percolation must keep.
 
     Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
-    rotated in unknown planes, a neuron has an effect even if the neuron that it is multiplied by is inactive.
+    rotated in unknown planes, a neuron has an effect even if the other factor of its product is inactive.
     """
     shapes = {name: part.weight.shape for name, part in module.named_children() if isinstance(part, nn.Linear)}
     output = next((name for name in _OUTPUTS if name in shapes), None)
@@ -288,7 +288,7 @@ def is_altered(module: nn.Module) -> bool:
 
 
 def is_altered_within(block: nn.Module) -> bool:
-    """Whether the output of a block or a part of it may differ from what its class computes."""
+    """Whether a block or one of its children may compute something other than its own class does."""
     return not has_forward_of_class(block) or any(is_altered(part) for part in block.children())
 
 
@@ -376,7 +376,7 @@ def _keeps_zeros(block: nn.Module, nodes: list[fx.Node], names: tuple[str, str, 
 
 
 def _experts_gate(experts: nn.Module) -> bool:
-    """Whether, in these experts, the product of a gate and the factor that it gates is zero if the gate is zero."""
+    """Whether the product of gate and up is zero in these experts if the gate is zero."""
     if is_altered_within(experts):
         return False
     try:

@@ -18,19 +18,20 @@ from chts_core.percolation import LayerGraph
 def compact(model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph, *args: Any, **kwargs: Any) -> nn.Module:
     """A copy of the model without its inactive hidden neurons. In evaluation mode, both models have the same outputs.
 
-    A hidden neuron is dropped if no output depends on it. A neuron that depends on no input always sends the same value
-    (the activation of its bias). This value is taken from an example and added to the biases of the layer that the
-    neuron feeds. Neurons between linear layers are dropped, in multilayer perceptrons and in the feed-forward blocks of
-    Transformers. Neurons inside an attention block stay, because all its heads must have the same width. Neurons
-    between layers other than `nn.Linear`, such as GPT-2's `Conv1D`, stay too.
+    The function drops a hidden neuron if no output depends on it, or if it depends on no input. A neuron that depends
+    on no input always sends the same value (the activation of its bias). The function takes this value from the example
+    and adds its effect to the biases of the layer that the neuron feeds. It drops neurons between linear layers, in
+    multilayer perceptrons and in the feed-forward blocks of Transformers. Neurons inside an attention block stay,
+    because all heads of a block must have the same width. Neurons between layers other than `nn.Linear`, such as
+    GPT-2's `Conv1D`, stay too.
 
     Args:
         model: the model, which does not change.
         masks: the masks, by layer name; weights of absent links are zero. A layer without a mask is dense.
-        graph: says which layers, sparse or dense, feed each other.
+        graph: says how the layers, sparse and dense, are connected.
         args, kwargs: an example input of the model.
 
-    The copy and the model both run on the example, and their outputs are compared. This comparison shows whether
+    The function runs the copy and the model on the example and compares their outputs. This comparison shows whether
     anything else, such as a hook, changes the values of neurons between two layers.
 
     Returns:
@@ -111,16 +112,19 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
             ours, theirs = ours.double(), theirs.double()
             scale = float(theirs[theirs.isfinite()].abs().max()) if theirs.isfinite().any() else 0.0
             same = torch.allclose(ours, theirs, rtol=0, atol=tolerance * scale, equal_nan=True)
-            by = f"by up to {float((ours - theirs).abs().nan_to_num().max()) if ours.numel() else 0:.3g} of {scale:.3g}"
+            by = (
+                f"by up to {float((ours - theirs).abs().nan_to_num().max()) if ours.numel() else 0:.3g} "
+                f"(largest output: {scale:.3g})"
+            )
         if not same:
             raise ValueError(
-                f"the outputs of the model without its inactive neurons would differ {by} on the example, which is "
-                f"more than rounding. {why}"
+                f"the outputs of the model without its inactive neurons would differ {by} on the example. This is more "
+                f"than rounding. {why}"
             )
 
 
 def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
-    """The error that rounding may cause, relative to the largest output: a few hundred units of float32's last bit."""
+    """The error that rounding may cause, relative to the largest output: in float32, about 200 times its epsilon."""
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *outputs) if tensor.is_floating_point()}
     devices = {tensor.device.type for tensor in (*model.parameters(), *outputs)}
     dtypes |= {torch.get_autocast_dtype(device) for device in devices if torch.is_autocast_enabled(device)}
@@ -132,7 +136,7 @@ def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
 def _junctions(
     model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """The links of all layers between which neurons may be dropped, and the layers that feed each of them.
+    """The links of each layer, and the layers that feed each layer, if the neurons between them may be dropped.
 
     If one factor of a product is dense, the graph does not name this factor. A dense factor loses the same neurons as
     the other factor.
@@ -169,7 +173,7 @@ class _Seen:
 
 
 def _observe(model: nn.Module, feeders: Mapping[str, list[str]], *args: Any, **kwargs: Any) -> _Seen:
-    """Run the example and record the values between all layers that feed each other."""
+    """Run the example and record the values between each layer and the layers that feed it."""
     seen = _Seen()
     normed: dict[str, Tensor] = {}
 

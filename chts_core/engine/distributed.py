@@ -37,7 +37,7 @@ class Ranks:
     def owners(self, costs: Mapping[str, int]) -> dict[str, int]:
         """Assign each piece of work to a rank, so that all ranks have about the same amount of work.
 
-        The largest pieces are assigned first, each to the rank with the least work so far.
+        The method assigns the largest pieces first, each to the rank with the least work so far.
         """
         loads = [0] * self.size
         owners = {}
@@ -47,7 +47,7 @@ class Ranks:
         return owners
 
     def check_same(self, links: Mapping[str, Tensor]) -> None:
-        """Refuse links that differ between the ranks.
+        """Raise an error if the links differ between the ranks.
 
         Args:
             links: the positions of the links, int64, by the name of the layer or head.
@@ -133,8 +133,8 @@ class Ranks:
 def ranks_of(model: nn.Module, group: dist.ProcessGroup | None = None) -> Ranks:
     """The ranks that train a model together.
 
-    If a group is given, these are all ranks of this group. Without a group, a model with `DistributedDataParallel` or
-    `fully_shard` is trained by the ranks of its own group, and any other model by all ranks.
+    If a group is given, these are all ranks of this group. Otherwise, these are the ranks of the model's own group if
+    the model uses `DistributedDataParallel` or `fully_shard`. If it uses neither, these are all ranks.
     """
     weight = next(model.parameters())
     if group is None and isinstance(model, nn.parallel.DistributedDataParallel):

@@ -11,9 +11,9 @@ class Dropout(nn.Dropout):
     """A variant of `nn.Dropout` that uses all of torch's threads, and stores a seed instead of a mask.
 
     On most processors, torch draws random numbers on one thread. These draws take a quarter of the time of a sparse
-    Transformer's training step, and the dropped elements depend on the manufacturer of the processor. With this class,
-    they depend only on the seed (:mod:`chts_core.compiled.dropout`). The probability that an element is dropped differs
-    from `p` by at most 2^-33.
+    Transformer's training step. With `nn.Dropout`, the dropped elements depend on the manufacturer of the processor.
+    With this class, they depend only on the seed (:mod:`chts_core.compiled.dropout`). The probability that an element
+    is dropped differs from `p` by at most 2^-33.
 
     On any device other than a CPU, and if torch traces or transforms the model, this class works like `nn.Dropout`.
 

@@ -139,8 +139,8 @@ class Tracer(fx.Tracer):
 def has_forward_of_class(module: nn.Module) -> bool:
     """Whether an instance runs the `forward` method of its class.
 
-    The method may have a wrapper, for example the wrapper that accelerate adds for mixed precision. The method of a
-    `torch.jit.ScriptModule` is compiled, so its class has no `forward` method.
+    The method may have a wrapper, for example the wrapper that accelerate adds for mixed precision. The result is False
+    for a `torch.jit.ScriptModule`, because its `forward` method is compiled and does not belong to its class.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return False
@@ -152,8 +152,8 @@ def has_forward_of_class(module: nn.Module) -> bool:
 def leaving_nothing_behind(model: nn.Module) -> Iterator[None]:
     """Undo or suppress the side effects of `forward`.
 
-    These are random draws, prints, warnings, counted calls, and results kept in attributes, or in lists, dicts, sets
-    and deques in the attributes.
+    These are random draws, prints, warnings, counters of calls, and results that `forward` keeps in attributes, or in
+    lists, dicts, sets and deques in the attributes.
     """
     containers = [(container, _contents(container)) for container in _containers(model)]
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -247,8 +247,8 @@ def traces(
     caller uses a trace, the module is in the mode of this trace.
 
     Args:
-        without_labels: as in :func:`trace`. If the trace fails without the first argument, the module is traced again
-            with this argument.
+        without_labels: as in :func:`trace`. If the trace fails without the first argument, the function traces the
+            module again with this argument.
     """
     for training in (True, False):
         for dtype in _DTYPES:
@@ -264,9 +264,9 @@ def traces(
 def output_layers(model: nn.Module) -> dict[str, str]:
     """The linear layers and convolutions that compute a model's outputs: no matrix comes after them.
 
-    A model may have several output layers, such as one for each task. If the `forward` method cannot be traced, the
-    output layer is the layer that `get_output_embeddings` returns (a method of models in `transformers`). If the model
-    has no `get_output_embeddings`, the output layer is the layer that was registered last.
+    A model may have several output layers, for example one for each task. If the `forward` method cannot be traced, the
+    output layer is the layer that `get_output_embeddings` (a method of models in `transformers`) returns. If the model
+    has no such method, the output layer is the layer that was registered last.
 
     Returns:
         The reason why each layer counts as an output layer, by module name: `OF_OUTPUTS`, `LAST` or `GUESSED`.

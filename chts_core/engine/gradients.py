@@ -48,7 +48,7 @@ class Gradients:
         self._versions: dict[str, int] = {}
 
     def listen(self, names: list[str], owner: Scheduled) -> None:
-        """Watch the gradients of some weights on behalf of `owner`. The hooks do not keep `owner` alive."""
+        """Watch the gradients of some weights for `owner`. The hooks do not keep `owner` alive."""
         self._owner = weakref.ref(owner)
         me = weakref.ref(self)
         for name in names:
@@ -87,7 +87,7 @@ class Gradients:
         return self._collects and owner is not None and owner.update_due
 
     def _forget_dropped(self, name: str, _: Tensor) -> None:
-        """Forget the gradient of absent links if the user has reset the gradient of the existing links."""
+        """Forget the gradient of all links if the user has reset `grad`, the gradient of the existing links."""
         if not self._wanted() or name not in self.dense:
             return
         gradient = self._weights[name].parameter.grad
@@ -99,8 +99,8 @@ class Gradients:
     def _clear(self, name: str, parameter: Tensor) -> None:
         """Overwrite the gradient of absent links with zeros, so that a NaN there becomes zero too.
 
-        If an update needs the gradient of all links, a copy of this gradient is kept first. The copies are summed over
-        the backward passes of the step, as `grad` itself sums the gradient of the existing links.
+        If an update needs the gradient of all links, the method first adds a copy of this gradient to `dense`. `dense`
+        is the sum over the backward passes of the step, as `grad` is for the existing links.
         """
         held = self._weights[name]
         if not self._guard.rules(parameter) or parameter.grad is None:
@@ -128,7 +128,7 @@ class Gradients:
         self._arriving[name] = backward, new if summed is None or before != backward else summed + new
 
     def _add_arrived(self, name: str, values: Tensor) -> None:
-        """Add the gradient of a finished backward pass for a layer that stores only its links."""
+        """Add the gradient of a finished backward pass to `dense`, for a layer that stores only its links."""
         if not self._guard.rules(values) or not self._wanted() or name not in self._arriving:
             return
         _, arrived = self._arriving.pop(name)
@@ -177,8 +177,8 @@ def skip_before_updates(optimizer: torch.optim.Optimizer, owner: Scheduled, guar
             return
         if any(callable(given) for given in (*args[1:], kwargs.get("closure"))):
             raise RuntimeError(
-                "the method skips the optimizer's step before an update, which it cannot do if a closure computes the "
-                "gradients; call backward() first and optimizer.step() without a closure."
+                "the method skips the optimizer's step before an update. It cannot skip a step with a closure that "
+                "computes the gradients; call backward() first, and then optimizer.step() without a closure."
             )
         for group in optimizer.param_groups:
             for parameter in group["params"]:

@@ -19,7 +19,7 @@ class Found(NamedTuple):
 
     chosen: the sparse layers, and why the other layers stay dense.
     parts: the networks that evolve separately, by name. They are the layers or their heads.
-    graph: which layers feed each other.
+    graph: which layer feeds which.
     notes: warnings about output layers that are only guessed, and about the graph.
     """
 
@@ -41,7 +41,7 @@ def find_layers(
     if graph is not None and not isinstance(graph, LayerGraph):
         raise TypeError(
             f"graph is a {type(graph).__name__}; expected a LayerGraph. Pass graph=LayerGraph(chains=((first, second, "
-            "...),)) with the names of layers that feed each other."
+            "...),)) with names of layers; in a chain, each layer feeds the next layer."
         )
     chosen = choose_layers(model, include, exclude)
     layers = chosen.layers
@@ -49,7 +49,7 @@ def find_layers(
     guessed = [name for name, why in chosen.dense.items() if why == GUESSED]
     if guessed:
         notes = [
-            f"{', '.join(guessed)} stays dense, because it is registered last and is guessed to give the model's "
+            f"{', '.join(guessed)} stays dense: it is registered last, so chts guesses that it gives the model's "
             "outputs. The forward method could not be traced. Use exclude to name the layers that give the "
             "outputs.",
             *notes,
@@ -61,7 +61,7 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
     """The layer graph of a model, and warnings for a user who has given no graph.
 
     Percolation uses only the layers that could be traced. The other layers evolve too, but their incomplete links stay.
-    If no two layers are known to feed each other, percolation removes no link, and a note says so. This is not an
+    If no layer is known to feed another layer, percolation removes no link, and a note says so. This is not an
     error, because the rest of the method works.
     """
     graph, unknown = layer_graph(model, layers)
@@ -75,10 +75,10 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
     joined = any(len(chain) > 1 for chain in graph.chains) or graph.pairs or graph.attentions
     effect = "The links of these layers evolve, but incomplete links stay."
     if not joined and len(layers) > 1:
-        effect = "Percolation removes no link, because no two layers of this model are known to feed each other."
+        effect = "Percolation removes no link, because chts found no layer of this model that feeds another layer."
     return graph, [
-        f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layers feed each "
-        "other, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "
+        f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layer feeds "
+        "which, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "
         "layers that were found."
     ]
 

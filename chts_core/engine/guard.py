@@ -32,7 +32,7 @@ _UNCOUNTED = (
 
 
 class Guard:
-    """Checks, at every call of `Sparsifier.step()`, what has happened since the last call.
+    """Checks at every call of `Sparsifier.step()` what has happened since the last call.
 
     Args:
         network: the sparse layers.
@@ -83,7 +83,7 @@ class Guard:
         self._watch.settle()
 
     def record_links(self) -> None:
-        """Record the present links of the layers that store only their links, so that loaded links can be noticed."""
+        """Record the present links of the layers that store only their links, to notice links that are loaded later."""
         stored = self._network.stored()
         self._links = {name: layer.links for name, layer in stored.items()}
         for layer in stored.values():
@@ -101,7 +101,7 @@ class Guard:
             warn(message, RuntimeWarning)
 
     def after_optimizer(self) -> None:
-        """After a step of the optimizer, warn if nobody calls `Sparsifier.step()`."""
+        """Warn if the optimizer has made three steps without a call of `Sparsifier.step()`."""
         if self._watch.steps == 3 and not self.superseded:
             self.complain(
                 "not stepped",
@@ -339,5 +339,5 @@ def check_execution(
 
 
 def few(names: list[str]) -> str:
-    """The names of some layers; if there are many, the first name and the number of the others."""
+    """Up to three names; if there are more, the first name and the number of the others."""
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} others"

@@ -21,7 +21,7 @@ from chts_core.topology import correlated
 
 
 def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
-    """A generator for one part only, so that the links of this part do not depend on other layers."""
+    """A generator for one part only, so that the links of this part do not depend on the other parts."""
     digest = hashlib.blake2b(f"{seed}:{part}".encode(), digest_size=8).digest()
     where = device if device.type == "cuda" else torch.device("cpu")
     return torch.Generator(where).manual_seed(int.from_bytes(digest, "big") >> 1)
@@ -63,14 +63,14 @@ def first_masks(
     budget: Budget,
     generators: Mapping[str, torch.Generator],
 ) -> dict[str, Tensor]:
-    """The masks, by weight, that a run starts from.
+    """The masks that a run starts from, by the name of the weight.
 
     Args:
         start: "method" for the topology, "magnitude" for the largest weights, "dense" for all weights.
         given: masks from the user, by part, which replace the masks of the topology.
         topology: the method's topology, with the correlations if it needs them.
         layers, parts: the layers and parts of the model, by name.
-        graph: which layers feed each other.
+        graph: which layer feeds which.
         weights: the weights, by name.
         budget: gives the number of links of each part.
         generators: a generator for each part, by name.
@@ -124,7 +124,7 @@ def _check_given(start: Start, given: Mapping[str, Tensor] | None, parts: Mappin
     unknown = (given or {}).keys() - parts.keys()
     if unknown:
         raise ValueError(
-            f"initial_masks has {', '.join(sorted(unknown))}, which is not a sparse layer; expected names among "
+            f"initial_masks has masks of {', '.join(sorted(unknown))}; expected only masks of the sparse layers "
             f"{', '.join(parts)}."
         )
 

@@ -44,7 +44,7 @@ class Links(NamedTuple):
         return torch.repeat_interleave(self.crow_indices.diff().long())
 
     def positions(self) -> Tensor:
-        """Position of each link in the flattened weight, int64 in ascending order."""
+        """The position of each link in the flattened weight, int64 in ascending order."""
         return self.outputs() * self.shape[1] + self.col_indices
 
 
@@ -74,7 +74,7 @@ def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
     if bool((crow.diff() < 0).any()):
         return "have an output with a negative number of links"
     if len(columns) and not 0 <= int(columns.min()) <= int(columns.max()) < in_features:
-        return f"lead to inputs outside 0 to {in_features - 1}"
+        return f"have inputs outside 0 to {in_features - 1}"
     outputs = torch.repeat_interleave(crow.long().diff())
     if bool(((outputs * in_features + columns).diff() <= 0).any()):
         return "are not in strictly ascending order"
@@ -248,7 +248,7 @@ def filled(links: Links, values: Tensor) -> Tensor:
 
 @cache
 def _measured_crossover(out_features: int, in_features: int, device: str, dtype: torch.dtype, _threads: int) -> float:
-    """The result of :func:`crossover_density`, which also depends on the number of threads."""
+    """The measurement of :func:`crossover_density`. Its result also depends on the number of threads."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(_CROSSOVER_SAMPLES, in_features, generator=generator).to(device, dtype)
     dy = torch.randn(_CROSSOVER_SAMPLES, out_features, generator=generator).to(device, dtype)
@@ -284,10 +284,11 @@ _CROSSOVER_SIZE = 1024  # larger layers are measured at this size
 
 
 def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Density up to which sparse products are faster than dense products with the filled-in weight, on this machine.
+    """The density up to which sparse products are faster than dense products with the filled-in weight.
 
-    This density is measured once per process for each shape, with forward and backward passes of 256 samples at two
-    densities, and at most 1024 features on each side. The measurement takes a few tenths of a second.
+    The function measures this density on this machine, once per process for each shape, in a few tenths of a second. It
+    times forward and backward passes of 256 samples at two densities. If a layer has more than 1024 inputs or outputs,
+    the function uses 1024 instead.
     """
     sides = (min(out_features, _CROSSOVER_SIZE), min(in_features, _CROSSOVER_SIZE))
     return _measured_crossover(*sides, str(device), dtype, torch.get_num_threads())

@@ -20,9 +20,9 @@ class Layer:
     experts. For a convolution, the inputs are the channels times the positions of the kernel: i = channel · positions +
     position.
 
-    name: the name of the parameter, with ":q", ":k", ":v" for parts of a packed weight and ":0", ":1"... for heads,
-        experts and groups.
-    parameter: the name of the parameter.
+    name: the name of the parameter. A part of it has a suffix: ":q", ":k" or ":v" in a packed weight, the gate in a
+        recurrent layer (":i"), or the number of a head, expert or group (":0").
+    parameter: the name of the parameter, without a suffix.
     shape: (out_features, in_features) of the network itself.
     strides, offset: see above.
     kernel: the shape of the kernel of a convolution.
@@ -51,9 +51,9 @@ class Layer:
         return self.strides[0] >= self.strides[1]
 
     def matrix(self, tensor: Tensor) -> Tensor:
-        """This layer's part of a tensor shaped like the parameter, as a matrix (out_features, in_features).
+        """The part of a tensor that belongs to this layer, as a matrix (out_features, in_features).
 
-        The matrix is a view if the tensor is contiguous.
+        The tensor has the shape of the parameter. The matrix is a view if the tensor is contiguous.
         """
         flat = tensor.reshape(-1)
         return flat.as_strided(self.shape, self.strides, flat.storage_offset() + self.offset)
@@ -108,9 +108,9 @@ def candidates(model: nn.Module) -> Iterator[Candidate]:
 def other_matrices(model: nn.Module) -> Iterator[Candidate]:
     """Parameters of two dimensions or more that belong to no known kind of module, apart from embeddings and biases.
 
-    They stay dense unless the user names them. A named parameter of three dimensions is a stack of matrices (matrices,
-    out_features, in_features). Any other named parameter is one matrix, and its first dimension corresponds to the
-    outputs.
+    These parameters stay dense unless the user names them. A named parameter of three dimensions is a stack of matrices
+    and has the shape (matrices, out_features, in_features). Any other named parameter is one matrix, and its first
+    dimension corresponds to the outputs.
     """
     known = {candidate.layer.parameter for candidate in candidates(model)}
     for name, parameter in matrices(model).items():

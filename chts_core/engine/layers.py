@@ -36,8 +36,8 @@ class Chosen:
     """The layers that become sparse, and the matrices that do not.
 
     layers: the sparse layers by name, in the model's order.
-    frozen: weights of layers that would be sparse if they were not frozen, by the name of the layer.
-    dense: the reason why each other trained matrix stays dense, by the name of the parameter.
+    frozen: the frozen weights that would become sparse if they were trained, by the name of the layer.
+    dense: for every other trained matrix, the reason why it stays dense, by the name of the parameter.
     """
 
     layers: dict[str, Layer]
@@ -70,7 +70,7 @@ def choose_layers(model: nn.Module, include: Selection | None = None, exclude: S
 
     All kinds of layers in :mod:`chts_core.engine.kinds` become sparse if they are trained. Embeddings are never sparse.
     The layers that compute the model's outputs (:func:`chts_core.engine.forward.output_layers`), the routers of
-    experts, and depthwise convolutions stay dense, unless `exclude` says otherwise.
+    experts, and depthwise convolutions stay dense by default. `exclude` replaces this default.
 
     Args:
         model: any module.
@@ -321,7 +321,7 @@ def _check_shared(model: nn.Module, layers: Mapping[str, Layer]) -> None:
 
 
 def _overlap(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have an element in common; their spans of the same storage must overlap."""
+    """Whether two tensors in the same storage, with overlapping spans, have an element in common."""
     spans = [_span(first), _span(second)]
     start, end = min(span.start for span in spans), max(span.stop for span in spans)
     memory = np.empty(end - start, np.uint8)  # laid out like the storage; nothing reads or writes this array

@@ -6,8 +6,8 @@ used for y = W x + b and the gradient with respect to W. The positions by column
 values in these columns, are used for the gradient with respect to x. Both lists of positions are rebuilt only when the
 topology changes.
 
-In the products, each feature is a row of activations, with the samples side by side. So each link multiplies contiguous
-numbers. The result is transposed back, because code around an `nn.Linear` expects a contiguous output.
+Before a product, the layer transposes the activations to one row per feature, so that each link multiplies contiguous
+numbers. The layer transposes the result back, because code around an `nn.Linear` expects a contiguous output.
 """
 
 import copy
@@ -36,7 +36,7 @@ Carry = Callable[[Tensor], Tensor]
 
 
 class SparseLinear(nn.Module):
-    """A linear layer that stores only its links; a drop-in replacement for `nn.Linear` with a known mask.
+    """A linear layer that stores only its links: a drop-in replacement for an `nn.Linear` under a known mask.
 
     It needs memory for the values, their gradient and the optimizer's moments. The positions of the links take 12 bytes
     per link and 4 bytes per neuron. The layer accepts inputs with any number of dimensions. It supports first
@@ -59,7 +59,7 @@ class SparseLinear(nn.Module):
     an `nn.Linear` can be loaded too: the layer takes the weights at its own links. Hugging Face's `save_pretrained`
     writes the dense weight, so that `from_pretrained` finds it.
 
-    A copy (`copy.deepcopy`) does not follow the links of its original. An average of the copy and the original, as in
+    If a layer changes its links, its copies (`copy.deepcopy`) do not. An average of a copy and the original, as in
     `torch.optim.swa_utils.AveragedModel`, would mix values of different links. In this case, the copy raises an error;
     :class:`chts_core.tools.averaging.AveragedModel` follows the links.
 
@@ -210,8 +210,8 @@ class SparseLinear(nn.Module):
         """Record that the original of this copy is about to get different links.
 
         If code has already written values into this copy, and the copy was not trained, the next write to the copy will
-        mix values of different links. Code that averages weights begins with a copy. If the first write to the copy
-        comes after this call, no values are mixed.
+        mix values of different links. The first write of code that averages weights only copies the values. So nothing
+        is mixed if the first write comes after this call.
         """
         if self._mixed_beyond is None and not self.has_trained and _writes(self.values) != self._settled:
             self._mixed_beyond = _writes(self.values)
@@ -263,7 +263,7 @@ class SparseLinear(nn.Module):
 
     @property
     def density(self) -> float:
-        """Share of all possible links that exist."""
+        """The number of links, divided by the number of possible links."""
         return len(self.values) / (self.out_features * self.in_features)
 
     def to_linear(self) -> nn.Linear:
@@ -302,7 +302,7 @@ class SparseLinear(nn.Module):
 
     @torch.no_grad()
     def exchange(self, removed: Tensor, regrown: Tensor) -> Carry:
-        """Change the links as :meth:`rewire` does, by the positions of the removed and the regrown links.
+        """Change the links as :meth:`rewire` does, given the positions of the removed and the regrown links.
 
         Positions refer to the flattened weight, int64 in ascending order. A link may be in both lists; then it
         starts from zero.

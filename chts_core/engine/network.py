@@ -30,7 +30,7 @@ class SparseNetwork:
     Args:
         model: the model without wrappers.
         layers, parts: the layers and the parts, by name.
-        graph: which layers feed each other.
+        graph: which layer feeds which.
         weights: the weights, by the name of the parameter. When a layer starts to store only its links, its weight in
             this dictionary is replaced.
         sparse: the names of the weights that are not dense at the end of the run.
@@ -76,18 +76,18 @@ class SparseNetwork:
         return next(iter(self.weights.values())).parameter.device.type
 
     def by_layer(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Views of the masks of weights, by layer, each in the full shape of its layer."""
+        """For each layer, a view of its weight's mask, in the full shape of the layer."""
         return {
             name: layer.matrix(masks[layer.parameter]).unflatten(1, layer.full_shape[1:])
             for name, layer in self.layers.items()
         }
 
     def by_part(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Views of the masks of weights, by part."""
+        """For each part, a view of its weight's mask, as a matrix (out_features, in_features)."""
         return {name: part.matrix(masks[part.parameter]) for name, part in self.parts.items()}
 
     def with_weights(self, masks: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The weight and the mask of each part of the sparse weights, (out_features, in_features)."""
+        """The weight and the mask of each part of the sparse weights, as matrices (out_features, in_features)."""
         for parameter, parts in self.parts_by_weight():
             if parameter in self.sparse:
                 weight = self.weights[parameter].dense()
@@ -127,15 +127,15 @@ class SparseNetwork:
         return [(name, part) for name, part in self.parts.items() if part.parameter == parameter]
 
     def density(self) -> float:
-        """Share of all possible links that exist."""
+        """The number of links, divided by the number of possible links."""
         return self.share(self.num_links())
 
     def share(self, counts: Mapping[str, int]) -> float:
-        """Share of all possible links that exist, from the number of links of each part."""
+        """The density, from the number of links of each part."""
         return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
 
     def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
-        """Number of links of each part, given the masks of the weights, packed into bits."""
+        """The number of links of each part, from the weights' masks as packed bits."""
         found = {}
         for parameter, parts in self.parts_by_weight():
             shape, bits = self.weights[parameter].shape, packed[parameter]
@@ -159,7 +159,7 @@ class SparseNetwork:
         return self._owners[part] == self.ranks.rank
 
     def share_out(self, links: LinkLists) -> None:
-        """Send the links of each process's parts to all processes, in place; a collective operation."""
+        """Send the links of each process's parts to all processes, and change `links`; a collective operation."""
         if self.ranks.size > 1:
             masks = {name: mask_of(links[name], part.shape) for name, part in self.parts.items()}
             self.ranks.share(masks, self._owners)
@@ -241,7 +241,7 @@ class SparseNetwork:
         return where[missing], past.values[mine][order][missing]
 
     def empty_links(self, packed: Mapping[str, Tensor]) -> int:
-        """Number of links with a weight of exactly zero, given the masks of the weights, packed into bits."""
+        """The number of links with a weight of exactly zero, from the weights' masks as packed bits."""
         return sum(
             weight.num_zero(positions(unpack_bits(packed[name], weight.shape)).to(weight.parameter.device))
             for name, weight in self.weights.items()
@@ -257,9 +257,9 @@ class SparseNetwork:
             layer.crossover = crossovers.get(name, layer.crossover)
 
     def clear(self, optimizer: torch.optim.Optimizer, execution: str) -> None:
-        """Zero everything outside the masks.
+        """Set everything outside the masks to zero.
 
-        If `execution` asks for it, let each layer that can do so store only its links.
+        If `execution` is not "masked", each layer that can store only its links does so from now on.
         """
         for name in self.sparse:
             weight = self.weights[name]

@@ -13,9 +13,9 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 
     Such an optimizer needs more than the vector of the links' weights.
 
-    To find out, the function makes some steps with a copy of the optimizer, on small matrices and on vectors with the
+    To find out, the function takes some steps with a copy of the optimizer, on small matrices and on vectors with the
     same numbers. Muon and Shampoo need matrices. Adafactor and LARS treat matrices and vectors differently. LBFGS keeps
-    one state for all parameters together. An optimizer that cannot be copied in this way is not refused.
+    one state for all parameters together. If the steps on the matrices fail, the function accepts the optimizer.
 
     Raises:
         ValueError: if the optimizer is refused. The message names the optimizer.

@@ -14,7 +14,7 @@ REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model fi
 
 
 class Layer(Protocol):
-    """What a product's backward pass reads from its layer, and records there.
+    """The attributes of a layer that the backward pass of its product reads or sets.
 
     has_trained: whether a gradient has ever reached the values.
     """
@@ -23,7 +23,7 @@ class Layer(Protocol):
 
     @property
     def dense_gradient_hook(self) -> Callable[..., None] | None:
-        """If set, it is called with the layer and a function that computes the gradient with respect to all of W."""
+        """If set, a backward pass calls it with the layer and a function for the gradient with respect to all of W."""
 
 
 def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer, /) -> Tensor:

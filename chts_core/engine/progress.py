@@ -55,10 +55,10 @@ class Progress:
     past_weights: the last weights of all links that were ever removed, by parameter, if the method needs them.
     steps: the number of steps so far.
     updated_at: the step of the schedule to which the current number of links belongs.
-    behind: for each part whose weight was frozen at later updates, the step of the schedule to which its number of
-        links belongs instead.
+    behind: for each part that missed the last updates because its weight was frozen, the step of the schedule to which
+        its number of links belongs.
     stopped: the parts that have reached their early stop.
-    postponed: the steps at which the update was postponed.
+    postponed: the steps at which an update was postponed.
     history: one row per update and part.
     crossovers: the crossover densities, by weight, as measured for the layers that store only their links, so that a
         resumed run uses the same kernels.

@@ -1,4 +1,4 @@
-"""Find out which sparse layers of a model feed each other, for percolation.
+"""Find out which sparse layer of a model feeds which, for percolation.
 
 Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
@@ -9,7 +9,7 @@ trace assumes that inputs are batches.
 Some code may mix neurons without appearing in a trace: hooks on a layer or an activation, a `forward` method that only
 one instance has, and parametrizations. The same holds for code that runs only in training, only in evaluation, only for
 one dtype, or only if arguments keep their default None. The layers on both sides of such code form no chain; pass
-`graph` if you know that they feed each other.
+`graph` if you know that one feeds the other.
 """
 
 import operator
@@ -36,7 +36,7 @@ _METADATA = ("shape", "device", "ndim", "size", "dim")
 
 
 def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGraph, set[str]]:
-    """Find out which sparse layers of a model feed each other.
+    """Find out which sparse layer of a model feeds which.
 
     Args:
         model: any module. It is traced in training and in evaluation mode, but never run on data. If it cannot be

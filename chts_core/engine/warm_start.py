@@ -27,7 +27,7 @@ def method_from(start: Start, method: str | Method) -> Method:
     A sigmoid or cubic decay then begins at sparsity 0. A constant sparsity becomes a cubic decay.
 
     Raises:
-        ValueError: for an unknown start, or "dense" with a schedule of another kind that does not begin at sparsity 0.
+        ValueError: for an unknown start, or for "dense" with a schedule that is not constant, sigmoid, cubic or dense.
     """
     method = get_method(method)
     if start not in get_args(Start):
@@ -42,8 +42,9 @@ def method_from(start: Start, method: str | Method) -> Method:
         case Dense():
             return method
     raise ValueError(
-        f'start is "dense", but the sparsity follows {method.sparsity!r}, which does not say how to begin with all '
-        'links; choose a decay, as in method="mest/exchange with sparsity=Cubic(initial=0)", and leave start out.'
+        f'start is "dense", but the sparsity follows {method.sparsity!r}, which this start cannot change; leave '
+        'start out and choose a decay that begins with all links, as in method="mest/exchange with '
+        'sparsity=Cubic(initial=0)".'
     )
 
 
@@ -93,8 +94,8 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 def _is_trained(squares: Tensor) -> bool:
     """Whether the squared weights of a layer's neurons differ by more than chance explains.
 
-    Initial weights are independent and have the same distribution. So the mean squares of the rows vary like means of
-    independent numbers. Training makes some neurons matter more than others.
+    Initial weights are independent and have the same distribution. So the mean squares of rows and of columns vary like
+    means of independent numbers. Training makes some neurons matter more than others.
     """
     variance = float(squares.var())
     for dim in (0, 1):

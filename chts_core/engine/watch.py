@@ -111,7 +111,7 @@ class Watch:
         self._versions = self._now()
 
     def saw(self, optimizer: torch.optim.Optimizer) -> None:
-        """Record that an optimizer has made a step."""
+        """Record the type of an optimizer that has made a step, if it is another optimizer of these weights."""
         if optimizer is self._optimizer or self.other is not None:
             return
         ours = {id(weight.parameter) for weight in self._weights.values()}
@@ -203,7 +203,7 @@ def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def is_accumulating(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether accelerate delays the step of an optimizer that it has prepared, until all gradients have arrived."""
+    """Whether accelerate is still accumulating gradients, so that it skips this step of the optimizer."""
     state = getattr(optimizer, "gradient_state", None)
     return state is not None and not state.sync_gradients
 

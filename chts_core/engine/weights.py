@@ -98,7 +98,8 @@ class Weight(Protocol):
         """Zero the weight and the state of absent links.
 
         Args:
-            keeps_zeros: whether the optimizer keeps a zero state at zero if the link has no gradient.
+            keeps_zeros: whether the optimizer keeps a zero state at zero if the link has no gradient. If so, only the
+                weight is zeroed.
         """
         ...
 
@@ -382,7 +383,7 @@ def store_densely(model: nn.Module, optimizer: torch.optim.Optimizer, links: Map
     """Undo :func:`store_links` in all layers of a model, before another Sparsifier is attached.
 
     Args:
-        links: the mask to which the optimizer's state belongs, by weight. Default: the present links of the layer.
+        links: for each weight, the mask to which the optimizer's state belongs. Default: the layer's present links.
     """
     for path, layer in model.named_modules():
         if not isinstance(layer, SparseLinear):
@@ -396,7 +397,7 @@ def store_densely(model: nn.Module, optimizer: torch.optim.Optimizer, links: Map
 
 
 def zero_absent(tensor: Tensor, mask: Tensor) -> None:
-    """Zero a tensor in place where a mask has no link; a NaN there becomes zero too.
+    """Set a tensor to zero, in place, where a mask has no link; a NaN there becomes zero too.
 
     On a CPU, this is as fast as the memory allows. Torch's own masked fill takes five to fifty times as long.
     """

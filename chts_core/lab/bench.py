@@ -23,7 +23,7 @@ def folder() -> Path:
 
 
 def topics() -> dict[str, str]:
-    """The topic of each benchmark, which is its file name, with the first line of its docstring."""
+    """The topic (the file name) of each benchmark, and the first line of its docstring."""
     paths = sorted(path for path in folder().glob("*.py") if path.stem != "common")
     return {
         path.stem: (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]

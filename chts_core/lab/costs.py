@@ -85,7 +85,7 @@ def time_layers(
     repeats: int = 15,
     generator: torch.Generator,
 ) -> list[LayerTime]:
-    """On the CPU, time one layer with Erdős–Rényi links at several densities."""
+    """Measure the seconds per step of one layer with Erdős–Rényi links at several densities, on the CPU."""
     x = torch.randn(samples, in_features, generator=generator)
     found = []
     for density in densities:
@@ -103,7 +103,7 @@ class TrainingCost:
 
     name: name of the row.
     flops: theoretical training FLOPs as a share of the training FLOPs of the dense model.
-    step: seconds of an optimizer step without an update. This is the median in each interval between two updates,
+    step: seconds of a training step without an update. This is the median in each interval between two updates,
         averaged over the intervals.
     update: seconds of the last update of the topology; 0 if there was no update.
     memory: the bytes that a run keeps between steps, without the data set: weights, gradients, moments and masks.
@@ -176,8 +176,8 @@ def measure_training(
 def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier) -> int:
     """Bytes of the weights, their gradients, the optimizer's moments, and the data on the links.
 
-    The data on the links are the positions of the present links, and one bit for each possible link, which says whether
-    this link ever existed (ITOP). A dense model needs no such data.
+    The data on the links are the masks or the positions of the present links, and one bit for each possible link, which
+    says whether this link ever existed (ITOP). A dense model needs no such data.
     """
     moments = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

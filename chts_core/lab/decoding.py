@@ -34,7 +34,7 @@ class Hypothesis:
 
 
 def greedy(model: Transformer, source: Tensor, max_length: int) -> list[Hypothesis]:
-    """Translate each row of `source` with the likeliest token at each place, which is beam search with a beam of 1."""
+    """Translate each row of `source` with the likeliest token at each place. This is beam search with a beam of 1."""
     return beam_search(model, source, 1, max_length)
 
 
@@ -46,15 +46,18 @@ def beam_search(
 
     For each sentence, the search extends `beam` beginnings of a translation in parallel. Each step considers the 2·beam
     likeliest continuations of these beginnings. If one of the `beam` likeliest continuations ends with END, it becomes
-    a hypothesis. Of the continuations without END, the search keeps the `beam` likeliest as new beginnings. A sentence
-    is done if it has `beam` hypotheses, and if the best hypothesis scores at least as high as the likeliest beginning
-    would score if it were a hypothesis of the same number of tokens. Without the second condition, `beam` hypotheses
-    that stop too early could end the search before the complete translation is found, because END is often the
-    second-likeliest token, even if its probability is low. After `max_length` tokens, only END may follow. The score of
-    a hypothesis of `length` tokens, including END, is log-probability / ((5 + length) / 6)^length_penalty (Wu et al.,
-    2016). If two continuations are equally likely, the continuation of the likelier beginning comes first. If they also
-    have the same beginning, the continuation with the lower token number comes first. The search never produces PAD or
-    BEGIN.
+    a hypothesis. Of the continuations without END, the search keeps the `beam` likeliest as new beginnings. After
+    `max_length` tokens, only END may follow. The search never produces PAD or BEGIN.
+
+    The score of a hypothesis of `length` tokens, including END, is log-probability / ((5 + length) / 6)^length_penalty
+    (Wu et al., 2016). A beginning has the score of a hypothesis with the same log-probability and number of tokens. A
+    sentence is done if it has `beam` hypotheses, and if no beginning has a higher score than the best hypothesis. The
+    second condition is necessary because END is often the second-likeliest token, even if its probability is low.
+    Without this condition, `beam` hypotheses that stop too early could end the search before it finds the complete
+    translation.
+
+    If two continuations are equally likely, the continuation of the likelier beginning comes first. If they also have
+    the same beginning, the continuation with the lower token number comes first.
 
     Args:
         model: the Transformer. The function puts the model into evaluation mode, without dropout, and restores its
@@ -142,7 +145,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
     """Log-probabilities (rows, vocabulary), in float32 even under autocast; -inf for tokens that are never produced."""
     if not logits.isfinite().all():
         raise ValueError(
-            "the model's logits are not all finite, because it diverged in training or overflowed in half precision. "
+            "the model's logits are not all finite: the model diverged in training or overflowed in half precision. "
             "Train the model again with a lower learning rate, or translate in float32."
         )
     log_probabilities = torch.log_softmax(logits, dim=1, dtype=torch.float32)
@@ -178,7 +181,7 @@ def generate(
     Args:
         model: a language model.
         tokenizer: the tokenizer of that model.
-        prompt: the beginning; "" for the beginning of a document.
+        prompt: the beginning of the text; with "", the model starts a new document.
         num_tokens: the largest number of tokens to add; the document may end earlier.
         temperature: with 0, the function takes the likeliest token; with a higher value, it draws a token with chances
             that are proportional to probability ** (1 / temperature).
@@ -225,18 +228,18 @@ def _check(source: Tensor, beam: int, max_length: int, length_penalty: float) ->
     if source.dim() != 2 or source.dtype != torch.int64 or not source.numel():
         raise ValueError(
             f"source has shape {tuple(source.shape)} and dtype {source.dtype}; expected one row of tokens per "
-            "sentence, (n, S) of torch.int64 with n and S at least 1; add a dimension to a single sentence."
+            "sentence: shape (n, S) of torch.int64, with n and S at least 1. Add a dimension to a single sentence."
         )
     empty = (source == PAD).all(dim=1).nonzero().flatten().tolist()
     if empty:
         raise ValueError(
             f"rows {', '.join(map(str, empty))} of source have only PAD; expected at least one other "
-            "token in each, such as END; leave empty sentences out."
+            "token in each row, such as END. Leave out empty sentences."
         )
     for name, value in (("beam", beam), ("max_length", max_length)):
         if value < 1:
-            raise ValueError(f"{name} is {value}; expected 1 or more; choose a larger value.")
+            raise ValueError(f"{name} is {value}; expected 1 or more.")
     if not 0 <= length_penalty < math.inf:
         raise ValueError(
-            f"length_penalty is {length_penalty}; expected a finite number of at least 0; choose 0 (no penalty) or 0.6."
+            f"length_penalty is {length_penalty}; expected a finite number >= 0, such as 0 (no penalty) or 0.6."
         )

@@ -8,8 +8,8 @@ from chts_core.lab.train.recipes import check_iterative_warmup as check_iterativ
 from chts_core.lab.train.runs import *  # noqa: F403
 
 warnings.warn(
-    "chts_core.lab.loop is now split into loop, machine, recipes and runs of chts_core.lab.train; the old name works "
-    "until the next release.",
+    "chts_core.lab.loop is now split into the modules loop, machine, recipes and runs of chts_core.lab.train; the old "
+    "name works until the next release.",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
     """An MLP with `layers` hidden layers of `hidden` ReLU units and an output layer, as in the paper's image tasks.
 
-    The weights are drawn as in He et al. (2015), and only the generator provides random numbers. The biases are zero.
+    The weights follow a uniform distribution with the variance of He et al. (2015). Only the generator provides random
+    numbers. The biases are zero.
     """
     sizes = [in_features, *[hidden] * layers, classes]
     modules: list[nn.Module] = []
@@ -68,17 +69,17 @@ class Transformer(nn.Module):
     Args:
         vocabulary_size: number of tokens.
         size: the sizes of the layers.
-        dropout: share of each block's output that is dropped in training.
+        dropout: the dropout rate in training.
 
     Raises:
-        ValueError: if the heads cannot share the width evenly.
+        ValueError: if the width is odd, or if the heads cannot share it evenly.
     """
 
     def __init__(self, vocabulary_size: int, size: TransformerSize, *, dropout: float = 0.1) -> None:
         super().__init__()
         if size.width % size.heads or size.width % 2:
             raise ValueError(
-                f"width is {size.width} and heads {size.heads}; expected an even width that the heads share evenly."
+                f"width is {size.width} and heads {size.heads}; expected an even width that is divisible by heads."
             )
         self.embedding = nn.Embedding(vocabulary_size, size.width, padding_idx=PAD)
         self.dropout = Dropout(dropout)
@@ -290,7 +291,7 @@ class _DecoderLayer(nn.Module):
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
 
     def step(self, hidden: Tensor, layer: int, state: DecoderState) -> Tensor:
-        """Like `forward`, but without dropout and for one new token per row, (n, 1, width), which is added to the
+        """Like `forward` in evaluation mode, but for one new token per row, (n, 1, width), which is added to the
         state.
         """
         normed = self.attention_norm(hidden)
@@ -355,8 +356,8 @@ class LlamaSize:
             )
         if self.heads % self.key_heads:
             raise ValueError(
-                f"heads is {self.heads} and key_heads {self.key_heads}; expected key_heads that divides heads, because "
-                "each head of keys and values serves an equal number of query heads."
+                f"heads is {self.heads} and key_heads {self.key_heads}; expected heads to be a multiple of key_heads, "
+                "because each head of keys and values serves the same number of query heads."
             )
 
 
@@ -375,7 +376,7 @@ LLAMA_SIZES: dict[str, LlamaSize] = {
 def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausalLM":
     """A LLaMA (Touvron et al., 2023) from Hugging Face, without biases; its output layer has its own weights.
 
-    Its tensors are "meta" tensors, which need no memory, so you can plan a large model, or divide it among GPUs, before
+    Its tensors are "meta" tensors, which need no memory. So you can plan a large model, or divide it among GPUs, before
     it has any weights. :func:`initialise_llama` then draws the weights.
 
     Args:
@@ -407,9 +408,10 @@ def llama(vocabulary_size: int, size: LlamaSize, context: int) -> "LlamaForCausa
 def initialise_llama(
     model: "LlamaForCausalLM", device: torch.device, generator: torch.Generator, deviation: float | None = None
 ) -> None:
-    """Draw normal initial weights for a :func:`llama` model, in place; the weights of the norms are 1.
+    """Draw the initial weights of a :func:`llama` model from normal distributions, in place.
 
-    The weights depend only on the generator, not on the device or the division among GPUs.
+    The weights of the norms are 1. All other weights depend only on the generator, not on the device or the division
+    among GPUs.
 
     Args:
         model: a whole model, or one that `fully_shard` has divided among GPUs.

@@ -51,7 +51,7 @@ def search(
         max_length: the largest number of pieces in a translation.
 
     Returns:
-        The pieces of the best translation, and the hypothesis, which has their log-probability and score.
+        The pieces of the best translation, and its hypothesis, which contains the log-probability and the score.
 
     Raises:
         ValueError: if a possible piece has no row in the table, or if the chances of a row do not sum to 1.

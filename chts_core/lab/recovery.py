@@ -18,7 +18,7 @@ from chts_core.link_prediction import Predictor, ch2_l3n, ch3_l3n, ch3_l3p
 class Recovery:
     """Two measures of how well a score finds hidden links.
 
-    Both measures are fractions. If several links have equal scores, the measure is its mean over all orders of these
+    Both measures are fractions. If several links have equal scores, each measure is the mean over all orders of these
     links.
 
     precision: if n links are hidden, the share of hidden links among the n missing links with the highest scores.

@@ -60,8 +60,8 @@ class Translator:
                 raise ValueError(f"sentence {number} is {sentence!r}; expected some words to translate.")
             if len(tokens) > self.max_length:
                 raise ValueError(
-                    f"sentence {number} has {len(tokens)} tokens, and the translator takes at most {self.max_length}; "
-                    f"cut it into shorter sentences: {sentence[:60]!r}..."
+                    f"sentence {number} has {len(tokens)} tokens; expected at most {self.max_length}. Split the "
+                    f"sentence into shorter ones: {sentence[:60]!r}..."
                 )
         return encoded
 

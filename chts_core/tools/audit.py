@@ -6,8 +6,8 @@
     ...loss.backward(); optimizer.step(); sparsifier.step(); findings = auditor.check()
 
 The checks do not change the run. They are based on the definitions, not on the code of the Sparsifier. For example, the
-numbers of links come from the definitions of the method's schedule and of the distribution, not from the Sparsifier's
-budget. So the checks can also find a mistake in the budget.
+expected numbers of links come from the definitions of the method's schedule and of the distribution, not from the
+Sparsifier's budget. So the checks can also find a mistake in the budget.
 """
 
 import math
@@ -44,19 +44,20 @@ class Finding:
 def audit(sparsifier: Sparsifier) -> list[Finding]:
     """Find everything that is wrong with a run now, between two steps. The list is empty if nothing is wrong.
 
-    A layer that stores only its links has no values outside its links, so the first two checks find nothing there.
+    A layer that stores only its links has no values outside its links, so the first two of `CHECKS` find nothing there.
     """
     return [finding for check in CHECKS.values() for finding in check(sparsifier)]
 
 
 class Auditor:
-    """Audits a run after every step, and checks that regrown links start from zero.
+    """Audits a run after every step, and also checks the links that an update has just regrown.
 
         auditor = Auditor(sparsifier)     # before the first step
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); auditor.check(); optimizer.zero_grad()
 
-    The Auditor remembers the links before a step, so that it knows which links an update has regrown.
+    The Auditor remembers the links before a step, so that it knows which links an update has regrown. Their optimizer
+    states must have their initial values, and their weights must be zero, unless the method restores past weights.
 
     Attributes:
         findings: all findings so far, but only the first one for each check and layer.
@@ -81,7 +82,7 @@ class Auditor:
         if steps not in (self._steps, self._steps + 1):
             raise RuntimeError(
                 f"the Sparsifier is at step {steps} but the last check came after step {self._steps}; call check() "
-                "after every step, or build a new Auditor when a run continues."
+                "after every step, or build a new Auditor when you resume a run."
             )
         found = audit(self._sparsifier)
         if steps > self._steps:
@@ -229,7 +230,7 @@ REGROWN = "regrown links"
 
 
 def _regrown_links(sparsifier: Sparsifier, before: Mapping[str, Tensor]) -> Iterator[Finding]:
-    """Find the regrown links that do not start from zero, right after an update.
+    """Find the links that do not start from zero, right after the update that regrew them.
 
     Links that were absent before the update are checked one by one. Links that were removed and regrown in the same
     update look as if they had stayed. Only the number of these links is known: among the links that seem to have

@@ -22,9 +22,9 @@ class AveragedModel(swa_utils.AveragedModel):
 
     A removed link is also removed from the average. A new link starts with the model's weight and is averaged from then
     on. A link also starts again with the model's weight if its weight is zero in the model or the average, for example
-    after an update has removed and regrown it at once. PyTorch's own class keeps removed links, so its average is
-    denser than the model. If layers store only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's
-    class mixes values of different links, and these layers raise an error.
+    after the same update has removed and regrown it. PyTorch's own class keeps removed links, so its average is denser
+    than the model. If layers store only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's class
+    mixes values of different links, and the average raises an error when you use it.
 
     You can make the average before or after the :class:`chts_core.Sparsifier`. The `state_dict()` of the average
     contains its links. With `execution="csr"`, load this state into an average that was made or updated after the

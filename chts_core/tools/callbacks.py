@@ -64,7 +64,7 @@ def begin(
 
 
 def follow(sparsifier: Sparsifier, saved: dict[str, Any]) -> None:
-    """Take over the state of a checkpoint whose weights the model has loaded, such as the best checkpoint."""
+    """Load the state of a checkpoint, for example the best one, after its weights have been loaded."""
     sparsifier.load_state_dict(saved, reschedule=saved["total_steps"] != sparsifier.timeline.total_steps)
 
 
@@ -80,7 +80,7 @@ def warn_if_dense(sparsifier: Sparsifier, which: str) -> None:
         warn(
             f"{which} at step {sparsifier.steps}, before the final sparsity was reached: the density is "
             f"{sparsifier.density():.4g} but {sparsifier.density() * final / found:.4g} was requested. Train to "
-            f"step {sparsifier.timeline.last_update}, and choose the best checkpoint from there on."
+            f"step {sparsifier.timeline.last_update}, and choose the best checkpoint from that step on."
         )
 
 

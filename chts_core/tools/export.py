@@ -40,8 +40,8 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
         path: the file to write.
         int8: whether to store each weight of two dimensions or more as 8-bit integers, with one scale for each row
             along the last dimension, or for each filter of a convolution. The scale is the largest |W| of the row or
-            filter, divided by 127. A weight changes by at most half its scale. The result is then rounded to the dtype
-            of the weight, which matters in half precision. Zeros stay zeros.
+            filter, divided by 127. A weight changes by at most half its scale and, in half precision, by the rounding
+            to its dtype. Zeros stay zeros.
 
     Raises:
         TypeError, ValueError: if the file cannot hold one of the tensors. In this case nothing is written.

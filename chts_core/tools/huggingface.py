@@ -41,8 +41,8 @@ class SparsifierCallback(TrainerCallback):
     links that were ever active (`itop`).
 
     With `execution="csr"` or `"auto"`, a checkpoint of a Hugging Face model contains dense weights with zeros, because
-    `save_pretrained` writes the checkpoint. A checkpoint of any other model contains no dense weights of the layers
-    that store only their links, but the links and their values. To be able to resume, build the Trainer with the model
+    `save_pretrained` writes the checkpoint. For the layers that store only their links, a checkpoint of any other model
+    contains the links and their values, but no dense weight. To be able to resume, build the Trainer with the model
     itself (not with `model_init`) and with this callback. After the best checkpoint is loaded, the optimizer has no
     state for the layers that store only their links. Before you save a state dict for others, call
     :func:`chts_core.engine.linear.to_dense`.

@@ -31,13 +31,13 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     links that were ever active (`itop`).
 
     With `execution="csr"` or `"auto"`, layers may store only their links. For these layers, a checkpoint contains the
-    links and their values, but no dense weight. Such a checkpoint can be loaded into a new model if the Trainer has
-    this callback. `load_from_checkpoint` refuses such a checkpoint. Before you save a model for others, call
+    links and their values, but no dense weight. A Trainer with this callback can load such a checkpoint into a new
+    model, but `load_from_checkpoint` cannot. Before you save a model for others, call
     :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
-            The name of a layer begins with the attribute of the module that contains the layer, as in "model.0.weight".
+            The name of a layer begins with the name of an attribute of the module, as in "model.0.weight".
         rescale: whether to call `rescale_weights()` before a fresh model is trained; do not use it for pretrained
             weights.
 

@@ -18,8 +18,8 @@ class LinkWarmup:
     A new link has no moments yet, but Adam corrects their bias as if they were as old as the run. So, late in a run,
     the first step of a new link is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 =
     0.999. With this class, the t-th of the `steps` steps after an update moves the new links by t / `steps` of the
-    optimizer's step. All other weights take full steps. A link that an update removes and regrows at once also counts
-    as new. The optimizer keeps the same moments as without this class.
+    optimizer's step. All other weights take full steps. A link that the same update removes and regrows also counts as
+    new. The optimizer keeps the same moments as without this class.
 
     Xiao et al. (2026) describe this cold start of new links in *Memory-Efficient LLM Training with Dynamic Sparsity*
     (SMET, arXiv 2606.00888). Their remedy is different: each link has its own warm-up and its own number of steps,
@@ -27,11 +27,11 @@ class LinkWarmup:
 
     Args:
         sparsifier: already attached to the model.
-        steps: the number of steps after which a new link takes full steps; with 0 or 1, it takes full steps at once.
+        steps: the number of steps that the warm-up takes; with 0 or 1, a new link takes full steps at once.
 
     Raises:
-        ValueError: if `steps` is below 0 or above the smallest number of steps between two updates, or if `fully_shard`
-            has sharded the weights.
+        ValueError: if `steps` is below 0 or above the smallest number of steps between two updates, or if `steps` is
+            above 0 and `fully_shard` has sharded the weights.
     """
 
     def __init__(self, sparsifier: Sparsifier, steps: int) -> None:

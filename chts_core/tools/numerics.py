@@ -42,9 +42,9 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
     """The tensors of a model with infinite or NaN values. Possible causes come before their effects.
 
     Weights and buffers come first. If `compute_loss` is given, the modules of one forward pass follow, in the order in
-    which they finish, and then the loss. Each module is listed once: with its input if the input is not finite,
-    otherwise with its output. The gradients of the parameters come last. In an input, -inf is not an error: attention
-    masks contain it.
+    which they finish, and then the loss. Each call of a module adds at most one entry: for its input if the input is
+    not finite, otherwise for its output. The gradients of the parameters come last. In an input, -inf is not an error:
+    attention masks contain it.
 
         if not loss.isfinite():
             print(find_nonfinite(model, lambda: loss_of(model, batch))[0])
@@ -55,10 +55,10 @@ def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None =
 
     Args:
         model: any module.
-        compute_loss: calls the model on the batch in question; the loss it returns may have any shape.
+        compute_loss: calls the model on a batch and returns the loss, which may have any shape.
 
     Returns:
-        One entry per tensor that is not finite. The list is empty if all tensors are finite.
+        The entries in the order above. The list is empty if all tensors are finite.
     """
     found = [*_of("weight", model.named_parameters()), *_of("buffer", model.named_buffers())]
     if compute_loss is not None:

@@ -63,10 +63,11 @@ class Plan:
     """What a run will do, as computed by `chts.plan` without running it. `print` shows the plan as text.
 
     budget: the number of links of each layer at each step.
-    graph: which layers feed each other, for percolation.
+    graph: which layer feeds which, for percolation.
     milestones: the steps that the text shows.
-    exchanged: links that all updates together remove and regrow, without pruned or percolated links. The numbers are
-        upper bounds for a method that stops early, and lower bounds if removed links return because of their weights.
+    exchanged: for each layer, the number of links that all updates together remove and regrow, without pruned or
+        percolated links. It is an upper bound for a method that stops early, and a lower bound if removed links return
+        because of their weights.
     flops: training FLOPs of all layers, relative to the FLOPs of dense layers, if absent links cost nothing and all
         weights are used equally often. Convolutions use their weights more often than linear layers, and experts less
         often.

@@ -197,8 +197,7 @@ SLIPS = [
         ),
         (
             small_world(lambda *given: rewired(*given, back=False)),
-            "at β = 0.5, no removed link returns to its old place in your masks, but a link may return, because all "
-            "free places are ",
+            "at β = 0.5, no removed link returns to its old place in your masks; the old place must be as likely as ",
         ),
         (small_world(one_by_one), "Do you remove all chosen links before you draw the first new link?"),
         (small_world(to_the_first), "of the core's masks"),
@@ -242,9 +241,9 @@ SLIPS = [
             image_field(own=False),
             "in an image of 3 rows of 3 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 1 (row 0, ",
         ),
-        (image_field(turned=True), "whose straight-line distance is smaller."),
-        (image_field(1.0), "whose straight-line distance is smaller."),
-        (image_field(torch.inf), "whose straight-line distance is smaller."),
+        (image_field(turned=True), "whose Euclidean distance is smaller."),
+        (image_field(1.0), "whose Euclidean distance is smaller."),
+        (image_field(torch.inf), "whose Euclidean distance is smaller."),
         (
             along_the_row,
             "in an image of 2 rows of 4 pixels, neuron 0 is in row 0, column 0. It has a link to pixel 7 (row 1, ",
@@ -260,11 +259,11 @@ SLIPS = [
         (named("BSF", "ER", "CSTI", "BRF", "BRF"), "each name belongs to one network; you used a name more than once."),
         (named("BSF", "ER", "CSTI", "BSW", "BRF"), "D is not BSW: its clustering is "),
         (named("ER", "BSF", "CSTI", "BRF", "BSW"), "A is not ER: its clustering is "),
-        (named("CSTI", "ER", "BSF", "BRF", "BSW"), "A is not CSTI: it has 0 neurons without links; CSTI leaves more "),
-        (named("BSF", "CSTI", "ER", "BRF", "BSW"), "B is not CSTI: it has 0 neurons without links; CSTI leaves more "),
+        (named("CSTI", "ER", "BSF", "BRF", "BSW"), "A is not CSTI: it has 0 neurons without links, but CSTI leaves "),
+        (named("BSF", "CSTI", "ER", "BRF", "BSW"), "B is not CSTI: it has 0 neurons without links, but CSTI leaves "),
         (
             named("BSW", "ER", "CSTI", "BRF", "BSF"),
-            "A is not BSW: its outputs have 1 to 24 links; in BSW and BRF, the numbers of links of any two "
+            "A is not BSW: its outputs have 1 to 24 links, but in BSW and BRF, the numbers of links of any two "
             "outputs differ by at most one.",
         ),
         (named("BSF", "ER", "CSTI", "ER", "BSW"), "each name belongs to one network; you used a name more than once."),

@@ -127,11 +127,11 @@ SLIPS = [
         (softness_for_bits, "Your answer is the softness δ; return T = δ / (1 - δ)."),
         (
             bisected(in_bits, wrong_half=True),
-            "which leaves 0.00 bits, fewer than required. A larger T leaves fewer bits. Which half of ",
+            "At this T, the entropy is 0.00 bits, fewer than required. A larger T lowers the entropy. Which half of ",
         ),
         (
             lambda *_: 3.0,
-            "for the scores 1 to 4 and 0.384 bits, you return T = 3, which leaves 1.28 bits, more than required. A ",
+            "for the scores 1 to 4 and 0.384 bits, you return T = 3. At this T, the entropy is 1.28 bits, ",
         ),
         (
             bisected(by_powers),
@@ -157,9 +157,9 @@ SLIPS = [
             "the answer if the link with score 2 is always drawn before the link with score 1; count the other "
             "order, too.",
         ),
-        (0.733, "0.733 is the chance of the link with score 2; the strongest link has score 3."),
-        (0.417, "0.417 is the chance of the weakest link; the strongest link has score 3."),
-        (0.8, "0.8 is not right; which pairs of links do not contain the strongest link?"),
+        (0.733, "0.733 is the chance of the link with score 2; give the chance of the link with score 3."),
+        (0.417, "0.417 is the chance of the link with score 1; give the chance of the link with score 3."),
+        (0.8, "0.8 is not right; which pairs of links do not contain the link with score 3?"),
     ),
     *cases(
         "03.inclusion",
@@ -194,11 +194,11 @@ SLIPS = [
         "03.overlap_and_itop",
         (
             (overlap_of_new, itop),
-            "two links are removed, and one of them and a new link are regrown: you find an overlap of 0; expected ",
+            "if an update removes two links and regrows one of them and a new link, you find an overlap of 0; expect",
         ),
         (
             (overlap_of_removed, itop),
-            "two links are removed, and only one of them is regrown, because the density falls: you find an overlap ",
+            "if an update removes two links and regrows only one, because the density falls, you find an overlap ",
         ),
         (
             (overlap, lambda masks: float(masks[-1].float().mean())),

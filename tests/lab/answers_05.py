@@ -133,7 +133,7 @@ SLIPS = [
         "05.reached",
         (
             lambda final, *_: final,
-            "for a window that ends at step 8000 and updates every 100 steps until step 7500, you return 0.90000; "
+            "for a window that ends at step 8000, and an update every 100 steps until step 7500, you return 0.90000; "
             "expected ",
         ),
         (

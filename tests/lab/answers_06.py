@@ -124,7 +124,8 @@ SLIPS = [
         "06.one_update",
         (
             update(absent=True),
-            "the mask has 6 links after the update. Places without a link have |w| = 0; do not remove them.",
+            "the mask has 6 links after the update. A place without a link has |w| = 0; choose the weakest links only "
+            "among the existing links.",
         ),
         (update(regrown=0), "the mask has 2 links after the update; you removed two links, but regrew no link."),
         (
@@ -138,7 +139,7 @@ SLIPS = [
         (update(seed=3), "every update regrows the same links; draw them with the generator."),
         (
             update(new_places=True),
-            "a removed link is never regrown; its place is free after the removal, so you may draw it like any other ",
+            "a removed link is never regrown; draw among all free places, including the places of the removed links.",
         ),
     ),
     *cases(
@@ -157,7 +158,7 @@ SLIPS = [
         ),
         (
             training(every=5),
-            "the updates are at the steps [5, 10, 15, 20, 25]; with update_every=10, they must be at 10 and 20.",
+            "the updates are at steps [5, 10, 15, 20, 25]; with update_every=10, they must be at 10 and 20.",
         ),
         (
             training(clear=False),

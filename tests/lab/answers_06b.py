@@ -154,7 +154,7 @@ SLIPS = [
         (-1.9, "-1.9 is the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the"),
         (-17.1, "-17.1 is the sum of the buffers; multiply it by the learning rate."),
         (1.71, "1.71 is the right distance with the wrong sign; SGD subtracts the buffer."),
-        (-0.71, "-0.71 is the result if the weight continues from its old value; the removal sets it to 0."),
+        (-0.71, "-0.71 is the result if the weight starts from 1; the removal sets the weight to 0."),
         (-1, "-1 is not right; the steps are a geometric series with ratio 0.9, and the first step is -0.171."),
     ),
     *cases(
@@ -171,7 +171,7 @@ SLIPS = [
             drop(keys=["momentum_buffer"]),
             "with Adam, your function raises KeyError: 'momentum_buffer'. SGD and Adam keep different tensors in ",
         ),
-        (drop_and_forget, "SGD has lost its momentum_buffer; the remaining links need it."),
+        (drop_and_forget, "your function deleted SGD's momentum_buffer; the remaining links need it."),
         (drop_all_numbers, "Adam's step counts the steps of all links; leave it unchanged."),
     ),
     *cases(

@@ -124,7 +124,8 @@ SLIPS = [
         (lambda _: ([0, 3, 3], [1, 3, 0], [5, 7, 6]), "`begins` is [0, 3, 3]; row i has the links begins[i] to"),
         (
             lambda m: (sorted(set(lists(m)[0])), *lists(m)[1:]),
-            "for the matrix [[0, 0], [0, 2], [0, 0]], you return ([0, 1], [1], [2]); `begins` must have 4 entries.",
+            "for the matrix [[0, 0], [0, 2], [0, 0]], you return ([0, 1], [1], [2]); `begins` must have 4 entries, and "
+            "every number other than 0 is a link.",
         ),
     ),
     *cases(
@@ -145,7 +146,7 @@ SLIPS = [
         (
             otherwise("masked", 246),
             "for the masked layer, you return 246 bytes; expected the bytes of the dense layer and one byte for each "
-            "place.",
+            "possible link.",
         ),
         (
             otherwise("links", 72),
@@ -154,7 +155,7 @@ SLIPS = [
         (otherwise("links", 144), "144 is the size without the beginnings of rows and columns, 4 bytes each."),
         (
             otherwise("links", 180),
-            "180 is the size with one beginning per row and column; add one entry for the end of each list.",
+            "180 is the size with one beginning per row and column; each of the two lists has one more entry.",
         ),
         (
             otherwise("links", 168),

@@ -191,7 +191,7 @@ SLIPS = [
             percolate_head(either=True),
             "you removed no link of q or k; a neuron needs links in the queries and in the keys.",
         ),
-        (q_alone, "you left 2 links of k that lead nowhere; does the other side of the neuron have links?"),
+        (q_alone, "you kept 2 links of k that lead nowhere; does the other side of the neuron have links?"),
         (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
         (rows_of_o, "a neuron is a row of q, k and v, and a column of o."),
     ),

@@ -132,7 +132,7 @@ SLIPS = [
         ),
         (
             lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
-            "join this pair in every word, and join no other pair.",
+            "join e and i in every word, and join no other pair.",
         ),
         (merge(weighted=False), "Count a pair once for each occurrence of its word."),
         (
@@ -168,7 +168,7 @@ SLIPS = [
         ),
         (
             searched(penalty=float),
-            "with chances of .6 for a and .4 for b c d e, the scores are -0.47 and -0.67, but you return the ",
+            'with chances of .6 for "a" and .4 for "b c d e", the scores are -0.47 and -0.67, but you return the ',
         ),
         (
             searched(width=lambda beam: 2 * beam - 1),
@@ -220,7 +220,8 @@ SLIPS = [
         ),
         (
             lambda written, references, _: clipped(written, references, 1),
-            "the references contain 5 of 7 2-grams of 'there is the cat on the mat there'; you return (7, 8).",
+            "for n = 2, the references contain 5 of the 7 n-grams of 'there is the cat on the mat there'; you return "
+            "(7, 8).",
         ),
     ),
     *cases(

@@ -231,7 +231,7 @@ SLIPS = [
         (
             wrong_fact("updates", lambda *_: 109),
             "you return 109 updates. This is the number of updates of a run that updates until its last step; here, "
-            "they end earlier.",
+            "the updates end earlier.",
         ),
         (
             wrong_fact("tokens", lambda _, recipe: recipe.steps * recipe.batch),
@@ -305,7 +305,7 @@ SLIPS = [
         ),
         (
             bits_slip(lambda loss, tokens, num_bytes: loss * math.log(2) * tokens / num_bytes),
-            "0.2402 is the nats times log 2",
+            "0.2402 is the nats per byte times log 2",
         ),
         (
             bits_slip(lambda *_: 1.0),
@@ -330,7 +330,8 @@ SLIPS = [
                 for query in queries_of(neuron, heads, key_heads, width)
                 for place in range(query // width * width, query // width * width + width)
             ],
-            "In each of these heads, only the query neuron at the same place is multiplied by this key neuron.",
+            "In each query head that uses this key head, only the neuron at the same place is multiplied by this key "
+            "neuron.",
         ),
         (
             lambda *_: [0, 3],
@@ -344,31 +345,31 @@ SLIPS = [
         (lambda gate, up, down, _: (gate, down, up), "return gate, up and down in this order"),
         (
             lambda gate, up, down, _: (gate, up, down),
-            "with activation(0) = 0, neuron 1 has no link in `gate`. Its links in `up` lead nowhere, but you kept ",
+            "neuron 1 has no link in `gate`. With activation(0) = 0, its links in `up` lead nowhere, but you kept ",
         ),
         (
             gated(pair=False),
-            "with activation(0) = 0, neuron 1 has no link in `gate`. Its links in `up` lead nowhere, but you kept ",
+            "neuron 1 has no link in `gate`. With activation(0) = 0, its links in `up` lead nowhere, but you kept ",
         ),
         (
             gated(read=False),
-            "with activation(0) = 0, neuron 3 has no link in `down`. Its links in `gate` lead nowhere, but you kept ",
+            "neuron 3 has no link in `down`. With activation(0) = 0, its links in `gate` lead nowhere, but you kept ",
         ),
         (
             gated(rows=False),
-            "with activation(0) = 0, neuron 2 has no link in `up`. Its links in `gate` lead nowhere, but you kept ",
+            "neuron 2 has no link in `up`. With activation(0) = 0, its links in `gate` lead nowhere, but you kept ",
         ),
         (
             gated(always=True),
-            "with activation(0) = 0.5, neuron 1 has no link in `gate`. Its links in `up` are used, but you removed ",
+            "neuron 1 has no link in `gate`. With activation(0) = 0.5, its links in `up` are used, but you removed ",
         ),
         (
             chain_once,
-            "with activation(0) = 0, neuron 1 has no link in `gate`. Its links in `up` lead nowhere, but you kept ",
+            "neuron 1 has no link in `gate`. With activation(0) = 0, its links in `up` lead nowhere, but you kept ",
         ),
         (
             lambda gate, up, down, _: (gate | True, up, down),
-            "with activation(0) = 0, neuron 1 has no link in `gate`. You added a link to `gate`.",
+            "neuron 1 has no link in `gate`. With activation(0) = 0, you added a link to `gate`.",
         ),
         (
             lambda gate, up, down, at_zero: (

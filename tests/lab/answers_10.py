@@ -217,7 +217,7 @@ SLIPS = [
         ),
         (
             lambda parts, sizes: whole_gradient(parts, sizes[::-1]),
-            "[5.0, 3.0] is the mean with exchanged weights; the larger part counts more.",
+            "[5.0, 3.0] is the mean with the sizes exchanged; the larger part counts more.",
         ),
         (lambda *_: torch.zeros(2), "[0.0, 0.0] is not right; write down the sum of the gradients"),
         (
@@ -247,19 +247,19 @@ SLIPS = [
         ),
         (
             regrow_by(lambda all_: all_.abs().mean(dim=0)),
-            "call the places without a link a to e, row by row. You regrow a and e. You choose them by the mean of ",
+            "a to e are the places without a link, row by row. You regrow a and e. You choose them by the mean of ",
         ),
         (
             regrow_by(lambda all_: all_.mean(dim=0)),
-            "call the places without a link a to e, row by row. You regrow b and d. You choose them by the mean ",
+            "a to e are the places without a link, row by row. You regrow b and d. You choose them by the mean ",
         ),
         (
             regrow_by(lambda all_: -size_of_mean(all_)),
-            "call the places without a link a to e, row by row. You regrow a and e. You choose them by the mean of ",
+            "a to e are the places without a link, row by row. You regrow a and e. You choose them by the mean of ",
         ),
         (
             regrow_by(lambda all_: -all_.mean(dim=0)),
-            "call the places without a link a to e, row by row. You regrow c and e. Write down the five means.",
+            "a to e are the places without a link, row by row. You regrow c and e. Write down the five means.",
         ),
         (only_two_ranks, "with three ranks and 4 new links, your mask is not right."),
     ),
@@ -342,11 +342,12 @@ SLIPS = [
         (({**GRID, "sparsity": 0.8}, 35), "the sweep refuses this grid: grid has sparsity: 0.8; expected a list of"),
         (
             ({**GRID, "method": ["set", "rigl", "chts"]}, 30),
-            "your grid lacks 5 runs that the sentence names and has 0 other runs; the first such run is fc-0.",
+            "your grid lacks 5 runs that the sentence names and has 0 other runs; the first of these runs is fc-0.",
         ),
         (
             ({**GRID, "seed": [0]}, 7),
-            "your grid lacks 28 runs that the sentence names and has 0 other runs; the first such run is chts-0.8-1.",
+            "your grid lacks 28 runs that the sentence names and has 0 other runs; the first of these runs is "
+            "chts-0.8-1.",
         ),
         (
             (GRID, 40),

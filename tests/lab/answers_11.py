@@ -101,11 +101,11 @@ SLIPS = [
         "11.coverage",
         (
             covered(percent=100),
-            "is not a share between 0 and 1; simulate 10,000 studies and divide by the number of studies.",
+            "is not a share between 0 and 1; simulate 20,000 studies and divide by the number of studies.",
         ),
         (
             covered(misses=True),
-            "is the share of intervals that miss the truth; count the intervals that contain the truth.",
+            "is the share of intervals that do not contain 0; count the intervals that contain 0.",
         ),
         (covered(correction=0), "is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (covered(root=False), "is the result with the standard deviation itself; divide it by √n for the standard"),
@@ -156,7 +156,7 @@ SLIPS = [
         "11.same_gain",
         (
             lambda rival, better, other: other + better - rival,
-            "117.77 is the perplexity that is ahead by the same number of points; perplexities multiply, so subtract ",
+            "117.77 is the perplexity that is ahead by the same number of points; the ratio of perplexities ",
         ),
         (
             lambda rival, better, other: other * rival / better,

@@ -124,7 +124,7 @@ SLIPS = [
         (lambda *_: "yes", "'yes' is not a verdict; expected one of 'holds', 'does not hold', 'level', "),
         (
             read(sign=-1),
-            "A claim holds if its advantage is above 0; look at the sign.",
+            "A claim holds if its interval is above 0; look at the sign.",
         ),
         (
             read(margin_of=lambda *_: True),

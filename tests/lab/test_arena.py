@@ -125,7 +125,7 @@ def test_the_picture_counts_the_standings() -> None:
     rows += [row("chts", 0, 0.25), row("chts", 1, 0.75)]
     shown = page.drawn("MINE", rows)
     assert "MINE is ahead of 1 of these methods and behind 0; 2 are undecided." in shown  # one pair has no interval
-    assert "MINE is better than a method whose dot is to the right of 0." in shown
+    assert "MINE has a better mean than a method whose dot is to the right of 0." in shown
     assert page.drawn("MINE", rows[:2]) == ""
 
 
@@ -423,4 +423,4 @@ def test_the_command_says_how_to_continue_after_an_interruption(
     monkeypatch.setattr(contest, "run", run)
     write_module(MODULE)
     assert cli.main(["arena", "my_module:MY_METHOD", "--out", "here"]) == 130
-    assert capsys.readouterr().err == "chts: stopped; here has the finished runs. The same command continues.\n"
+    assert capsys.readouterr().err == "chts: stopped; here has the finished runs. Repeat the command to continue.\n"

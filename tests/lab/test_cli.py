@@ -121,7 +121,7 @@ def test_a_run_says_where_its_record_is(tiny: Path, capsys: pytest.CaptureFixtur
     code = cli.main(["run", str(tiny), "-p", "seed", "5", "--profile", "ci", "-p", "sparsity", "0.5", "--out", "here"])
     assert code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("expected time unknown: not a stage's notebook\n")
+    assert shown.startswith("time unknown: this notebook is not a stage\n")
     assert re.search(r"^it took [\d.]+ min", shown, re.MULTILINE)
     assert re.search(r"^notebook: +here/tiny.ipynb$", shown, re.MULTILINE)
     assert re.search(r"^record: +here/tiny.json$", shown, re.MULTILINE)

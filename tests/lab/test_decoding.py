@@ -376,14 +376,14 @@ def test_a_model_that_has_diverged_is_refused_and_its_mode_is_as_before(bad: flo
         ({"beam": 0}, r"beam is 0; expected 1 or more"),
         ({"beam": -3}, r"beam is -3; expected 1 or more"),
         ({"max_length": 0}, r"max_length is 0; expected 1 or more"),
-        ({"length_penalty": -0.1}, r"length_penalty is -0\.1; expected a finite number of at least 0"),
+        ({"length_penalty": -0.1}, r"length_penalty is -0\.1; expected a finite number >= 0"),
         ({"length_penalty": math.nan}, r"length_penalty is nan; expected a finite number"),
         ({"length_penalty": math.inf}, r"length_penalty is inf; expected a finite number"),
-        ({"source": torch.tensor([4, END])}, r"source has shape \(2,\) and dtype torch\.int64; .*add a dimension"),
+        ({"source": torch.tensor([4, END])}, r"source has shape \(2,\) and dtype torch\.int64; .*Add a dimension"),
         ({"source": torch.zeros(0, 3, dtype=torch.int64)}, r"source has shape \(0, 3\)"),
         ({"source": torch.zeros(3, 0, dtype=torch.int64)}, r"source has shape \(3, 0\)"),
         ({"source": torch.ones(1, 3)}, r"dtype torch\.float32; expected"),
-        ({"source": padded([[4, END], [PAD], [PAD]])}, r"rows 1, 2 of source have only PAD; .*leave empty"),
+        ({"source": padded([[4, END], [PAD], [PAD]])}, r"rows 1, 2 of source have only PAD; .*Leave out empty"),
     ],
 )
 def test_bad_arguments_are_refused(change: dict[str, object], message: str) -> None:

@@ -630,8 +630,8 @@ def test_snapshots_survive_a_cut(digits: ImageData, tmp_path: Path, monkeypatch:
     ("change", "message"),
     [
         ({"method": "rigl"}, "from a run with method"),
-        ({"sparsity": 0.8}, "with sparsity 0.9, and this one has 0.8"),
-        ({"seed": 1}, "with seed 0, and this one has 1"),
+        ({"sparsity": 0.8}, "with sparsity 0.9, and this run has 0.8"),
+        ({"seed": 1}, "with seed 0, and this run has 1"),
         ({"recipe": replace(TINY, hidden=8)}, "from a run with recipe"),
     ],
 )

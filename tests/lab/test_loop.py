@@ -130,7 +130,7 @@ def test_a_run_goes_on_to_the_same_bits(steps: int, tmp_path: Path) -> None:
 def test_another_learner_s_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     train(Toy(), save_to=path)
-    with pytest.raises(ValueError, match="is from a run with parts 1, and this one has 2"):
+    with pytest.raises(ValueError, match="is from a run with parts 1, and this run has 2"):
         train(Toy(parts=2), save_to=path)
     checkpoint.save(path, {"settings": {"parts": 1}})
     with pytest.raises(ValueError, match="is not a checkpoint of a toy's training"):

@@ -112,7 +112,7 @@ def test_a_corpus_shorter_than_a_batch_is_refused() -> None:
 
 @pytest.mark.parametrize(("batch", "ranks"), [(4, 3), (0, 1)])
 def test_ranks_that_cannot_share_a_batch_are_refused(batch: int, ranks: int) -> None:
-    with pytest.raises(ValueError, match=rf"batch is {batch}, for {ranks} ranks; expected a multiple"):
+    with pytest.raises(ValueError, match=rf"batch is {batch}, for {ranks} ranks; expected a positive multiple"):
         MemoryFeed(BLOCKS, batch, 0, 0, ranks)
 
 
@@ -208,8 +208,8 @@ def test_workers_read_ahead_but_the_state_is_that_of_what_was_handed_out() -> No
 def test_numbers_that_do_not_divide_each_other_are_refused(lanes: int, ranks: int, workers: int, multiple: int) -> None:
     with pytest.raises(
         ValueError,
-        match=rf"lanes is {lanes}, with a batch of 8, {ranks} ranks and {workers} workers each; expected a number that "
-        rf"divides 8 and is a multiple of {multiple}",
+        match=rf"lanes is {lanes}, with a batch of 8, {ranks} ranks and {workers} workers per rank; expected a number "
+        rf"that divides 8 and is a multiple of {multiple}",
     ):
         feed_of(lanes=lanes, ranks=ranks, workers=workers)
 

@@ -99,8 +99,8 @@ def test_the_description_counts_what_is_there() -> None:
         for state in (PercolationState(step=1), PercolationState(step=0))
     ]
     assert result.description == (
-        "Step 1: links removed. The sparsity is 0.65. Of 61 links, the removal by magnitude cut 18, percolation cut "
-        f"0, and 43 are left ({links(incomplete)} incomplete). Inactive neurons: "
+        "Step 1: links removed. The initial sparsity is 0.65. Of 61 links, the removal by magnitude cut 18, "
+        f"percolation cut 0, and 43 are left ({links(incomplete)} incomplete). Inactive neurons: "
         f"{int(inactive[1].sum())} of 8 in hidden layer 1, "
         f"{int(inactive[2].sum())} of 8 in hidden layer 2. When percolation has cut all "
         f"incomplete links, ANP is {active[0]} / {active[1]} = {active[0] / active[1]:.2f}."

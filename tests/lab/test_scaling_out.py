@@ -336,5 +336,5 @@ def test_a_recipe_of_more_ranks_than_a_batch_has_contexts_is_refused(task: Task)
 
     ranks = Ranks(None, CPU)
     ranks.size = 3
-    with pytest.raises(ValueError, match="batch is 8, for 3 ranks; expected a multiple"):
+    with pytest.raises(ValueError, match="batch is 8, for 3 ranks; expected a positive multiple"):
         language._feed(task, replace(RECIPE), 0, ranks)

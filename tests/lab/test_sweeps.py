@@ -228,7 +228,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(
 
     monkeypatch.setattr(sweeps, "sweep", interrupted)
     assert main(["sweep", "spec.yaml", "--out", str(tmp_path)]) == 130
-    assert "The same command continues." in capsys.readouterr().err
+    assert "Repeat the command to continue." in capsys.readouterr().err
 
 
 def test_workers_of_another_version_are_refused(tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ def test_an_id_within_another_word_is_nobody_s(hand_in: Callable[..., None], tmp
     hand_in("cem-2.ipynb", "cem-2")
     found = find_submissions(tmp_path / "handed", (*STUDENTS, "cem", "2"))
     assert list(found.notebooks) == ["cem-2"]
-    nobody = "names no student of the roster; rename it to ID.ipynb."
+    nobody = "names no student on the roster; rename it to ID.ipynb."
     assert found.strays == {
         "anna77.ipynb": nobody,
         "annaé7.ipynb": nobody,
@@ -250,7 +250,7 @@ def test_what_is_no_notebook_of_the_assignment_is_refused(
     found = find_submissions(handed, STUDENTS)
     assert found.notebooks == {}
     assert found.faults == {
-        "anna7": "anna7: found 2 notebooks; keep only the one to grade.",
+        "anna7": "anna7: found 2 notebooks; expected one, the notebook to grade.",
         "ben": "ben.ipynb cannot be read as a notebook: NotJSONError.",
         "cem-2": "cem-2.txt is not a notebook (.ipynb).",
         "Dora_9": "Dora_9.ipynb is not a notebook (.ipynb).",
@@ -265,7 +265,7 @@ def test_twice_handed_in_is_not_guessed_at(hand_in: Callable[..., None], tmp_pat
     hand_in("ben.ipynb", "ben")
     hand_in("ben_2.ipynb", "ben")
     assert find_submissions(tmp_path / "handed", STUDENTS).faults["ben"] == (
-        "ben.ipynb, ben_2.ipynb: found 2 notebooks; keep only the one to grade."
+        "ben.ipynb, ben_2.ipynb: found 2 notebooks; expected one, the notebook to grade."
     )
 
 

@@ -611,7 +611,7 @@ def test_half_precision_is_near_the_full(
 @pytest.mark.filterwarnings("ignore:step . is skipped:RuntimeWarning")
 def test_a_loss_that_is_not_finite_ends_the_run(task: Task, recipe: Recipe, tmp_path: Path) -> None:
     recipe = replace(recipe, learning_rate=1e30, validate_every=100)
-    with pytest.raises(RuntimeError, match=r"no finite loss in the 5 steps up to 6; .*Lower learning_rate"):
+    with pytest.raises(RuntimeError, match=r"gradient was not finite in the 5 steps up to 6; .*Lower learning_rate"):
         train(task, "fc", 0.0, recipe, save_to=tmp_path / "run.safetensors", save_every=10)
     assert list(tmp_path.iterdir()) == []
 
@@ -802,7 +802,7 @@ def test_the_checkpoint_of_another_run_is_refused(
         data = digit_data(**other.get("data", {}))
         task = prepare(data, replace(recipe, vocabulary=other.get("vocabulary", recipe.vocabulary)), cache)
     changed = replace(recipe, **other.get("recipe", {}))
-    with pytest.raises(ValueError, match=rf"safetensors is from a run with {name} .*, and this one has .*; resume"):
+    with pytest.raises(ValueError, match=rf"safetensors is from a run with {name} .*, and this run has .*; continue"):
         train(
             task,
             other.get("method", "set"),

@@ -167,12 +167,12 @@ def test_a_long_sentence_is_refused_with_its_number(translator: Translator) -> N
 
     assert len(translator.translate([of_length(MAX_LENGTH)])) == 1
     long = of_length(MAX_LENGTH + 1)
-    message = "sentence 2 has 13 tokens, and the translator takes at most 12; cut it into shorter sentences"
+    message = "sentence 2 has 13 tokens; expected at most 12. Split the sentence into shorter ones"
     with pytest.raises(ValueError, match=message):
         translator.translate(["7", long])
     with pytest.raises(ValueError, match="sentence 1 has 13 tokens"):
         translator.attention(long)
-    with pytest.raises(ValueError, match=r"cut it into shorter sentences: '7{60}'\.\.\.$"):
+    with pytest.raises(ValueError, match=r"Split the sentence into shorter ones: '7{60}'\.\.\.$"):
         translator.translate(["7" * 1000])
 
 

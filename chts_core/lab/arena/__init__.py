@@ -1,1 +1,1 @@
-"""An arena for ideas. It checks your own method and races it against the nine methods of the paper."""
+"""The arena checks your own method and races it against the nine methods of the paper."""

@@ -34,13 +34,13 @@ def _arena(options: argparse.Namespace) -> int:
     try:
         passed = contest.run(options.method.partition(":")[2], method, options.out, minutes=options.minutes)
     except KeyboardInterrupt:
-        print(f"chts: stopped; {options.out} has the finished runs. The same command continues.", file=sys.stderr)
+        print(f"chts: stopped; {options.out} has the finished runs. Repeat the command to continue.", file=sys.stderr)
         return 130
     return 0 if passed else 1
 
 
 def find_method(place: str) -> Method:
-    """Import a module and return the method that `place`, MODULE:NAME, names. The module may be in the current folder.
+    """Import the module of `place` (MODULE:NAME) and return the method. The module may be in the current folder.
 
     Raises:
         ValueError: if `place` is not MODULE:NAME, if there is no such module, or if NAME is not a method in this

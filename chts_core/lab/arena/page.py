@@ -16,7 +16,7 @@ from chts_core.methods import METHODS, Method
 
 _HOW_TO_READ = (
     "The tables have means ± standard errors, and mean differences ± the half-width of their 95 % interval. Each "
-    "difference is between runs with the same seed. If the interval contains 0, the race leaves open which method is "
+    "difference is between runs with the same seed. If the interval contains 0, the race does not show which method is "
     "better."
 )
 
@@ -66,7 +66,7 @@ def drawn(name: str, rows: Sequence[Row]) -> str:
     return picture(
         figures.to_png(figure),
         f"{name} is ahead of {found['ahead']} of these methods and behind {found['behind']}; {undecided} are "
-        f"undecided. Bars are 95 % intervals. {name} is better than a method whose dot is "
+        f"undecided. Bars are 95 % intervals. {name} has a better mean than a method whose dot is "
         f"to the {'right' if score.higher_is_better else 'left'} of 0.",
     )
 

@@ -55,7 +55,7 @@ class EncodedPairs:
 
     @property
     def lengths(self) -> Tensor:
-        """Number of tokens in the longer side of each pair, including END, int64 (n,)."""
+        """Number of tokens in the longer sentence of each pair, including END, int64 (n,)."""
         return torch.maximum(self.source.lengths, self.target.lengths) + 1
 
 
@@ -126,17 +126,17 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
     """Put each pair into a batch with other pairs of about the same length.
 
-    All sentences of a batch are padded to the length of its longest sentence. So a batch of n pairs takes n times this
-    length, in tokens. The length includes END but not BEGIN.
+    In a batch, the sentences of each language are padded to the length of the longest one. A batch of n pairs takes n
+    times the length of its longest sentence, in tokens. The length includes END but not BEGIN.
 
     Args:
         encoded: the pairs.
-        batch_tokens: the largest number of tokens that a batch may take.
+        batch_tokens: the largest number of tokens that a batch may take, counted on the longer side of the pairs.
         generator: draws the order of pairs of equal length, then the order of the batches; with None, pairs of equal
             length keep their order, and the batches are sorted by length.
 
     Returns:
-        For each batch, the numbers of its pairs, int64 (n,).
+        For each batch, the indices of its pairs, int64 (n,).
 
     Raises:
         ValueError: if one pair takes more than `batch_tokens`.

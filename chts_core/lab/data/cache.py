@@ -1,5 +1,5 @@
-"""A folder for results that take a long time to compute from a corpus. The key of a result depends on everything that
-the result depends on.
+"""A folder for results that take a long time to compute. The name of a file depends on everything that its content
+depends on.
 """
 
 import os
@@ -19,7 +19,7 @@ def cached(
     write: Callable[[T], str],
     cache_dir: Path | None = None,
 ) -> T:
-    """Read a value from the cache, or make it and store it there.
+    """Read a value from the cache, or compute and store it.
 
     The function replaces a damaged file. If it cannot write a file, it still returns the value. It warns in both cases.
 
@@ -34,7 +34,7 @@ def cached(
     try:
         return read(path.read_text("utf-8"))
     except ValueError as error:
-        warnings.warn(f"{path} is replaced: {error}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{path} cannot be used and is replaced: {error}", RuntimeWarning, stacklevel=3)
     except OSError:
         pass  # the file is missing or unreadable; if it is unreadable, writing may fail below, with a warning
     thing = make()

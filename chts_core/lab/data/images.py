@@ -39,8 +39,8 @@ class Split:
 
     pixels: uint8 or float32 (n, features), with one row per image.
     labels: int64 (n,).
-    scalings: pairs of values that turn pixels into features; the pairs are applied one after the other. Subtract the
-        first value of a pair, then divide by the second. The values are float32 of shape (features,) or ().
+    scalings: pairs of values that turn pixels into features. For each pair in order, `images` subtracts the first value
+        and divides by the second. The values are float32 of shape (features,) or ().
     """
 
     pixels: Tensor
@@ -78,8 +78,7 @@ class Split:
 class ImageData:
     """An image classification task. Choose settings on `validation`; use `test` only for the final number.
 
-    image_shape: the shape of a row of features as an image: (rows, columns), or (3, rows, columns) for red, green and
-        blue.
+    image_shape: the shape of an image: (rows, columns), or (3, rows, columns) for red, green and blue.
     """
 
     name: str
@@ -104,7 +103,7 @@ class ImageData:
         return found.hexdigest()
 
     def standardised(self) -> "ImageData":
-        """The same task with mean 0 and standard deviation 1 over the training images, for each colour separately.
+        """The same task, scaled so that each colour has mean 0 and standard deviation 1 over the training images.
 
         Raises:
             ValueError: if a colour has the same value everywhere in all training images.
@@ -113,8 +112,8 @@ class ImageData:
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Mean of each colour over values (n, colours, pixels). It is computed in float64, so that reading the
-            images in chunks does not change it."""
+            """Mean of `values(images)` for each colour; the images have shape (n, colours, pixels). It is computed in
+            float64, so that reading the images in chunks does not change it."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -203,7 +202,7 @@ def _load(
 ) -> ImageData:
     """Load a task from files or the hub.
 
-    The last part that is read is the test split. A twelfth of the images in the other parts is for validation.
+    The last part is the test split. A twelfth of the images in the other parts is for validation.
     """
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)

@@ -31,7 +31,7 @@ def pack(documents: Iterable[str], tokenizer: TextTokenizer, context: int, *, mo
         most: the largest number of blocks to return; None for no limit.
 
     Returns:
-        int32 (n, context + 1).
+        The blocks, int32 (n, context + 1).
 
     Raises:
         ValueError: if the documents do not fill even one block.
@@ -106,14 +106,15 @@ def _order(size: int, seed: int, epoch: int) -> Tensor:
 
 
 class StreamFeed:
-    """Batches of blocks from a stream, which is read in parallel lanes.
+    """Batches of blocks from a stream. Parallel lanes read the stream.
 
     Row j of every batch comes from lane j modulo `lanes`. A lane is an endless sequence of blocks from its own share of
     the documents. The lane reads these documents epoch after epoch, and shuffles them within buffers. So the batches do
-    not depend on the number of ranks and workers that share the lanes. A lane's position is the place in the data set
-    where its buffer begins, together with three numbers: how many buffers have begun, the number of the current
-    document in the buffer, and how many tokens of this document have been read. (The shuffling of the `datasets`
-    library loses its buffer when it continues from a state.)
+    not depend on the number of ranks and workers that share the lanes.
+
+    A lane's position is the place in the data set where its buffer begins, together with three numbers: how many
+    buffers have begun, the index of the current document in the buffer, and how many tokens of this document have been
+    read. (The `datasets` library can also shuffle a stream, but it loses its buffer when a run continues.)
 
     Args:
         stream: the documents.
@@ -121,14 +122,14 @@ class StreamFeed:
         context: the number of tokens that a block predicts.
         batch: the number of blocks in a step, over all ranks.
         seed: decides the order within buffers.
-        lanes: the number of lanes, which must divide `batch` and be a multiple of ranks times workers.
+        lanes: the number of lanes, which must divide `batch` and be a multiple of `ranks * max(workers, 1)`.
         buffer: the number of documents that each lane shuffles together.
         rank, ranks: the index of this process (from 0), and the number of processes.
-        workers: the number of processes that read ahead; with 0, a block is read when it is needed.
+        workers: the number of processes per rank that read ahead; with 0, a rank reads a block when it needs it.
 
     Raises:
-        ValueError: if `lanes` does not divide `batch` or is not a multiple of ranks times workers, or if a lane has no
-            document.
+        ValueError: if `batch` is not a multiple of `ranks`, or if `lanes` does not meet both conditions above. `next`
+            raises ValueError if a lane has no document.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class StreamFeed:
         shares = ranks * max(workers, 1)
         if batch % lanes or lanes % shares:
             raise ValueError(
-                f"lanes is {lanes}, with a batch of {batch}, {ranks} ranks and {workers} workers each; expected a "
+                f"lanes is {lanes}, with a batch of {batch}, {ranks} ranks and {workers} workers per rank; expected a "
                 f"number that divides {batch} and is a multiple of {shares}."
             )
         self._own = list(range(rank, lanes, ranks))
@@ -195,7 +196,7 @@ class StreamFeed:
         self._reader = None
 
 
-# The state of a lane: the place in its data set where the buffer begins, how many buffers have begun, the number of the
+# The state of a lane: the place in its data set where the buffer begins, how many buffers have begun, the index of the
 # current document in the buffer, and how many tokens of this document have been read.
 _BEGINNING: dict[str, Any] = {"dataset": None, "buffers": 0, "document": -1, "offset": 0}
 
@@ -237,7 +238,7 @@ class _Lane:
                 yield torch.from_numpy(block), {**begun, "offset": len(fresh) - len(tokens)}
 
     def _documents(self, state: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the documents, from the document that `state` points to, each with the lane's state before it."""
+        """Yield each document with the lane's state before it, starting with the document that `state` points to."""
         buffers, first, place = max(state["buffers"] - 1, 0), max(state["document"], 0), state["dataset"]
         while True:
             dataset = self._stream.lane(self.number, self._lanes)
@@ -287,4 +288,4 @@ class _Lanes(IterableDataset[tuple[int, Tensor, dict[str, Any]]]):
 
 def _check_shares(batch: int, ranks: int) -> None:
     if batch < 1 or batch % ranks:
-        raise ValueError(f"batch is {batch}, for {ranks} ranks; expected a multiple of the number of ranks.")
+        raise ValueError(f"batch is {batch}, for {ranks} ranks; expected a positive multiple of the number of ranks.")

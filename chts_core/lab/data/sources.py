@@ -59,12 +59,12 @@ class Hub:
 class Source(Generic[T_co]):
     """Where a data set comes from.
 
-    folder: the name of its folder in `data_dir`, `$CHTS_DATA` or a folder of the system; None if a package contains the
-        data set.
+    folder: the name of its folder in `data_dir`, `$CHTS_DATA` or a folder of the system; None if chts takes the data
+        set from a package or streams it from the hub.
     files: the names of the files in that folder.
     endings: the possible endings of each name; the first existing file is used.
     hub: the data set on the hub; None if the hub does not have it.
-    remedy: what to do if the data set is missing; if a package contains it, the name of the package.
+    remedy: what to do if the data set is missing; if a package contains the data set, where it comes from.
     sha256: digest of the data that the recorded runs used; "" if there are no such runs.
     """
 
@@ -117,7 +117,7 @@ def locate(source: Source[object], data_dir: str | None = None) -> Path | None:
 
 
 def places(source: Source[object], data_dir: str | None) -> list[Path]:
-    """The folders in which a source may be, in the order of the search."""
+    """The folders that may contain the files of a source, in the order of the search."""
     if source.folder is None:
         return []
     roots = [Path(root).expanduser() for root in (data_dir, os.environ.get("CHTS_DATA")) if root]
@@ -140,8 +140,8 @@ def fetch(source: Source[object], data_dir: str | None, read: Callable[[Hub], T_
 
     Args:
         source, data_dir: as in `locate`.
-        read: connects to the hub and reads the data. This function must not check the data, because any error that it
-            raises counts as an error of the hub.
+        read: connects to the hub and reads the data. `read` must not check the data, because any error that it raises
+            counts as an error of the hub.
         default: a data set that needs no download; the error message suggests it.
 
     Raises:

@@ -1,7 +1,7 @@
 """Subwords that both languages share, made by byte pair encoding (Sennrich et al. 2016).
 
-A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Then pieces
-that often stand next to each other in the training split are joined, the most frequent pair first.
+A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Then
+training joins pieces that often stand next to each other in the training split, the most frequent pair first.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class Vocabulary:
         return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(list(texts))]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some subwords up to END, without special subwords.
+        """The text of the given subwords up to END, without special subwords.
 
         For a text in NFC that has single spaces between its words and no unknown characters, this method is the
         inverse of `encode`.
@@ -103,7 +103,7 @@ class Vocabulary:
         if corpus is not None and corpus != vocabulary.corpus:
             raise ValueError(
                 f"the vocabulary was trained on a corpus with digest {vocabulary.corpus[:12]}, but the data has digest "
-                f"{corpus[:12]}; load the data that it was trained on, or train again with a vocabulary of this data."
+                f"{corpus[:12]}; load the vocabulary's data, or train the model again with a vocabulary of this data."
             )
         return vocabulary
 

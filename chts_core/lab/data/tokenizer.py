@@ -57,7 +57,7 @@ class TextTokenizer:
         return [found.ids for found in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some tokens, without special tokens; "�" stands for bytes that form no whole character."""
+        """The text of the given tokens, without special tokens; "�" stands for bytes that form no whole character."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
@@ -95,7 +95,7 @@ def load_tokenizer(data: TextData, size: int, name: str = "", cache_dir: Path | 
         cache_dir: the folder of trained tokenizers; by default `$CHTS_CACHE`, or `chts` in the user's cache folder.
 
     Raises:
-        ValueError: if `size` is below 257 (see `train_tokenizer`), or if the tokenizer `name` has too many tokens.
+        ValueError: if `size` is below 257 (see `train_tokenizer`), or if the named tokenizer is damaged or too large.
         DataNotFoundError: if the tokenizer is not on this machine and cannot be fetched from the hub.
     """
     if not name:

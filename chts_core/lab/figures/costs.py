@@ -22,8 +22,7 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
 
     Args:
         times: the results of `costs.time_layers`, in order of ascending density.
-        crossover: a density to mark; above it, a layer that stores only its links is no longer faster than a dense
-            layer.
+        crossover: a density to mark: the one at which masked and csr layers take the same time.
     """
     lines = (("dense", "dense"), ("masked", "masked"), ("links", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):
@@ -70,7 +69,7 @@ def step_course(costs: Sequence[TrainingCost]) -> Figure:
 
 
 def cost_meter(costs: Sequence[TrainingCost]) -> Figure:
-    """Draw the theoretical FLOPs, step time and memory of each run in per cent of the first run, which is dense."""
+    """Draw each run's theoretical FLOPs and its measured step time and memory, in per cent of the first (dense) run."""
     rival = costs[0]
     meters = (
         ("FLOPs, in theory", [cost.flops / rival.flops for cost in costs], GREY, "D"),

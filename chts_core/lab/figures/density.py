@@ -98,7 +98,7 @@ def excess_density(named: Mapping[str, Sequence[float]], final: float) -> Figure
 
 
 def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figure:
-    """Draw three effects of each update: the links removed, their share of the links before it, and the lost accuracy.
+    """Draw three effects of each update: the number and the share of the removed links, and the lost accuracy.
 
     Args:
         named: for each schedule, the pruning steps of one run per seed; all runs of a schedule prune at the same steps.
@@ -155,8 +155,8 @@ def decay_design(
         other: a decay to compare it with, or None.
         final: the final density, which a constant schedule has throughout.
         stop: the share of the run at which the updates stop.
-        conflict: the start and the end, as shares of the run, of a part in which the settings contradict each other;
-            None if there is no such part. If there is one, the figure hatches it and does not shade the cost.
+        conflict: the start and the end (as shares of the run) of the part in which the settings contradict each other.
+            The figure hatches this part and does not shade the cost. None if there is no such part.
     """
     with new_figure(9, 3.3, columns=2) as (figure, (left, right)):
         courses = {course.name: course for course in (chosen, other) if course is not None}

@@ -19,7 +19,7 @@ LANES = (
 class Work:
     """One publication.
 
-    name: the name of the idea, or of one of the nine methods as in `chts_core.METHODS`.
+    name: one of the nine names in `chts_core.METHODS`, or another label.
     year: the year of its publication.
     lane: the number of its row in `LANES`.
     """
@@ -46,7 +46,7 @@ _BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 
 
 def timeline() -> Figure:
-    """Draw each work of `WORKS` at its year of publication (x axis), in the row for when it chooses its links."""
+    """Draw each work of `WORKS` by its year of publication (x axis) and by when it chooses its links (rows)."""
     with new_figure(9, 3.4) as (figure, (axes,)):
         taken: dict[tuple[int, int], int] = {}  # works at each place; the next one goes below them
         for work in WORKS:

@@ -1,4 +1,4 @@
-"""Pictures of language models."""
+"""A figure of the losses of language models."""
 
 from collections.abc import Sequence
 

@@ -115,8 +115,8 @@ def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
 
     Args:
         rows: each has a size, a density and, under the name of each function, its time in milliseconds. The left panel
-            shows the density that was measured with the most sizes, and the right panel shows the size that was
-            measured with the most densities.
+            shows the rows with the most frequent density, and the right panel shows the rows with the most frequent
+            size.
     """
     names = [name for name in rows[0] if name not in ("size", "density")]
     with new_figure(9, 3.5, columns=2) as (figure, (left, right)):

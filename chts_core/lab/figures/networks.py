@@ -38,7 +38,7 @@ def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
 
 
 def _mark_size(mask: Tensor) -> float:
-    """The size of a mark in points: the size of a cell, but at least a minimum, which grows as links get fewer."""
+    """The size of a mark in points: the size of a cell, but not below a minimum that grows as links get fewer."""
     density = max(float(mask.double().mean()), 1e-4)
     return max(170 / max(mask.shape), 1.5, min(0.3 / math.sqrt(density), 4))
 
@@ -138,12 +138,12 @@ def small_worlds(measured: Mapping[str, SmallWorldness]) -> Figure:
 
 
 def pixel_correlations(correlation: Tensor, image_shape: tuple[int, ...], pixel: tuple[int, int]) -> Figure:
-    """Draw |r| of one pixel with every other pixel (left), and the mean |r| of all pairs by distance (right).
+    """Draw the correlation |r| of one pixel with the others (left), and the mean |r| of all pairs by distance (right).
 
     Args:
         correlation: |r| of all pairs of pixels, (pixels, pixels), 0 on the diagonal and for constant pixels.
         image_shape: rows and columns.
-        pixel: row and column of the pixel in the picture.
+        pixel: row and column of the pixel in the image.
     """
     rows, columns = image_shape
     row, column = pixel
@@ -199,7 +199,7 @@ def topology_change(first: Tensor, last: Tensor) -> Figure:
 class Links:
     """Some links of a network of one or more layers, all drawn in the same style.
 
-    masks: one for each layer, Boolean (out_features, in_features), beginning at the inputs.
+    masks: one for each layer from the inputs to the outputs, Boolean (out_features, in_features).
     """
 
     label: str

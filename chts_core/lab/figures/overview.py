@@ -12,7 +12,7 @@ from chts_core.lab.train.images import Run
 
 
 def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
-    """Draw the validation accuracy of two runs by epoch (left), and the final links of the sparse run (right)."""
+    """Draw the validation accuracy of two runs by epoch (left), and the sparse run's first layer at the end (right)."""
     layer, mask = next(iter(sparse.last_masks.items()))
     with new_figure(9, 3.2, columns=2) as (figure, (left, right)):
         for run in (dense, sparse):
@@ -34,9 +34,10 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
 
 
 def stages(overview: Sequence[Stage]) -> Figure:
-    """Draw which stage leads to which, from left to right. An arrow goes from a stage to each stage that builds on it.
+    """Draw the stages from left to right, with an arrow from each stage to the stages that build on it.
 
-    The figure leaves out prerequisites that are not in `overview`, or that another prerequisite already includes.
+    The figure leaves out an arrow if the prerequisite is not in `overview`, or if another prerequisite already builds
+    on it.
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all stages that a stage builds on, directly or indirectly

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from chts_core.engine.progress import Update
 from chts_core.lab.figures.style import BLACK, PALE, before_and_after, is_flat, looks, new_figure, use_percent_axis
 
-# CHT stops the evolution of a layer above this overlap: an epitopological local minimum (paper, ELM).
+# CHT stops the evolution of a layer if its overlap is above this value: an epitopological local minimum (paper, ELM).
 ELM_OVERLAP = 0.9
 _NAMED = 5  # layers with a colour of their own
 
@@ -47,9 +47,9 @@ def plot_evolution(frame: pd.DataFrame) -> Figure:
     """Draw the active neurons, the ITOP rate, the overlap and the number of links by step, with one line per layer.
 
     The first five layers have colours, and the others are grey. If there are at most five layers and their active
-    neurons hardly change, the figure shows the first and last shares as numbers. CHT considers a layer whose
-    overlap is above the dotted line (90 %) to be in an epitopological local minimum (ELM). An update that regrew no
-    links has no overlap to show.
+    neurons hardly change, the figure shows the first and last shares as numbers. For CHT, a layer is in an
+    epitopological local minimum (ELM) if its overlap is above the dotted line (90 %). An update that regrew no links
+    has no overlap to show.
 
     Args:
         frame: the result of :func:`evolution`. For a model with many layers, pass only the rows of some layers, as in

@@ -19,11 +19,11 @@ def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Find the hidden neurons without links on one side, and the links that they still have on the other side.
 
     Args:
-        masks: Boolean (out_features, in_features) of the layers of a chain, beginning at the inputs.
+        masks: one for each layer of a chain, from the inputs to the outputs, Boolean (out_features, in_features).
 
     Returns:
         For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs are never inactive.
-        For each layer, its incomplete links, Boolean in the shape of its mask.
+        For each layer, its incomplete links (links of inactive neurons), Boolean in the shape of its mask.
     """
     hidden = [~(before.any(dim=1) & after.any(dim=0)) for before, after in pairwise(masks)]
     inputs, outputs = masks[0].new_zeros(masks[0].shape[1]), masks[-1].new_zeros(masks[-1].shape[0])
@@ -42,8 +42,8 @@ def percolating_network(
     Args:
         present: the present links, Boolean (out_features, in_features) by layer; links of inactive neurons are dashed.
         sides: the names of the neurons of each side; there is one more side than there are layers.
-        removed, cut: by layer, the links that the removal rule removed, and the links that percolation has cut since
-            then.
+        removed: the links that the removal rule removed, by layer.
+        cut: the links that percolation has cut since then, by layer.
     """
     inactive, incomplete = dead_ends(present)
     complete = [mask & ~ends for mask, ends in zip(present, incomplete, strict=True)]

@@ -111,7 +111,7 @@ def hidden_links_found(
     Args:
         measured: for each network (at most five) and each score, one value per seed.
         axis: the name of the values, which are fractions.
-        chance: the label and the value of a dotted line.
+        chance: the label and the value of each dotted line.
     """
     shift = 0.8 / len(measured)
     with new_figure(8.6, 4.2) as (figure, (axes,)):

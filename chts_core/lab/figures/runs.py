@@ -126,7 +126,7 @@ def draw_differences(
     Args:
         rows: each with "method", and with "difference" and "interval" (None for a single run) in the unit of the axis.
         xlabel: the label of the axis.
-        digits: the number of digits after the point.
+        digits: the number of digits after the decimal point.
         higher_is_better: whether the largest difference is on top; otherwise the smallest difference is on top.
     """
     ranked = sorted(rows, key=lambda row: float(row["difference"]), reverse=not higher_is_better)
@@ -167,9 +167,9 @@ def two_compared(
 
     Args:
         courses, ylabel: as in :func:`learning_curves`.
-        differences: the difference between their last scores, by seed.
+        differences: the difference between the last scores of the methods, by seed.
         xlabel: the label of the axis of the differences.
-        title: the title of the figure.
+        title: the title of the left panel.
     """
     with new_figure(9.2, 4.0, columns=2) as (figure, (left, right)):
         _draw_learning_curves(left, courses, ylabel)

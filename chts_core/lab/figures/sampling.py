@@ -33,7 +33,7 @@ from chts_core.schedules import linear_temperature
 def chances_and_entropy(
     scores: Tensor, chances: Mapping[str, Tensor], softness: Sequence[float], entropy: Sequence[float]
 ) -> Figure:
-    """Draw each score's chance of being drawn first at several δ (left), and the entropy of this draw by δ (right).
+    """Draw each candidate's chance of being drawn first (left), and the entropy of the first draw by softness (right).
 
     Args:
         scores: the scores of the candidates, (candidates,).
@@ -72,7 +72,7 @@ def _entropy_axis(axes: Axes, highest: float) -> None:
 
 
 def updates(steps: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """Draw a small layer at some updates: the links that stayed, were removed, regrown, or removed and then regrown.
+    """Draw a small layer at some updates. Each link stayed, was removed, was regrown, or was removed and then regrown.
 
     Args:
         steps: for each title, the links before the update, the removed links and the regrown links, as three Boolean
@@ -137,7 +137,7 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
 
     Args:
         ramps: for each label, the first and the last temperature.
-        end: the step at which the last temperature is reached.
+        end: the step of the last temperature.
     """
     steps = np.arange(end + 1)
     with new_figure(8.5, 3.0, columns=2) as (figure, (left, right)):

@@ -62,7 +62,7 @@ LOOKS = {
     "sparsity 95 %": (VERMILION, "D"),
     "sparsity 99 %": (BROWN, "s"),
 }
-# The look of a user's own methods, which differs from all looks above.
+# The look of all other methods, which differs from all looks above.
 OTHER_LOOK = "#882255", "*"
 # For things that are in only one figure.
 _SERIES = ((BLUE, "o"), (VERMILION, "^"), (GREEN, "s"), (ORANGE, "v"), (BLACK, "D"), (PURPLE, "P"), (SKY, "X"))
@@ -95,7 +95,7 @@ def method_label(name: str) -> str:
 
 
 def method_look(name: str) -> tuple[str, str]:
-    """The colour and the marker of a method; all of a user's own methods look the same."""
+    """The colour and the marker of a method; all methods except the nine look the same."""
     return LOOKS[name] if name in METHOD_LABELS else OTHER_LOOK
 
 
@@ -139,7 +139,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Make an empty figure in the house style, with axes; draw on these axes inside a `with` block."""
+    """Make an empty figure in the style of this package, with axes; draw on these axes inside a `with` block."""
     # Figure objects of our own, outside pyplot, are never shown twice or kept in memory.
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
@@ -158,7 +158,7 @@ def empty(words: str, xlabel: str, ylabel: str) -> Figure:
 
 
 def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
-    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each power of ten."""
+    """Make axes logarithmic, with plain numbers at 1, 2 and 5 times each power of ten."""
     for name in names:
         axes.set(**{f"{name}scale": "log"})
         axis = axes.xaxis if name == "x" else axes.yaxis
@@ -220,7 +220,7 @@ def write_below(axes: Axes, x: float, words: str) -> None:
 
 
 def is_flat(per_cent: Sequence[float]) -> bool:
-    """Whether a curve of shares in per cent hardly changes, so that its first and last values describe it."""
+    """Whether a curve in per cent changes so little that its first and last values describe it."""
     return len(per_cent) > 1 and max(per_cent) - min(per_cent) < _FLAT
 
 
@@ -252,7 +252,7 @@ def to_png(figure: Figure, scale: float = 1.0) -> bytes:
 
 
 def show(figure: Figure, description: str) -> None:
-    """Show a figure in a notebook, with a description below it, which also helps readers who cannot see the figure."""
+    """Show a figure in a notebook, above a description that also helps readers who cannot see the figure."""
     from IPython.display import display
 
     picture = base64.b64encode(to_png(figure, _PRINT)).decode()

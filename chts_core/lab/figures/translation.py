@@ -179,9 +179,9 @@ def scores_by_method(
     """Draw the score of each method at each sparsity, with FC as a line, and the paper's results if they are given.
 
     Args:
-        rows: "method", "sparsity" (not used for "fc"), "mean" and "interval", the half-width of its 95 %
-            confidence interval or None.
-        paper: the mean and the ± for each method and sparsity, as in `PAPER_TABLE_1`.
+        rows: each with "method", "sparsity" (not used for "fc"), "mean" and "interval" (the half-width of the mean's
+            95 % confidence interval, or None).
+        paper: the mean and the ± for each method and sparsity, as `PAPER_TABLE_1` gives them for one data set.
         xlabel: the label of the scores.
     """
     panels = {"measured here (bars: 95 % intervals)": rows}

@@ -1,8 +1,7 @@
 """Check a learner's answers to exercises, and make versions of a notebook with and without answers.
 
 In a notebook, an exercise has a cell tagged `exercise`, which the learner completes, and a cell tagged `check`, which
-calls :func:`check`. A hint and a solution are each folded in a <details> block. Answers to questions are folded in
-the same way.
+calls :func:`check`. Each hint, each solution and each answer to a question is folded in a <details> block.
 """
 
 import inspect
@@ -100,8 +99,8 @@ def check(exercise: str, *answers: Any, **given: Any) -> None:
 def attempt() -> Iterator[None]:
     """Run the assertions that test an exercise, and print "Correct." or the error.
 
-    Use this function for your own exercises. A wrong answer raises no error, so the rest of the notebook still runs.
-    The learner reads the message of the assertion, so this message should say what is wrong and give a hint.
+    Use `with attempt():` for your own exercises. A wrong answer raises no error, so the rest of the notebook still
+    runs. The learner reads the message of the assertion, so this message should say what is wrong and give a hint.
     """
     try:
         yield
@@ -150,7 +149,7 @@ def _without_outputs(notebook: Any) -> Any:
 
 
 def solved_version(notebook: Any) -> Any:
-    """A copy of a notebook, for tests of the solutions, in which the folded solutions replace the exercises.
+    """A copy of a notebook in which the folded solutions replace the exercises. Tests run this copy.
 
     Raises:
         ValueError: if an exercise has no ```python solution before the next exercise; the message quotes the first line

@@ -1,4 +1,4 @@
-"""Estimate the time and memory of a notebook's run from the values measured for its profile and from its parameters.
+"""Estimate the time and memory that a notebook needs, from its parameters and from a measured run of its profile.
 
 The estimate assumes dense weights, with or without masks; storing only links takes less memory.
 """
@@ -38,10 +38,10 @@ _SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps") 
 
 @dataclass(frozen=True)
 class Work:
-    """The work of all training runs of a notebook together.
+    """The total work of a notebook's training runs.
 
     passes: the number of forward and backward passes through the model.
-    pass_seconds: the seconds that a pass takes in addition to its operations; they do not depend on the model's size.
+    pass_seconds: the seconds that a pass takes in addition to its operations, for a model of any size.
     operations: the floating-point operations of all passes.
     half: whether matrix products use 16 bits.
     memory_mb: the memory of weights, gradients, moments, numbers kept for the backward pass, and data.
@@ -76,7 +76,7 @@ class Forecast:
 
 
 def in_words(minutes: float) -> str:
-    """A time in minutes or hours as text, with about two digits."""
+    """A time as text: in minutes if it is below 100 minutes, otherwise in hours."""
     if minutes < 10:
         return f"{minutes:.2g} min"
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:,.0f} h"

@@ -104,7 +104,8 @@ GLOSSARY = (
     Term(
         "CSTI",
         "Correlated sparse topological initialisation: it links the pairs of features that correlate most "
-        "strongly, so it needs the correlations between the inputs. The paper's MLPs start from this network.",
+        "strongly, so it needs the correlations between the inputs. On images, the paper's CHT, CHTs and CHTss start "
+        "from this network.",
         r"\lvert r_{ij} \rvert",
         "Section 4.2",
         "chts_core.topology.correlated",
@@ -141,8 +142,8 @@ GLOSSARY = (
     ),
     Term(
         "CH3-L3p",
-        "Path-based score of a missing link: an L3 path counts less if its nodes have links outside the local "
-        "community. CHT uses this score.",
+        "Path-based score of a missing link: an L3 path counts less if its middle nodes have links outside the "
+        "local community. CHT uses this score.",
         r"\sum_\text{paths} \dfrac{1}{\sqrt{(1 + e_{z_1})(1 + e_{z_2})}}",
         "link regrowth",
         "chts_core.link_prediction.ch3_l3p",
@@ -151,7 +152,7 @@ GLOSSARY = (
     ),
     Term(
         "CH3-L3n",
-        "Node-based score that penalises links from the community to other nodes, and rewards no links.",
+        "Node-based score that only penalises links from the local community to other nodes.",
         r"\sum_z \dfrac{1}{1 + e_z}",
         "node-based link regrowth",
         "chts_core.link_prediction.ch3_l3n",
@@ -189,8 +190,8 @@ GLOSSARY = (
     ),
     Term(
         "soft rule",
-        "A rule that draws links at random and without replacement, with chances that follow their scores. The hard "
-        "rule takes the links with the highest scores.",
+        "A rule that draws links at random and without replacement, with probabilities that depend on the scores. "
+        "The hard rule takes the links with the highest scores.",
         r"p \propto \text{score}^T",
         "Cannistraci-Hebb soft removal and regrowth",
         "chts_core.sampling.keep",
@@ -336,7 +337,7 @@ GLOSSARY = (
     ),
     Term(
         "subword",
-        "A frequent piece of a word. Words that are not in the vocabulary are spelt from smaller pieces.",
+        "A frequent piece of a word. Words that are not in the vocabulary are composed of smaller pieces.",
         "",
         "Sennrich et al., 2016",
         "chts_core.lab.data.Vocabulary.encode",
@@ -356,8 +357,9 @@ GLOSSARY = (
     ),
     Term(
         "iterative warm-up",
-        "After an update that changed the topology, the learning rate returns to its schedule in equal steps, "
-        "because Adam has no information about the new links yet. Translators and language models use this warm-up.",
+        "After an update that changed the topology, the learning rate starts low and rises to its schedule in equal "
+        "steps, because Adam has no information about the new links yet. Translators and language models use this "
+        "warm-up.",
         "",
         "Tables 5 and 6",
         "chts_core.lab.train.loop.share_after_update",
@@ -429,6 +431,6 @@ def rows() -> list[dict[str, str]]:
 
 
 def _name(name: str) -> str:
-    """Format a name as code that may break at dots and underscores, so that a column is no wider than a page."""
+    """Format a name as code with possible line breaks after dots and underscores, so that the table fits on a page."""
     breakable = re.sub("(::|[._])", r"\1<wbr>", name)
     return f"<code>{breakable}</code>"

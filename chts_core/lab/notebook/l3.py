@@ -82,7 +82,10 @@ def paths(mask: Tensor, link: Link) -> list[Path]:
     inputs_of, outputs_of = neighbours(mask)
     u, v = link
     if not (0 <= u < len(inputs_of) and 0 <= v < len(outputs_of)):
-        raise ValueError(f"the network has {len(inputs_of)} outputs and {len(outputs_of)} inputs, numbered from 0.")
+        raise ValueError(
+            f"{describe(link)} is not in the network, which has {len(inputs_of)} outputs and {len(outputs_of)} inputs, "
+            "numbered from 0."
+        )
     if v in inputs_of[u]:
         raise ValueError(f"{describe(link)} is a link of the network; expected a missing link.")
     return [(u, z1, z2, v) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 in inputs_of[z2]]
@@ -188,7 +191,7 @@ def _slips(mask: Tensor, link: Link, found: list[Path]) -> Iterator[tuple[int, s
         )
     yield (
         len(found) + 1,
-        f"also counted the link {describe(link)}. This link is missing, and as a path, it would have only one link.",
+        f"also counted the link {describe(link)}. This link is missing, and a path with only one link is no L3 path.",
     )
     unlinked = [(z1, z2) for z1 in sorted(inputs_of[u]) for z2 in sorted(outputs_of[v]) if z1 not in inputs_of[z2]]
     if unlinked:
@@ -259,7 +262,7 @@ def _complaint(mask: Tensor, link: Link, path: tuple[int, ...]) -> str:
     if (path[0], path[3]) != link:
         return f"{path} leads from output {path[0]} to input {path[3]}, not from output {u} to input {v}."
     if path[2] == u or path[1] == v:
-        return f"{describe(path)} goes back to an end of the missing link, or uses the missing link."
+        return f"{describe(path)} visits an end of the missing link twice, so it uses this link."
     rows, columns = mask.shape
     if not (0 <= path[1] < columns and 0 <= path[2] < rows):
         return f"{path} leaves the network, which has {rows} outputs and {columns} inputs, numbered from 0."

@@ -52,7 +52,7 @@ def binder(notebook: str) -> str:
 
 
 def badges(notebook: str) -> str:
-    """The buttons for Colab and Binder in Markdown, or "" if the owner is not set yet, so they would not work."""
+    """The buttons for Colab and Binder in Markdown, or "" while the owner is not set, because no link would work."""
     if OWNER == NOBODY:
         return ""
     return (

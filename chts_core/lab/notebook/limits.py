@@ -11,7 +11,7 @@ from chts_core.methods import get_method
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, including both unless `below` excludes `high`; `whole` requires integers."""
+    """Numbers from `low` to `high`. `below` excludes `high`, and `whole` requires integers."""
 
     low: float
     high: float = math.inf
@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices(Choice):
-    """The limit of a parameter whose value is "" or some of a few words, separated by commas, each at most once."""
+    """The limit of a parameter whose value is "" or known words, separated by commas, each at most once."""
 
     def accepts(self, value: Any) -> bool:
         """Whether a value names only allowed words, each at most once."""

@@ -24,7 +24,7 @@ _STYLE = """
 
 
 class _PictureWithAlternative(Preprocessor):
-    """Keep the text alternative of pictures, which the template would drop."""
+    """Keep the text alternatives of pictures; the template alone would drop these texts."""
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:  # noqa: ARG002
         for output in cell.get("outputs", []):

@@ -1,4 +1,4 @@
-"""Find, check, run and publish the notebooks of the stages."""
+"""Find, describe, check and run the notebooks of the stages."""
 
 import ast
 import copy
@@ -121,17 +121,17 @@ def copy_to(directory: Path) -> list[Path]:
 
 
 def title(path: Path) -> str:
-    """The first heading of a notebook."""
+    """The first heading of a notebook, or the notebook's name if there is no heading."""
     return _title(nbformat.read(path, as_version=4).cells) or path.stem
 
 
 def goal(path: Path) -> str:
-    """The goal in a notebook's header ("You will be able to"), in Markdown; "" if there is no goal."""
+    """The objectives in a notebook's header ("You will be able to") as one line of Markdown; "" if there are none."""
     return "; ".join(objectives(nbformat.read(path, as_version=4).cells[0].source))
 
 
 def objectives(header: str) -> list[str]:
-    """The goals in a notebook's header ("You will be able to"): the items of its list, or one sentence."""
+    """The objectives in a notebook's header ("You will be able to"): the items of its list, or one sentence."""
     found = re.search(r"\*\*You will be able to\*\*\s+(.+?)\n\n", header, re.DOTALL)
     items = re.split(r"(?:^|\n)\d+\. ", found[1]) if found else []
     return [" ".join(item.split()).rstrip(";.") for item in items if item]
@@ -150,7 +150,7 @@ def _title(cells: Sequence[Any]) -> str:
 class Stage:
     """The description of a notebook, from its header and its profile.
 
-    prerequisites: the numbers of the stages that it builds on; minutes, memory_mb: the run's expected time and memory.
+    prerequisites: the numbers of the stages that this one builds on; minutes, memory_mb: the expected time and memory.
     """
 
     number: str
@@ -201,7 +201,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
     """The parameters that a notebook declares, by name.
 
     Raises:
-        ValueError: if a parameter is not annotated as int, float, str or bool, or the file is not a notebook.
+        ValueError: if a type is not int, float, str or bool, a default is not a literal, or the file is not a notebook.
     """
     import papermill  # the import takes 40 MB, and training from the command line does not need it
 
@@ -237,7 +237,7 @@ def _check_readable(path: Path) -> None:
 
 
 def chosen_profile(profile: str = "") -> str:
-    """The profile to use; "" means the value of `$CHTS_PROFILE`, which Binder sets, or "laptop" if it is not set.
+    """The profile to use; "" means the value of `$CHTS_PROFILE`, which Binder sets, or "laptop" without this variable.
 
     Raises:
         ValueError: if there is no such profile.
@@ -343,7 +343,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_value(name: str, value: Any, stage: str = "") -> None:
-    """Refuse a value that is outside the limits of its parameter, in general or in a stage.
+    """Refuse a value that is outside the limits of its parameter, which may be narrower in a stage.
 
     Raises:
         ValueError: for a value outside the limits; the message names parameter, value, limits and a similar known word.
@@ -364,7 +364,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The record, as written: schema, notebook, status ("done" or "failed"), error, parameters, results, methods,
-        versions, device, expected (the profile's estimate), seconds, peak_memory_mb (of the kernel and its processes),
+        versions, device, expected (the forecast), seconds, peak_memory_mb (of the kernel and its processes),
         started, git. A notebook fails if a cell or a widget raises an error, or if the kernel dies.
 
     Raises:
@@ -425,12 +425,12 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
         except PapermillExecutionError as failure:
             error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
         except DeadKernelError:
-            error = "the kernel died, which happens when memory runs out"
+            error = "the kernel died; perhaps the memory ran out"
     return error, memory[0]
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
-    """Errors inside widgets. If an error occurs inside `interact` or an `Output`, the exit status of a run is still 0.
+    """Errors inside widgets: papermill does not notice an error inside `interact` or an `Output`.
 
     The result also names each widget whose state was not saved, because readers cannot see such a widget.
     """

@@ -45,7 +45,7 @@ def _memory_of(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def memory_watched() -> Iterator[list[int]]:
-    """Measure the peak memory, in bytes, of all processes started within the block.
+    """Measure the peak of the total memory, in bytes, of all processes started within the block.
 
     The block receives a list with this number as its only value. The list is updated until the block ends.
     """

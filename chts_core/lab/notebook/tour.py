@@ -1,4 +1,4 @@
-"""The tour: run the stage notebooks, two at a time, and then write one page of their results."""
+"""The tour: run the stage notebooks, two at a time, and then write one page with their results."""
 
 import contextlib
 import html
@@ -195,7 +195,7 @@ def _as_table(stages: Sequence[_Stage]) -> Table:
 
 
 def comparison(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """A row for each method that the stages compared, ready to print, with means over seeds."""
+    """A row of text for each method that the stages compared, with means over seeds."""
     return [
         {
             "method": row["method"],

@@ -118,7 +118,7 @@ def _processor() -> str:
 
 
 def git_revision() -> str:
-    """Revision of the checkout that this package runs from, with "+changes" if it is modified.
+    """Git revision of the checkout that this package runs from, with "+changes" if the checkout has changes.
 
     Without a checkout or without git, the revision is `$CHTS_REVISION`, or "none" if this variable is not set.
     """
@@ -151,7 +151,7 @@ def publish(results: Mapping[str, Any]) -> None:
     """Show a notebook's results as a table, and pass them on to the record of the run.
 
     Args:
-        results: JSON values by name; a list of rows (mappings) is folded below the table.
+        results: JSON values by name; each list of rows (mappings) becomes a collapsed table below the main table.
 
     Raises:
         TypeError, ValueError: if a value is not JSON; NaN is not JSON.
@@ -186,7 +186,7 @@ def _fits_a_cell(value: object) -> bool:
 
 
 def published(notebook: Mapping[str, Any]) -> dict[str, Any]:
-    """All results that the cells of an executed notebook published; later results replace earlier ones."""
+    """All results that the cells of an executed notebook published; if two have the same name, the later one counts."""
     results: dict[str, Any] = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
@@ -212,7 +212,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines completely or not at all. Each row gets a SHA-256 of its values."""
+    """Write a file of JSON lines completely or not at all. Each row gets its digest as "sha256"."""
     _write_whole(path, "".join(_as_line(row) + "\n" for row in rows))
 
 
@@ -222,12 +222,12 @@ def _as_line(row: Mapping[str, Any]) -> str:
 
 
 def digest(row: Mapping[str, Any]) -> str:
-    """SHA-256 of a row's values; it does not depend on their order or on blanks between them."""
+    """SHA-256 of a row's names and values; the order of the names and the spaces in the file do not matter."""
     return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of JSON lines, each checked with its digest.
+    """Return the rows of a file of JSON lines, and check each row against its digest.
 
     Raises:
         ValueError: if a line is damaged, was changed after it was written, or has a different schema; the message names
@@ -241,7 +241,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number} is not JSON ({error}), so the record was cut short or changed. "
-                "Restore the file, or delete the line to lose only that record."
+                "Restore the file, or delete the line and lose only this record."
             ) from error
         schema = row.get("schema") if isinstance(row, dict) else None
         if schema != SCHEMA:
@@ -249,7 +249,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if row.pop("sha256", None) != digest(row):
             raise ValueError(
                 f"{path}, line {number} does not match its sha256: it was changed after it was written. "
-                "Restore the file, or delete the line to lose only that record."
+                "Restore the file, or delete the line and lose only this record."
             )
         rows.append(row)
     return rows
@@ -306,9 +306,9 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run, with the current name of its method.
 
-    If a record does not name a revision of the methods, it has revision 1. In this revision, some names meant different
-    methods: "chts" removed links by relative importance and started new links from zero; this method is "chts/ri_zeros"
-    now.
+    If a record does not name a revision of the methods, it has revision 1. In revision 1, some names meant other
+    methods than they do now. For example, "chts" removed links by relative importance and started new links from zero.
+    This method is now called "chts/ri_zeros".
     """
     if row.get("methods", 1) != 1:
         return dict(row)

@@ -93,7 +93,7 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
     set and, if the recipe has a size, this size.
 
     Args:
-        folder: a folder with files of JSON lines, written by `chts sweep` or a race; or `results`.
+        folder: a folder with files of JSON lines that `chts sweep` or a race wrote, or the folder `results`.
 
     Raises:
         FileNotFoundError: if the folder has no recorded runs.
@@ -161,8 +161,8 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Pair each run with a run of the rival that has the same seed: the only run with the same settings or, if there is
-    no such run, the only run with this seed.
+    """Pair each run with the rival's run that has the same seed and sparsity. If there are several, take the only one
+    with the same settings. Leave out a run that has no such partner.
     """
     pairs = []
     for row in mine:
@@ -189,12 +189,12 @@ def _varying(rows: Sequence[Row]) -> list[str]:
 
 
 def _recipe(row: Row) -> dict[str, Any]:
-    """All settings of a run, including settings that are missing from an old record."""
+    """All settings of a run; settings that an old record lacks have their default values."""
     return {**_ONCE.get(row["task"], {}), **row["recipe"]}
 
 
 def has_recipe(row: Row, recipe: Any) -> bool:
-    """Whether a recorded run used a recipe; settings that change only the way of computing are ignored."""
+    """Whether a recorded run used a recipe; settings that change only the computation do not count."""
     found, expected = (
         {name: value for name, value in settings.items() if name not in _HOW}
         for settings in (_recipe(row), asdict(recipe))
@@ -219,7 +219,7 @@ def as_difference(values: Sequence[float], digits: int) -> str:
 
 
 def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Differences from rivals as text, in a table with a column for each sparsity and rival and a row for each method.
+    """Differences from rivals as text: for each sparsity and rival, a column with a row for each method.
 
     A difference is a mean over pairs of runs with equal seeds ± the half-width of its 95 % confidence interval. FC has
     no row.
@@ -240,9 +240,9 @@ def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, st
 
 
 def write(folder: Path, out_dir: Path) -> Path:
-    """Write a page with the recorded runs of a folder, `index.html`, which needs no other file, and return its path.
+    """Write `index.html`, a page that shows the recorded runs of a folder, and return its path.
 
-    The function trains nothing, and the same records give the same page.
+    The page needs no other file. The function trains nothing, and the same records give the same page.
 
     Args:
         folder: as in :func:`read`.
@@ -294,7 +294,7 @@ def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
 
 
 def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
-    """The learning curves of `courses` as a picture for a page; "" if FC is the only method.
+    """The learning curves of `courses` as a picture for a page; "" if no method except FC has a curve.
 
     More than five curves would hide each other. If there are more, the picture shows how far the scores are from the
     scores of SET, or of the first method if SET has no runs.

@@ -31,7 +31,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def seeds_needed(values: Sequence[float], effect: float) -> int:
-    """The smallest number of seeds whose 95 % interval is narrow enough to show an effect.
+    """The smallest number of seeds that makes the 95 % interval narrow enough to show an effect.
 
     The function assumes that the values of new seeds vary as much as these values do.
 
@@ -91,8 +91,8 @@ def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
     """For each method and sparsity, the mean difference between its score and the rival's score with the same seed.
 
-    The rival "fc" has no sparsity, so it is compared with all sparsities. The function leaves out seeds with which only
-    one of the two methods has a run. Its arguments are as in `mean_scores`.
+    The rival "fc" has no sparsity, so it is compared with all sparsities. The function leaves out a seed if only
+    one of the two methods has a run with it. The other arguments are as in `mean_scores`.
     """
     found = []
     for method, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in rows if row["method"] != rival):
@@ -173,9 +173,9 @@ def summarise_by(
     score: Callable[[SeededT], float],
     **others: Callable[[SeededT], float],
 ) -> list[dict[str, Any]]:
-    """One row per method: the mean of a score over its runs, under the score's name, with the half-width of its 95 %
-    confidence interval (None for a single run). The row also has the means of the other measures of the task, and of
-    measures that all tasks have, such as the density.
+    """Return one row per method. The entry called `name` is the mean of a score over the method's runs, and "interval"
+    is the half-width of its 95 % confidence interval (None for a single run). The row also contains the means of the
+    measures in `others` and of the measures that all tasks have, such as the density.
     """
     measures = others | {shared: attrgetter(shared) for shared in ("density", "active_neurons", "itop", "seconds")}
     rows = []

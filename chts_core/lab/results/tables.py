@@ -1,4 +1,4 @@
-"""Make the tables of README.md and results/README.md from records: `python -m chts_core.lab.results.tables FILE ...`.
+"""Make the tables of README.md and other pages from records: `python -m chts_core.lab.results.tables FILE ...`.
 
 In the text, a table is between `<!-- table NAME -->` and `<!-- end of table -->`; the command replaces the table.
 """
@@ -58,45 +58,31 @@ def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], 
 
 
 def best_test_epoch(row: Row) -> float:
-    """Accuracy (in per cent) of the epoch that the paper's code reports."""
+    """Test accuracy (in per cent) of the best test epoch, which the paper's code reports."""
     return 100.0 * float(row["test"]["best"])
 
 
 def fashion_mnist() -> str:
-    """Recorded runs of the paper's MLP on Fashion-MNIST next to the paper's numbers, for the paper's methods."""
-    rows = [row for row in runs("images") if row["dataset"] == "fashion_mnist"]
-    lines = []
-    for method in ("fc", "granet", "rigl", "set"):
-        mine = of_method(rows, method)
-        lines.append(
-            {
-                "": METHOD_LABELS[method] + (", one seed" if len(mine) == 1 else ""),
-                "paper": f"{PAPER_MLP['fashion_mnist'][method][0]:.2f}",
-                "here": as_mean([best_test_epoch(row) for row in mine], 2),
-            }
-        )
-    return as_markdown(lines)
-
-
-def mlp_paper() -> str:
-    """One row for each run of the paper's MLP on Fashion-MNIST with the paper's recipe, next to the paper's numbers."""
-    published = PAPER_MLP["fashion_mnist"]
-    beside = {
-        "chts/paper_mlp_fashion": ("CHTs with CH2-L3n", published["chts"]),
-        "chts/paper_mlp_fashion_l3p": ("CHTs with CH3-L3p", published["chts/paper_mlp_l3p"]),
-        "chts/r1_readme": ("CHTs, README of the published code", None),
-        "cht/paper_mlp": ("CHT", published["cht"]),
-        "rigl": ("RigL", published["rigl"]),
-        "set": ("SET", published["set"]),
+    """Recorded runs of the paper's MLP on Fashion-MNIST next to the paper's numbers, for each method with a run."""
+    names = METHOD_LABELS | {
+        "chts/paper_mlp_fashion": "CHTs with CH2-L3n",
+        "chts/paper_mlp_fashion_l3p": "CHTs with CH3-L3p",
+        "chts/paper_mlp": "CHTs with CH2-L3n, removal by magnitude",
+        "chts/r1_readme": "CHTs, README of the published code",
+        "cht/paper_mlp": "CHT",
     }
     lines = []
-    for row in sorted(runs("mlp_paper"), key=lambda row: list(beside).index(row["method"])):
-        name, reported = beside[row["method"]]
-        accuracy, active = ("–", "–") if reported is None else (f"{reported[0]:.2f} %", f"{reported[1]:.0f} %")
-        line = {"": name, "best epoch in the paper": accuracy, "best epoch here": f"{best_test_epoch(row):.2f} %"}
-        line |= {"last epoch here": f"{score(row):.2f} %", "active neurons in the paper": active}
-        counted = f"{100 * row['active_neurons_published']:.0f} %"
-        lines.append(line | {"active neurons here, counted as in the paper": counted})
+    for method, name in names.items():
+        if not (rows := of_method(runs("mlp_paper"), method)):
+            continue
+        accuracy, active = PAPER_MLP["fashion_mnist"].get(method, (None, None))
+        line = {"": name, "seeds": str(len(rows))}
+        line["best epoch in the paper"] = "–" if accuracy is None else f"{accuracy:.2f} %"
+        line["best epoch here"] = as_mean([best_test_epoch(row) for row in rows], 2) + " %"
+        line["last epoch here"] = as_mean([score(row) for row in rows], 2) + " %"
+        line["active neurons in the paper"] = "–" if active is None else f"{active} %"
+        counted = fmean(100 * row["active_neurons_published"] for row in rows)
+        lines.append(line | {"active neurons here, counted as in the paper": f"{counted:.0f} %"})
     return as_markdown(lines)
 
 
@@ -124,7 +110,7 @@ def digits() -> str:
 
 
 def multi30k() -> str:
-    """The results of small translators of Multi30k."""
+    """The results of small translators on Multi30k."""
     rows = [row for row in runs("translation") if row["dataset"] == "multi30k"]
     lines = []
     for share in (0.9, 0.95):
@@ -154,7 +140,7 @@ def small_dense(sparsity: float) -> list[Row]:
 
 
 def ablation_groups() -> dict[str, list[Row]]:
-    """The runs of the ablations on digits, by the description of the variant; unchanged CHTs and CHTss are included."""
+    """The runs of the ablations on digits, by the description of the variant, including unchanged CHTs and CHTss."""
     groups: dict[str, list[Row]] = {}
     for row in runs("ablations"):
         groups.setdefault(row["method"], []).append(row)
@@ -201,7 +187,7 @@ def number_words() -> str:
 
 
 def last_loss(row: Row) -> float:
-    """Loss on the validation data, in nats."""
+    """Last loss on the validation data, in nats."""
     return float(row["validation"][-1]["loss"])
 
 
@@ -431,13 +417,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "tokens": tokens,
     "updates": updates,
-    "mlp_paper": mlp_paper,
 }
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """Return a text in which every table is made again from the records.
+    """Return a text with all its tables made again from the records.
 
     Raises:
         KeyError: for an unknown table.

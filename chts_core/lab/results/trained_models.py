@@ -1,4 +1,4 @@
-"""Make trained models sparse, from three starts: `python -m chts_core.lab.results.trained_models FILE`.
+"""Make trained models sparse, with each value of `start`: `python -m chts_core.lab.results.trained_models FILE`.
 
 The records are in `results/trained_models.jsonl`, and the table is in `docs/guides/trained_model.md`.
 """

@@ -15,7 +15,7 @@ def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
 
     Args:
         size: a name of `TRANSFORMER_SIZES`.
-        pieces: number of pieces of the vocabulary.
+        pieces: number of pieces in the vocabulary.
         sparsity: sparsity of the layers that can be sparse.
 
     Returns:
@@ -46,8 +46,8 @@ def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> li
         digits: number of digits after the decimal point.
 
     Returns:
-        A row for each method and sparsity: "method", "sparsity", "runs", the score, "minus fc" and "minus chts", each
-        with the half-width of its 95 % confidence interval; "" if there is no run to compare with.
+        A row for each method and sparsity: "method", "sparsity", "runs", and the score, "minus fc" and "minus chts"
+        with the half-widths of their 95 % confidence intervals; "" if there is no run to compare with.
     """
     table: dict[tuple[str, float], dict[str, str]] = {}
     for row in translation.mean_scores(rows, score):

@@ -94,13 +94,14 @@ def read_roster(path: Path) -> list[dict[str, str]]:
     """Read the students of a class from a file.
 
     Args:
-        path: CSV in UTF-8 with a column id, and optional columns first_name, last_name and email.
+        path: CSV in UTF-8 with a column "id", and optional columns "first_name", "last_name" and "email".
 
     Returns:
         For each student, a mapping for nbgrader with student_id and the other columns.
 
     Raises:
-        ValueError: if an id is missing, cannot be the name of a folder, or appears twice; the message names the line.
+        ValueError: if the file is not such CSV or has no students, or if an id is missing, cannot be the name of a
+            folder, or appears twice; for a wrong id, the message names the line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -118,7 +119,7 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         if not _ID.fullmatch(student):
             raise ValueError(
                 f"{path}, line {number}: the id is {student!r:.80}; expected at most 64 letters, digits and "
-                "signs (. _ @ -), the first a letter or a digit, because a folder gets this name."
+                "signs (. _ @ -) that begin with a letter or a digit, because a folder gets this name."
             )
         if student.casefold() in seen:
             raise ValueError(f"{path}, line {number}: the id {student} is already in line {seen[student.casefold()]}.")
@@ -143,7 +144,7 @@ class HandedIn:
 
     notebooks: for each student, the notebook to grade.
     faults: for each other student, the reason why there is no notebook to grade.
-    strays: the files that belong to no student, with the reasons.
+    strays: the files and folders that do not belong to exactly one student, with the reasons.
     """
 
     notebooks: dict[str, Path]
@@ -154,8 +155,8 @@ class HandedIn:
 def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
     """Find the notebook of each student in a folder of submissions that a learning platform exported.
 
-    An entry belongs to a student if its name is the student's id, or contains the id between characters other than
-    letters and digits, as in `anna7.ipynb` and `Anna Adams_anna7_file/x.ipynb`.
+    A file or folder belongs to a student if its name contains the student's id, and no letter or digit is directly
+    before or after the id, as in `anna7.ipynb` and `Anna Adams_anna7_file/x.ipynb`.
 
     Args:
         folder: a folder of notebooks, or of folders with one notebook each.
@@ -173,7 +174,7 @@ def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
         if len(owners) == 1:
             entries[owners[0]].append(entry)
         elif not entry.name.startswith("."):
-            named = f"names {' and '.join(owners)}" if owners else "names no student of the roster"
+            named = f"names {' and '.join(owners)}" if owners else "names no student on the roster"
             strays[entry.name] = f"{named}; rename it to ID.ipynb."
     found, faults = {}, {}
     for student, theirs in entries.items():
@@ -182,7 +183,7 @@ def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
             faults[student] = "nothing was handed in."
         elif len(inside) != 1:
             names = ", ".join(entry.name for entry in theirs)
-            faults[student] = f"{names}: found {len(inside)} notebooks; keep only the one to grade."
+            faults[student] = f"{names}: found {len(inside)} notebooks; expected one, the notebook to grade."
         elif fault := _fault(inside[0]):
             faults[student] = f"{inside[0].relative_to(folder)} {fault}"
         else:
@@ -233,7 +234,7 @@ def grade(folder: Path, submissions: Path) -> tuple[Path, list[Graded]]:
         feedback for each student is in the folder feedback/ of the course.
 
     Raises:
-        ValueError: if the course has no students, if the folder of submissions does not exist, or if nbgrader is
+        ValueError: if `folder` is not a course or has no students, if `submissions` does not exist, or if nbgrader is
             missing.
     """
     if not (folder / "nbgrader_config.py").is_file():
@@ -316,7 +317,7 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
         out_dir: folder for both files.
         graded: the grades of each student.
         most: the maximum number of points for each question.
-        strays: the files in the folder of submissions that belong to no student, with the reasons.
+        strays: as in :class:`HandedIn`.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     of = sum(most.values())
@@ -366,5 +367,5 @@ def write_report(out_dir: Path, graded: Sequence[Graded], most: Mapping[str, flo
         listed = "".join(f"<li>{html.escape(f'{name} {why}')}</li>" for name, why in strays.items())
         body.append(f"<h2>Not graded</h2><ul>{listed}</ul>")
     page = out_dir / "index.html"
-    page.write_text(document("chts: how the class did", "".join(body)), "utf-8")
+    page.write_text(document("chts: results of the class", "".join(body)), "utf-8")
     return page

@@ -20,14 +20,14 @@ def _add_course(commands: Commands) -> None:
     command = commands.add_parser(
         "course",
         help="make a folder for teaching: an assignment, the stages with and without solutions, and timetables",
-        description="Run the command again after a change: nbgrader_config.py and source/ keep your edits.",
+        description="If you run the command again, it keeps nbgrader_config.py and source/, and writes the rest again.",
     )
     command.add_argument("folder", type=Path, metavar="DIR")
     command.add_argument(
         "--students",
         type=Path,
         metavar="CSV",
-        help="CSV with a column id; first_name, last_name and email are optional",
+        help="CSV file with the column id, and optional columns first_name, last_name and email",
     )
     command.set_defaults(command=_course)
 
@@ -44,7 +44,7 @@ def _course(options: argparse.Namespace) -> int:
 def _add_grade(commands: Commands) -> None:
     command = commands.add_parser(
         "grade",
-        help="run and grade the submissions, and report on the class; exit status 1 if some could not be graded",
+        help="run and grade the submissions, and report on the class; exit status 1 if a student has no grade",
         description="The command runs the code of your students with all permissions of your account. Use a container.",
     )
     command.add_argument("folder", type=Path, metavar="DIR", help="the course")

@@ -9,13 +9,13 @@
     Two paths lead from output 1 to input 0.
 
     Note:
-    Let the room count before you go on.
+    Let the students count the paths before you go on.
 
     ---
 
-A line `---` ends a slide. `![...]` shows the figure whose caption begins with the words in the brackets. A `*` stands
-for any text, such as a number that changes between runs. The text after `. . .` appears when you go forward. The text
-after `Note:` is only for the speaker's view, which opens with the key S.
+A line `---` separates two slides. `![...]` shows the figure whose caption begins with the words in the brackets. A `*`
+stands for any text, such as a number that changes between runs. The text after `. . .` appears when you go forward. The
+text after `Note:` appears only in the speaker view, which opens with the key S.
 """
 
 import re
@@ -87,8 +87,8 @@ def _part_as_html(part: str, pictures: Mapping[str, str]) -> str:
             matching = [picture for other, picture in pictures.items() if fnmatchcase(other, f"{caption}*")]
             if len(matching) != 1:
                 raise ValueError(
-                    f"{len(matching)} figures have a caption that begins with {caption!r}; expected one of "
-                    f"{', '.join(repr(other[:40]) for other in pictures)}."
+                    f"{len(matching)} figures have a caption that begins with {caption!r}; expected the first "
+                    f"words of one of {', '.join(repr(other[:40]) for other in pictures)}."
                 )
             pieces += matching
     return "".join(pieces)

@@ -1,9 +1,9 @@
 """Slides of an executed notebook, as one page for reveal.js that needs no internet connection.
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
-slides, and each section begins a new column of slides. A slide has a piece of text and, unless the text is long, the
-code and the figure that follow it. An answer appears when you go forward. The slides leave out parameters, versions,
-checks, hints, solutions, widgets, records, and long code and tables.
+slides, and each section begins a new column of slides. A slide has a piece of text and, if the text is short, the code
+or the figure that follows it. An answer appears when you go forward. The slides leave out parameters, versions, checks,
+hints, solutions, widgets, records, the code that draws figures, and long code, output and tables.
 """
 
 import html

@@ -13,7 +13,7 @@ _PROFILES = ("binder", "laptop")
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a class, with its length in minutes; `stage` is the number of its notebook, or ""."""
+    """A part of a session, with its length in minutes; `stage` is the number of its notebook, or ""."""
 
     minutes: int
     what: str
@@ -35,7 +35,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Plan:
-    """A syllabus: `name` is the name of its file, and `audience` says who it is for."""
+    """A teaching plan: `name` is the name of its file, and `audience` says who it is for."""
 
     name: str
     title: str

@@ -54,7 +54,7 @@ _STORED_TYPES = frozenset(
     }
 )
 _EXPECTED = (
-    "expected a dict with keys of str or int, a list, a tuple, a dense tensor with data, a str, an int, a float, "
+    "expected a dict with keys of type str or int, a list, a tuple, a dense tensor with data, a str, an int, a float, "
     "a bool or None; convert it, or leave it out"
 )
 
@@ -67,7 +67,7 @@ def save(path: Path, state: Any) -> None:
     Args:
         path: the path of the file; missing folders are created.
         state: dicts (with keys of type str or int), lists and tuples, nested in any way. They may contain tensors
-            (dense, of any type and device), ints, floats, strings, bools and None.
+            (dense, of any type, on any device), ints, floats, strings, bools and None.
 
     Raises:
         TypeError: if the state contains anything else; in this case nothing is written.
@@ -108,7 +108,7 @@ def save(path: Path, state: Any) -> None:
         Path(temporary).unlink(missing_ok=True)
         before.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):
-            raise OSError(f"cannot write {path}: {error}; free space, or save to another folder.") from None
+            raise OSError(f"cannot write {path}: {error}; free some disk space, or save to another folder.") from None
         raise
 
 
@@ -129,8 +129,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Any:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `save` did not write the file, if a newer version of chts wrote it, or if it was cut short or
-            changed. If the previous checkpoint is intact, the message says how to continue from it.
+        ValueError: if `save` did not write the file, if a newer version of chts wrote it, or if the file was cut short
+            or changed. If the previous checkpoint is intact, the message says how to continue from it.
     """
     try:
         state = _load(path, device)
@@ -183,7 +183,7 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """Return the value in a form that JSON can store, and put its tensors into `tensors`, each under its place in the
-    state. Apart from dicts and tensors, subclasses are refused, because they could not be restored."""
+    state. Subclasses are refused (except subclasses of dict and Tensor), because `load` could not restore them."""
     kind = type(value)
     if isinstance(value, Tensor):
         return _pack_tensor(value, place, tensors)
@@ -205,7 +205,7 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
 def _pack_tensor(tensor: Tensor, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         kind = "quantized" if tensor.is_quantized else f"{tensor.layout}"
-        raise TypeError(f"{place} is a tensor on {tensor.device} that is {kind}; {_EXPECTED}.")
+        raise TypeError(f"{place} is a tensor on {tensor.device} ({kind}); {_EXPECTED}.")
     described: dict[str, Any] = {"tensor": place}
     # Move the tensor to the CPU first, so that no copy takes memory on a GPU. A conjugation or negation may still be a
     # flag that torch has not yet applied to the values.

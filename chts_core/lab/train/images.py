@@ -45,8 +45,8 @@ class Run(runs.Run):
         images.
     test_by_epoch: the accuracy on the test images after each epoch. These values show what would change if you chose an
         epoch by the test images; chts never chooses an epoch in this way.
-    snapshots: after each update, the mask of each weight, packed into bits, by the name of the weight; empty if the run
-        was trained without snapshots.
+    snapshots: for each update, a dict from the name of each weight to its mask after the update, packed into bits;
+        empty if the run was trained without snapshots.
     """
 
     train_loss: list[float]
@@ -61,13 +61,13 @@ class Run(runs.Run):
 
     @property
     def chosen_test_accuracy(self) -> float | None:
-        """Test accuracy after the (first) epoch of the highest validation accuracy; None without validation images."""
+        """Test accuracy after the first epoch with the highest validation accuracy; None without validation images."""
         if not self.validation_accuracy:
             return None
         return self.test_by_epoch[self.validation_accuracy.index(max(self.validation_accuracy))]
 
     def mask_after(self, update: int, layer: str) -> Tensor:
-        """The mask of a layer after an update; updates are counted from 1, and 0 means before the first update.
+        """The mask of the weight with the name `layer` after update number `update`; 0 means before the first update.
 
         Raises:
             IndexError: if there was no such update, or the run was trained without snapshots.
@@ -76,7 +76,7 @@ class Run(runs.Run):
         if not 0 <= update <= len(self.snapshots):
             raise IndexError(
                 f"update is {update}, but the run kept the masks of {len(self.snapshots)} updates; "
-                "train it with snapshots=True to keep all masks."
+                f"expected 0 to {len(self.snapshots)}. To keep the masks of all updates, train with snapshots=True."
             )
         return unpack_bits(self.snapshots[update - 1][layer], tuple(first.shape)) if update else first
 
@@ -198,7 +198,7 @@ def train(
     """Train one MLP with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
     The seed decides the initial weights, the order of the batches and the topology; with the same seed, every method
-    gets the same initial weights and the same batches.
+    gets the same batches and, up to their scale, the same initial weights.
 
     Args:
         data: an image task, on any device.
@@ -280,7 +280,7 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Mean test accuracy of each method after three epochs: the last, the best on validation and the best on test.
+    """Mean test accuracy of each method if the epoch is the last, the best on validation or the best on test.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
     the runs whose best test epoch came before their number of links reached its final value.

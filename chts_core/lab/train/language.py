@@ -323,8 +323,8 @@ def train(
     """Train one language model with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
     The seed decides the initial weights, the order of the text and the topology; with the same seed, every method gets
-    the same initial weights and batches. If `torch.distributed` is initialised, all its ranks call this function with
-    the same arguments and train one model.
+    the same batches and, up to their scale, the same initial weights. If `torch.distributed` is initialised, all its
+    ranks call this function with the same arguments and train one model.
 
     Args:
         task: the result of `prepare`.

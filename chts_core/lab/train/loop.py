@@ -40,7 +40,7 @@ class Learner(Protocol):
     replica: the module to call, which is the model itself, its wrapper for several processes, or the compiled model.
     device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
-    settings: the settings of the run, which can continue only from a checkpoint with the same settings.
+    settings: the settings of the run. A run can continue only from a checkpoint with the same settings.
     train_loss: the training losses that are kept.
     seconds: the time of training, without measurements.
     look_every: steps between two measurements.
@@ -161,9 +161,10 @@ class Training(Generic[LearnerT]):
         return float(total)
 
     def _size(self, loss: Tensor) -> float:
-        """Return a value that is finite in a normal step: the norm of the gradient, which is the same on all ranks.
+        """Unscale or clip the gradient, and return a value that is finite in a normal step: the norm of the gradient.
 
-        If the loss is scaled, the value is the loss, because gradients may overflow until the scale is small enough.
+        The norm is the same on all ranks. If the loss is scaled, the value is the loss, because gradients may overflow
+        until the scale is small enough.
         """
         model, scaler, clip = self.learner.model, self.learner.scaler, self.learner.clip
         scaler.unscale_(self.learner.optimizer)
@@ -212,8 +213,8 @@ class Training(Generic[LearnerT]):
         if failed:
             raise OSError(
                 f"the checkpoint of step {self.step} could not be written to {path} ({failed.rstrip('.')}). The "
-                "previous checkpoint, if there is one, is intact; free some disk space or choose another folder, and "
-                "continue from it."
+                "previous checkpoint, if there is one, is intact. To continue from it, free some disk space, or copy "
+                "it to another folder."
             ) from error
 
     def resume(self, path: Path) -> None:
@@ -359,8 +360,8 @@ class Skips:
         first = found[0] if found else "the sum of all squared gradients"
         if self._in_a_row == _SKIPPED_IN_A_ROW:
             raise RuntimeError(
-                f"no finite loss in the {_SKIPPED_IN_A_ROW} steps up to {step}; the first infinite or NaN value is "
-                f"{first}. Lower learning_rate, or compute in float32."
+                f"the loss or a gradient was not finite in the {_SKIPPED_IN_A_ROW} steps up to {step}; the first "
+                f"infinite or NaN value is {first}. Lower learning_rate, or compute in float32."
             )
         warnings.warn(
             f"step {step} is skipped: the first infinite or NaN value is {first}.", RuntimeWarning, stacklevel=3
@@ -418,7 +419,7 @@ def load_state(path: Path, keys: Set[str], settings: Mapping[str, Any], kind: st
     for name, ours in settings.items():
         if theirs[name] != ours:
             raise ValueError(
-                f"{path} is from a run with {name} {theirs[name]!r}, and this one has {ours!r}; "
-                "resume with the settings of that run, or choose another folder."
+                f"{path} is from a run with {name} {theirs[name]!r}, and this run has {ours!r}; "
+                "continue with the settings of that run, or choose another folder."
             )
     return cast(dict[str, Any], state)

@@ -50,13 +50,13 @@ def peak_memory_mb(device: torch.device) -> int | None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """A context that computes matrix products in a 16-bit precision; "float32" changes nothing."""
+    """A context manager that computes matrix products in a 16-bit precision; "float32" changes nothing."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 @contextlib.contextmanager
 def processes_of_torchrun(name: str) -> Iterator[torch.device]:
-    """Yield the device of this process. If torchrun has started several processes, the process joins them.
+    """Yield the device of this process. If torchrun has started it, it joins the other processes of the run.
 
     On each machine, process number n uses GPU number n.
 

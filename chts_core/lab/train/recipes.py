@@ -52,8 +52,8 @@ class ImageRecipe:
     first_weights: "by_links" is He's initialisation for the mean number of links per neuron. "published" is the
         published code's initialisation: a normal distribution with variance 2 / (density · outputs) for methods that
         predict links, and 2 / inputs for other methods. The last layer and the biases keep PyTorch's defaults.
-    epochs_of_decay: the share of the epochs, counted from the start, in which the learning rate falls, once after each
-        epoch; with None, the learning rate falls at every step of the run.
+    epochs_of_decay: with 0.9, the learning rate falls after each epoch in the first 90 % of the epochs; with None, it
+        falls at every step of the run.
     all_images: whether to train on all training images, as the published code does. In this case, there are no
         validation images and no validation accuracy.
     """
@@ -294,11 +294,11 @@ class LanguageRecipe:
         check_iterative_warmup(self.iterative_warmup)
         if not 0 <= self.link_warmup <= self.update_every:
             raise ValueError(
-                f"link_warmup is {self.link_warmup}; expected a number of steps up to update_every, which is "
-                f"{self.update_every}, or 0 for none."
+                f"link_warmup is {self.link_warmup}; expected a number of steps from 0 (none) to "
+                f"update_every, which is {self.update_every}."
             )
         if self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; expected the largest norm of the gradient, above 0.")
+            raise ValueError(f"clip is {self.clip}; expected a number above 0, the largest norm of the gradient.")
         if self.precision not in ("float32", "bfloat16", "bfloat16_weights"):
             raise ValueError(f"precision is {self.precision!r}; expected 'float32', 'bfloat16' or 'bfloat16_weights'.")
 

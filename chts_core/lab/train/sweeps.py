@@ -107,7 +107,7 @@ class _Plain(yaml.SafeLoader):
 def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
     """Return the checked cells of a sweep: all combinations of the values in its grid, in the order of the file.
 
-    FC has all its links at any sparsity, so it runs once for each combination of the other values.
+    FC keeps all its links at any sparsity, so it runs once for each combination of the other values.
 
     Args:
         spec: a mapping with "notebook" (a stage) or "train" (a recipe of `tasks`), "parameters" (for all cells) and
@@ -133,7 +133,8 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
     grid, fixed = spec.get("grid") or {}, spec.get("parameters") or {}
     if not isinstance(grid, Mapping) or not grid or not isinstance(fixed, Mapping):
         raise ValueError(
-            "grid and parameters of the sweep must be mappings; expected at least one list of values in grid."
+            f"grid is {grid!r:.100} and parameters is {fixed!r:.100}; expected at least one list of values in grid, "
+            "and both as mappings from names to values."
         )
     for name, values in grid.items():
         if not isinstance(values, list) or not values or len({str(value) for value in values}) < len(values):
@@ -153,7 +154,10 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
         name = "-".join(re.sub(r"[^\w.+-]+", "_", str(value)).strip("_") for value in chosen.values())
         cell = Cell(name, kinds[0], str(spec[kinds[0]]), {**fixed, **chosen})
         if found.setdefault(name, cell) != cell:
-            raise ValueError(f"{found[name].parameters} and {cell.parameters} would share the folder {name}.")
+            raise ValueError(
+                f"{found[name].parameters} and {cell.parameters} would share the folder {name}; put them into two "
+                "sweeps."
+            )
         if found[name] is cell:
             cell.check()
     return list(found.values())
@@ -195,8 +199,8 @@ def sweep(
         record = row["record"]
         if record and record.get("methods", 1) != REVISION and _another_method(record):
             raise ValueError(
-                f"{path} has cell {name} from an earlier version, in which this name meant another method; choose "
-                "another folder, so that old and new runs stay apart."
+                f"{path} has cell {name} from an earlier version, in which this name may have meant another "
+                "method; choose another folder, so that old and new runs stay apart."
             )
     waiting = [cell for cell in wanted if rows.get(cell.name, {}).get("status") != "done"]
     if waiting:
@@ -208,8 +212,8 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether an older record's method has a different name now. Also true for a notebook: its record names no
-    method."""
+    """Whether an older record's method has a different name now. Also true for a notebook, because its record
+    names no method."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 

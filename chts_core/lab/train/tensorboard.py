@@ -30,6 +30,6 @@ class Log:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write all pending values."""
+        """Write all pending values, and close the log."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""Train translators, in one run or in a race of several methods, and translate with them."""
+"""Train and test translators, in one run or in a race of several methods."""
 
 import copy
 import itertools
@@ -49,7 +49,7 @@ _SENTENCES_LOOKED_AT = 200  # the number of validation sentences for the BLEU du
 
 @dataclass(frozen=True)
 class Task:
-    """A corpus, prepared for the translator of a recipe: training and validation pairs as tokens."""
+    """A corpus, prepared for a recipe: training and validation pairs as tokens, validation and test pairs as text."""
 
     name: str
     digest: str
@@ -61,10 +61,10 @@ class Task:
 
 
 def prepare(data: TranslationData, recipe: Recipe, cache_dir: Path | None = None) -> Task:
-    """Train or fetch the subwords of a corpus, and encode the corpus.
+    """Train the vocabulary of a corpus or read it from the cache, and encode the corpus.
 
     Raises:
-        ValueError: if all training pairs are longer than the recipe allows, or if any validation or test pair is.
+        ValueError: if every training pair, or any validation or test pair, is longer than the recipe allows.
     """
     vocabulary = load_vocabulary(data, recipe.vocabulary, cache_dir)
     train = encode_pairs(data.train, vocabulary, recipe.max_length, drop_long=True)
@@ -129,10 +129,10 @@ class Run(runs.Run):
 def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | None = None) -> float:
     """The learning rate of a step (Vaswani et al., 2017): it rises linearly, and then falls as 1 / √step.
 
-    The rate is factor · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the rate rises
-    from a fraction to the full value in `iterative_warmup` equal increments, one per step. Without this rise, Adam
-    would move new links by full steps at once, because it has no moments for them yet. The rise is our reading of the
-    paper's "iterative warm-up".
+    The rate is learning_rate · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the
+    rate rises from a fraction to the full value in `iterative_warmup` equal increments, one per step. Without this
+    rise, Adam would move new links by full steps at once, because it has no moments for them yet. The rise is our
+    reading of the paper's "iterative warm-up".
 
     Args:
         step: the number of the step, counted from 1.

@@ -1,1 +1,1 @@
-"""Checks: conformance of the methods, drills, wrong files, and injected bugs."""
+"""Check methods against their specifications, and cause deliberate faults: killed runs, wrong files and bugs."""

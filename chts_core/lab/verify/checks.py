@@ -209,7 +209,7 @@ def _returning(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _percolation(method: Method, spec: Spec, device: str) -> Outcome:
-    """No surviving link is incomplete: before regrowth, each hidden neuron has links on both sides or on neither."""
+    """Before regrowth, each neuron between the two sparse layers has links on both sides or on neither."""
     if not spec.percolate:
         return None, "the method leaves incomplete links"
     if spec.regrowth == "magnitude":

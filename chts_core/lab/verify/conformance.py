@@ -41,7 +41,7 @@ def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") ->
 
 
 def checked(name: str, method: Method, check: str, device: str = "cpu") -> Check:
-    """Do one check of a method against the specification called `name`."""
+    """Do one check of a method against the specification called `name`, or else against the method's own choices."""
 
     def compare() -> Outcome:
         known = get_method(method)  # a wrong method may have no specification

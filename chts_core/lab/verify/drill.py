@@ -149,7 +149,7 @@ def drill(
     Raises:
         ValueError: if a name is not a scenario, or if `kills` is negative.
         KeyError: for an unknown fault.
-        RuntimeError: if an undisturbed run fails.
+        RuntimeError: if a run fails although no fault disturbs it.
     """
     unknown = sorted(set(names) - set(SCENARIOS))
     if kills < 0 or unknown:
@@ -206,7 +206,7 @@ def _killed(
             _wait(process, chance.uniform(0, _LONGEST_DELAY))
         if process.poll() is not None:  # it had already ended
             if process.returncode:
-                raise RuntimeError(f"{' '.join(scenario.command(folder)[1:])} failed when it continued.")
+                raise RuntimeError(f"{' '.join(scenario.command(folder)[1:])} failed before it was killed.")
             shutil.rmtree(folder)
             continue
         processes.end(process, how)
@@ -216,7 +216,7 @@ def _killed(
 
 
 def _without_space(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """Kill a run; continue it with a file size limit that is too low for its checkpoint, and then without it."""
+    """Kill a run; continue it with a file size limit that is too low for its checkpoint, and then without a limit."""
     saved = _begin(scenario, folder)
     largest = max(map(len, saved.values()))
     ended = _start(scenario.command(folder), partial(_limit_files, largest // 2)).wait(_PATIENCE)
@@ -262,7 +262,7 @@ def _on_full_disk(scenario: Scenario, folder: Path, uncut: Path) -> dict[str, An
 
 
 def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, Any]:
-    """Run with a clock that jumps back and forth by a day, in all processes."""
+    """Run all processes with a clock that jumps between a day ahead and a day behind."""
     clock = folder.with_name(f"{folder.name}.clock")
     clock.mkdir()
     (clock / "sitecustomize.py").write_text(_JUMPING_CLOCK, "utf-8")
@@ -352,7 +352,7 @@ def _newest(folder: Path) -> int:
 
 
 def _reached(folder: Path) -> int:
-    """How far a killed run has come before it continues, in steps, epochs or cells.
+    """The number of steps, epochs or cells that a killed run has saved.
 
     Raises:
         ValueError: if one of the run's files is damaged.

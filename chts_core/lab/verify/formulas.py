@@ -89,10 +89,10 @@ def wants_gradient(score: str | MissingLinkScore) -> bool:
 def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[int, int]]], float]) -> Tensor:
     """Score each missing link from its L3 paths.
 
-    `score` receives two lists of pairs (i, e). The first list has the pairs of both inner nodes of every path, and the
-    second list has, once, the pair of every inner node that is on any path. For each node, i is the number of its links
-    inside the local community, and e is the number of its links to nodes outside the local community, except the ends
-    of the missing link.
+    `score` receives two lists of pairs (i, e). The first list has two pairs for each path, one for each inner node of
+    the path. The second list has each inner node's pair only once, even if the node is on several paths. For each node,
+    i is the number of its links inside the local community, and e is the number of its links to nodes outside the local
+    community, except the ends of the missing link.
     """
     outputs, inputs = range(mask.shape[0]), range(mask.shape[1])
     inputs_of = {u: {v for v in inputs if mask[u, v]} for u in outputs}

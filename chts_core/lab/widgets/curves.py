@@ -20,7 +20,8 @@ from chts_core.methods import METHODS
 def stored() -> dict[str, list[Row]]:
     """The recorded runs of the nine methods, by the name of their comparison.
 
-    Variants, trials of several settings with one seed, and runs without validation appear only in tables.
+    Only tables show variants, runs without validation, comparisons of fewer than three methods, and comparisons with
+    several runs of the same method, sparsity and seed.
     """
     found: dict[str, list[Row]] = {}
     for name, rows in report.read(records.results_folder()).items():
@@ -33,7 +34,7 @@ def stored() -> dict[str, list[Row]]:
 
 @dataclass(frozen=True)
 class CurveState:
-    """What the curve explorer shows: two methods from a comparison in `report.read`, at one sparsity."""
+    """What the curve explorer shows: two methods from a comparison in `stored()`, at one sparsity."""
 
     comparison: str = "images: digits"
     sparsity: float = 0.95
@@ -43,7 +44,7 @@ class CurveState:
 
 @dataclass(frozen=True)
 class CurveResult:
-    """The curves of both methods and of FC, the difference between their last scores by seed, and a description.
+    """The curves of both methods and of FC, the differences between the last scores by seed, and a description.
 
     If one of the methods has no stored runs, there are no curves and no differences.
     """

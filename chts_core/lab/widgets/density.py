@@ -44,8 +44,7 @@ class DensityResult:
     other: the course of the other schedule with equal FLOPs; None if the run is impossible.
     other_end: the end of the other schedule's window, as a share of the run; it may be after the last update.
     removed: the number of links that each update removes.
-    conflict: the start and the end, as shares of the run, of the part where the settings conflict; None if the run is
-        possible.
+    conflict: where in the run the settings conflict, as shares of the run (start, end); None if the run is possible.
     """
 
     chosen: DensityCourse
@@ -77,7 +76,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
         removed = [before - after for before, after in pairwise(links)]
         possible = state.layer[0] * state.layer[1]
         flops = sum(links[:-1]) / (state.updates * possible)  # an update comes after its step's backward pass
-        # A sigmoid has twice the excess of a cubic decay over the same window.
+        # Over the same window, the extra links of a sigmoid decay cost twice as much as the ones of a cubic decay.
         name: Schedule = "cubic" if state.schedule == "sigmoid" else "sigmoid"
         width = (state.end - state.start) * (2 if name == "cubic" else 0.5)
         other_end = round(state.start + width, 9)  # 0.75, not 0.7500000000000001
@@ -95,11 +94,11 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
                 else f", no later than the last update at {_percent(state.stop)}"
             )
             description = (
-                f"A {chosen.name} decay of the density, in which the sparsity rises from {state.initial:.2f} to "
-                f"{state.final:.2f} between {_percent(state.start)} and {_percent(state.end)} of the run, takes "
-                f"{flops:.1%} of the dense layer's training FLOPs ({constant:.1%} if the sparsity is {state.final:.2f} "
-                f"from the first step on). A {_named(state, name)} decay with equal FLOPs would end at "
-                f"{_percent(other_end)}{too_late}. The largest update, at {_percent(chosen.shares[steepest + 1])}, "
+                f"In a {chosen.name} decay of the density, the sparsity rises from {state.initial:.2f} to "
+                f"{state.final:.2f} between {_percent(state.start)} and {_percent(state.end)} of the run. The run "
+                f"takes {flops:.1%} of the dense layer's training FLOPs ({constant:.1%} if the sparsity is "
+                f"{state.final:.2f} from the first step on). A {_named(state, name)} decay with equal FLOPs would end "
+                f"at {_percent(other_end)}{too_late}. The largest update, at {_percent(chosen.shares[steepest + 1])}, "
                 f"removes {removed[steepest]:,} of {links[steepest]:,} links."
             )
         return DensityResult(chosen, flops, other, other_end, removed, conflict, description)

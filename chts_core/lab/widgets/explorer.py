@@ -1,7 +1,7 @@
 """The base of all widgets: a state, a pure `compute`, a picture with a description, and controls for the state.
 
-The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget, so that it
-has a text alternative, and so that an error in a callback is raised instead of disappearing in a hidden output area.
+The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget. So it has a
+text alternative, and an error in a callback is raised instead of disappearing in a hidden output area.
 """
 
 import base64
@@ -38,13 +38,12 @@ ResultT = TypeVar("ResultT", bound=Result)
 class Explorer(ABC, Generic[StateT, ResultT]):
     """A widget: controls above a picture, and a text that describes the picture.
 
-    A subclass defines its `State` (a frozen dataclass whose defaults are shown first), and how to compute, to draw, and
-    to make a control for each field of the state that the reader can change. In the browser, the controls have the CSS
-    classes `chts-NAME-FIELD`, and the picture has the class `chts-NAME-picture`.
+    A subclass defines `name`, `State` (a frozen dataclass), `recorded`, `compute`, `draw` and `make_controls`. In the
+    browser, the controls have the CSS classes `chts-NAME-FIELD`, and the picture has the class `chts-NAME-picture`.
 
     Attributes:
-        recorded: for each field, the values that a page without a kernel offers (recording.py); the other fields keep
-            their first values.
+        recorded: the values that a page without a kernel offers, by field (recording.py); all other fields keep their
+            first values.
         played: the field that a Play button changes; "" if there is no Play button.
 
     Args:

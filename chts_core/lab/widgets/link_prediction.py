@@ -1,4 +1,4 @@
-"""Choose a predictor and a missing link in a small network, and compute its score path by path."""
+"""Choose a missing link in a small network and a predictor, and compute the link's score path by path."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,7 +46,7 @@ class LinkPredictionResult:
 
 
 class LinkPredictionStepper(Explorer[LinkPredictionState, LinkPredictionResult]):
-    """Choose a predictor and a missing link in a small network, and compute its score path by path."""
+    """Choose a missing link in a small network and a predictor, and compute the link's score path by path."""
 
     name = "link-prediction"
     State = LinkPredictionState

@@ -92,7 +92,7 @@ def in_words(method: Method) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MethodMixerState:
-    """What the method mixer trains: five choices in the words of `CHOICES`, and the method called `rival`."""
+    """What the method mixer trains: five choices in the words of `CHOICES`, and a rival from `METHODS`."""
 
     topology: str = "Erdős–Rényi"
     removal: str = "smallest, soft, percolate"
@@ -149,7 +149,7 @@ class MethodMixer(Explorer[MethodMixerState, MethodMixerResult]):
 
     @staticmethod
     def draw(state: MethodMixerState, result: MethodMixerResult) -> Figure:  # noqa: ARG004 - the result is enough
-        """Validation accuracy by epoch."""
+        """Draw the validation accuracy of the runs by epoch."""
         return figures.race(result.runs)
 
     def make_controls(self, state: MethodMixerState) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Remove links from a small network and watch which neurons become inactive as percolation sweeps over it."""
+"""Remove links from a small network, and see which neurons become inactive during percolation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class PercolationResult:
 
 
 class PercolationSandbox(Explorer[PercolationState, PercolationResult]):
-    """Remove links from a small network and watch which neurons become inactive as percolation sweeps over it."""
+    """Remove links from a small network, and see which neurons become inactive during percolation."""
 
     name = "percolation"
     State = PercolationState
@@ -138,9 +138,9 @@ def _describe(
         else "No neuron was active at the start"
     )
     return (
-        f"Step {_STEPS[state.step]}. The sparsity is {state.sparsity:.2f}. Of {_count(first)} links, the removal by "
-        f"{state.score} cut {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are left "
-        f"({_count(incomplete)} incomplete). Inactive neurons: {per_layer}. {anp}."
+        f"Step {_STEPS[state.step]}. The initial sparsity is {state.sparsity:.2f}. Of {_count(first)} links, the "
+        f"removal by {state.score} cut {_count(removed)}, percolation cut {_count(cut)}, and {_count(present)} are "
+        f"left ({_count(incomplete)} incomplete). Inactive neurons: {per_layer}. {anp}."
     )
 
 

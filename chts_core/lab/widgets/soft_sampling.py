@@ -36,7 +36,7 @@ class SoftSamplingResult:
     """A removal, and a text that describes it.
 
     links: the number of links before the removal.
-    removed: which links this draw removes, from the weakest to the strongest; Boolean (links,).
+    removed: which links this draw removes; Boolean (links,), from the weakest link to the strongest.
     chances: the share of many draws in which each link is removed, (links,).
     entropy: the entropy of the draw of the first survivor, in bits.
     curve_entropy, curve_agreement: for each softness, the entropy as a share of its maximum, and the share of the

@@ -37,7 +37,7 @@ class TopologyPlayerState:
 
 @dataclass(frozen=True)
 class TopologyPlayerResult:
-    """A layer's links, grouped by what happened to them, the layer's updates so far, and a text that describes them.
+    """A layer's links in groups, the layer's updates so far, and a text that describes both.
 
     links: masks named "kept", "removed" and "new", from the masks before and after the update; or masks named "active"
         (now) and "gone".
@@ -49,7 +49,7 @@ class TopologyPlayerResult:
 
 
 class TopologyPlayer(Explorer[TopologyPlayerState, TopologyPlayerResult]):
-    """Play the topology of a training run: which links updates removed and regrew, and which were ever active."""
+    """Play the topology of a training run: which links each update removed and regrew, and which were ever active."""
 
     name = "topology-player"
     State = TopologyPlayerState

@@ -176,8 +176,8 @@ def test_stage_08_names_the_warm_up_steps_of_the_paper_and_of_the_run() -> None:
 
 def test_stage_08_says_how_the_learning_rates_of_multi30k_were_found() -> None:
     assert (
-        "The sparse methods share the rate 1, although CHTs had a lower loss with the rate 2 in runs of this length."
-        in committed.words("08")
+        "The sparse methods share the factor 1, although CHTs had a lower loss with the factor 2 "
+        "in runs of this length." in committed.words("08")
     )
     recipe = translation.RECIPES["multi30k_small"]
     assert (recipe.dense_learning_rate, recipe.learning_rate) == (0.5, 1.0)

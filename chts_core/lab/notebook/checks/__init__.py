@@ -1,8 +1,8 @@
 """Checks of the exercises, with a module for each stage and a function for each exercise.
 
 A check gets a learner's answers and, as keyword arguments, the values that it needs from the notebook. If the answers
-are right, the check returns. Otherwise, it raises an AssertionError that names the slip. `exercises.check` runs the
-check, so a notebook shows no assertions and no answers.
+are right, the check returns. Otherwise, it raises an AssertionError that says what is wrong. `exercises.check` runs
+the check, so a notebook shows no assertions and no answers.
 """
 
 import inspect

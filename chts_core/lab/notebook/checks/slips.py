@@ -1,4 +1,4 @@
-"""Recognize wrong answers that come from a known slip."""
+"""Recognise wrong answers that come from a known slip."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
     Args:
         answer: the learner's answer.
         slips: maps a description of each slip to the number that the slip leads to. The description completes the
-        sentence "<answer> is ...".
+            sentence "<answer> is ...".
         tolerance: the largest difference at which an answer still matches the number of a slip, in the unit of the
             answer.
 

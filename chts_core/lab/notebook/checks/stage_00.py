@@ -14,9 +14,7 @@ def density(density: float | None) -> None:
     """Density from sparsity: the answer is a number between 0 and 1."""
     assert density is not None, "replace None in the cell above with a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
-    assert density != 0.95, (
-        "0.95 is the share of the possible links that are absent; what is the share of the existing links?"
-    )
+    assert density != 0.95, "0.95 is the share of the possible links that are absent; what share of them exists?"
     assert abs(density - 0.05) < 1e-9, f"a density of {density} and a sparsity of 0.95 do not add up to 1."
 
 
@@ -56,7 +54,8 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
     )
     odd = step_flops([5, 3, 2], 0.25, 1)
     assert odd == 6 * (link_count(3, 5, 0.25) + 6), (
-        f"a layer of 3 × 5 at density 0.25 has 4 links, the nearest integer to 3.75; the function returns {odd} FLOPs."
+        "with 5, 3 and 2 neurons at density 0.25, the first layer has 4 links, the nearest integer to 3.75; expected "
+        f"6 · (4 + 6) FLOPs, but the function returns {odd}."
     )
     deep = step_flops([8, 4, 4, 2], 0.25, 1)
     assert deep == 6 * (8 + 4 + 8), (

@@ -103,8 +103,8 @@ def _check_rewired(tries: Tensor, lattice: Tensor, beta: float) -> None:
     core = torch.stack([topology.small_world(8, 4, 0.5, beta, generator=generator) for _ in range(500)])
     due = (core & lattice).double().sum().item() / (16 * len(core))
     assert stayed > 1 - beta + 0.02, (
-        f"at β = {beta}, no removed link returns to its old place in your masks, but a link may return, because all "
-        "free places are equally likely."
+        f"at β = {beta}, no removed link returns to its old place in your masks; the old place must be as likely as "
+        "every other free place."
     )
     assert abs(stayed - due) < 0.025, (
         f"at β = {beta}, your masks contain {stayed:.0%} of the links of the lattice on average, but the core's masks "
@@ -180,7 +180,7 @@ def _check_nearest(mask: Tensor, height: int, width: int) -> None:
         assert distance[far] <= distance[near] + 1e-4, (
             f"in an image of {height} rows of {width} pixels, neuron {neuron} is in row {own[0]}, column {own[1]}. "
             f"It has a link to pixel {far} (row {places[far][0]}, column {places[far][1]}), but not to pixel {near} "
-            f"(row {places[near][0]}, column {places[near][1]}), whose straight-line distance is smaller."
+            f"(row {places[near][0]}, column {places[near][1]}), whose Euclidean distance is smaller."
         )
 
 
@@ -193,12 +193,14 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
     counted = four_cycles(small)
     assert counted is not None, "four_cycles() returns None; return a number of cycles."
     assert counted != 6, (
-        "6 is the number of links. If you did count cycles, you paired each output with itself and counted each pair "
+        "6 is the number of links. If you counted cycles, you paired each output with itself and counted each pair "
         "in both orders."
     )
     assert counted != 4, "a cycle has four links; count each cycle only once."
     assert counted != 2, "you counted each pair of outputs in both orders; count each pair only once."
-    assert counted == 1, f"the small mask has 1 cycle, not {counted}; do you pair an output with itself?"
+    assert counted == 1, (
+        f"the mask with the rows 1100, 1110 and 0001 has 1 cycle, not {counted}; do you pair an output with itself?"
+    )
     assert four_cycles(block) == 3, f"two outputs that share 3 inputs lie on 3 cycles, not {four_cycles(block)}."
     assert four_cycles(full) == 9, f"3 pairs of outputs with 3 cycles each make 9 cycles, not {four_cycles(full)}."
 
@@ -232,13 +234,15 @@ def _why_not(name: str, mask: Tensor) -> str:
             if high - low > 1
             else "only BSW and BRF give all outputs nearly equal numbers of links"
         )
-        return f"its outputs have {low} to {high} links; {rule}"
+        return f"its outputs have {low} to {high} links, but {rule}"
     empty = int((outputs == 0).sum() + (inputs == 0).sum())
     own, density = clustering(mask), mask.float().mean().item()
     return {
-        "CSTI": f"it has {empty} neurons without links; CSTI leaves more neurons without links",
-        "BSF": f"no neuron has more than {max(high, int(inputs.max()))} links; the hubs of BSF have more",
+        "CSTI": f"it has {empty} neurons without links, but CSTI leaves more neurons without links",
+        "BSF": f"no neuron has more than {max(high, int(inputs.max()))} links, but the hubs of BSF have more",
         "ER": f"its clustering is {own:.2f}, but the clustering of ER is near the density, {density:.2f}",
-        "BSW": f"its clustering is {own:.2f}; BSW is less clustered. Compare the two networks with similar degrees",
-        "BRF": f"its clustering is {own:.2f}; BRF is more clustered. Compare the two networks with similar degrees",
+        "BSW": f"its clustering is {own:.2f}, but BSW is less clustered. Compare the two networks whose outputs have "
+        "nearly equal degrees",
+        "BRF": f"its clustering is {own:.2f}, but BRF is more clustered. Compare the two networks whose outputs have "
+        "nearly equal degrees",
     }[name]

@@ -42,7 +42,7 @@ def _why(mask: Tensor, link: l3.Link) -> str:
     """Say what determines the score of this link."""
     if mask[link]:
         return "the score of an existing link is 0"
-    return f"its local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
+    return f"the link's local community is {', '.join(node.counts for node in l3.community(mask, link)) or 'empty'}"
 
 
 def disagreement(disagreement: Sequence[Sequence[int]] | None) -> None:
@@ -166,7 +166,7 @@ def draw_link(
         guess = max(tests, key=lambda name: tests[name])
         unlike = max(likely, key=lambda link: abs(came[link] / draws - float(paths[link] / paths.sum())))
         raise AssertionError(
-            f"{l3.describe(unlike)} came up in {came[unlike] / draws:.1%} of the draws; expected "
+            f"you drew {l3.describe(unlike)} in {came[unlike] / draws:.1%} of the draws; expected "
             f"{float(paths[unlike] / paths.sum()):.1%}. "
             + (guess if tests[guess] > 1e-4 else "Which walks does your function choose too often?")
         )
@@ -190,8 +190,8 @@ def _walks(mask: Tensor) -> dict[str, Tensor]:
         "from both ends of the middle link."
     )
     return {
-        "This happens if a walk starts at a random output and follows a random link in each step. Such a walk chooses "
-        "paths through neurons with few links too often.": of_output[:, None] * (back @ ahead),
+        "This happens if a walk starts at a random output and follows a random link in each step. Such a walk too "
+        "often chooses paths through neurons with few links.": of_output[:, None] * (back @ ahead),
         "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
         "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),
         "These chances follow CH2-L3n, not the number of paths.": ch2_l3n(mask).double(),

@@ -49,8 +49,8 @@ def temperature_for_bits(temperature_for_bits: Callable[[Tensor, float], float])
         )
         more = "more" if left > bits else "fewer"
         raise AssertionError(
-            f"{asked}, which leaves {left:.2f} bits, {more} than required. {small}A larger T leaves fewer bits. "
-            "Which half of the interval do you keep?"
+            f"{asked}. At this T, the entropy is {left:.2f} bits, {more} than required. {small}A larger T lowers the "
+            "entropy. Which half of the interval do you keep?"
         )
 
 
@@ -73,12 +73,12 @@ def two_of_three(included: float | None) -> None:
         "too": 14 / 15,
         "the answer if the link with score 2 is always drawn before the link with score 1; count the other order, "
         "too": 11 / 12,
-        "the chance of the link with score 2; the strongest link has score 3": 11 / 15,
-        "the chance of the weakest link; the strongest link has score 3": 5 / 12,
+        "the chance of the link with score 2; give the chance of the link with score 3": 11 / 15,
+        "the chance of the link with score 1; give the chance of the link with score 3": 5 / 12,
     }
     refuse(included, slips, 0.002)
     assert abs(included - 0.85) < 0.006, (
-        f"{included} is not right; which pairs of links do not contain the strongest link?"
+        f"{included} is not right; which pairs of links do not contain the link with score 3?"
     )
 
 
@@ -111,7 +111,9 @@ def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator
                 f"at T = {power:g}, the links with scores 1 to 4 are kept in these shares of the draws: {came}; "
                 f"expected about {due}"
             )
-            assert torch.allclose(often, wanted, atol=0.06), f"{message}. Multiply the logarithm by T, not the noise."
+            assert torch.allclose(often, wanted, atol=0.06), (
+                f"{message}. Multiply only the logarithm by T, not the noise."
+            )
 
 
 def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
@@ -171,16 +173,16 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
     """
     before, kept = _layer("11110000"), _layer("11000000")
     for after, wanted, case in (
-        (_layer("11101000"), 0.5, "two links are removed, and one of them and a new link are regrown"),
-        (_layer("11110000"), 1.0, "two links are removed, and the same two are regrown"),
-        (_layer("11001100"), 0.0, "two links are removed, and two new links are regrown"),
-        (_layer("11100000"), 1.0, "two links are removed, and only one of them is regrown, because the density falls"),
+        (_layer("11101000"), 0.5, "an update removes two links and regrows one of them and a new link"),
+        (_layer("11110000"), 1.0, "an update removes two links and regrows the same two"),
+        (_layer("11001100"), 0.0, "an update removes two links and regrows two new links"),
+        (_layer("11100000"), 1.0, "an update removes two links and regrows only one, because the density falls"),
     ):
         answer = overlap(before, kept, after)
         assert answer is not None, "overlap() returns None; return a number."
         core = diagnostics.overlap(before & ~kept, after & ~kept)
         assert core == wanted
-        said = f"{case}: you find an overlap of {float(answer):g}; expected {core:g}"
+        said = f"if {case}, you find an overlap of {float(answer):g}; expected {core:g}"
         assert answer != 0 or core == 0, f"{said}. A link that returns is regrown, too. Compare `after` with `kept`."
         assert abs(float(answer) - core) < 1e-6, f"{said}. Divide by the number of links that were *regrown*."
     run = [before, _layer("11101000"), _layer("11001100"), before]

@@ -114,7 +114,7 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
 
 
 def importance(importance: float | None, removed: tuple[int, int] | None) -> None:
-    """Importance by hand: the RI of the weight 1, and the link (output, input) that RI removes."""
+    """Importance by hand: the RI of the link with weight 1, and the link (output, input) that RI removes first."""
     assert importance is not None, "replace each None in the cell above with an answer."
     assert removed is not None, "replace each None in the cell above with an answer."
     weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])

@@ -125,8 +125,8 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
         f"{compared}. You halved the end of the window; instead, halve the length of the window from 0.1 to 0.7."
     )
     assert sigmoid_end != 0.7, (
-        f"{compared}. Count only the links beyond the final number of links. Over the same window, the sigmoid keeps, "
-        "on average, twice as many of these links as the cubic decay does."
+        f"{compared}. Count only the links that the decay still has to remove. Over the same window, the sigmoid "
+        "keeps, on average, twice as many of these links as the cubic decay does."
     )
     assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, (
@@ -184,7 +184,7 @@ def reached(reached: Callable[[float, int, int, int], float]) -> None:
         last = Timeline(10_000, every, stop / 10_000).last_update
         right = sigmoid_sparsity(last, 0, window_end, 0.5, final)
         said = (
-            f"for a window that ends at step {window_end} and updates every {every} steps until step {stop}, you "
+            f"for a window that ends at step {window_end}, and an update every {every} steps until step {stop}, you "
             f"return {answer:.5f}; expected {right:.5f}"
         )
         late = sigmoid_sparsity(stop, 0, window_end, 0.5, final)

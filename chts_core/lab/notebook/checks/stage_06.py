@@ -65,7 +65,8 @@ def one_update(
     masks = masks.bool()
     sizes = masks.sum(dim=(1, 2)).unique().tolist()
     assert sizes != [6], (
-        "the mask has 6 links after the update. Places without a link have |w| = 0; do not remove them."
+        "the mask has 6 links after the update. A place without a link has |w| = 0; choose the weakest links only "
+        "among the existing links."
     )
     assert sizes != [2], "the mask has 2 links after the update; you removed two links, but regrew no link."
     found = " or ".join(map(str, sizes))
@@ -86,8 +87,7 @@ def one_update(
     free = often[~strong]
     assert free.max() < 1, "every update regrows the same links; draw them with the generator."
     assert free[weak[~strong] & mask[~strong]].min() > 0, (
-        "a removed link is never regrown; its place is free after the removal, so you may draw it like any other "
-        "free place."
+        "a removed link is never regrown; draw among all free places, including the places of the removed links."
     )
     assert torch.allclose(free, torch.full((6,), 1 / 3), atol=0.08), (
         "each of the six free places must get a link in 1/3 of the updates; in your updates, the shares are "
@@ -123,16 +123,14 @@ def train_sparse(train_sparse: Train) -> None:
         "you use F.cross_entropy, and do you clear the old gradient with optimizer.zero_grad()?"
     )
     updates = sorted({row["step"] for row in sparsifier.history})
-    assert updates == [10, 20], (
-        f"the updates are at the steps {updates}; with update_every=10, they must be at 10 and 20."
-    )
+    assert updates == [10, 20], f"the updates are at steps {updates}; with update_every=10, they must be at 10 and 20."
     for name, mask in sparsifier.masks.items():
         links, wanted = int(mask.sum()), round(0.25 * mask.numel())
         assert links == wanted, f"layer {name} has {links} links; 25 % of {mask.numel()} is {wanted}."
 
 
 def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.Batches) -> list[bool]:
-    """List for each step whether the gradient comes from the batch of this step. Each step adds an entry."""
+    """Return a list to which each step appends whether its gradient comes from its own batch."""
     right: list[bool] = []
     bias = list(model.parameters())[-1]
 

@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def resting_weight(resting_weight: float | None) -> None:
-    """Where it stops: the final weight of a removed link that its momentum still moves."""
+    """Where it stops: the weight that a removed link with momentum approaches."""
     assert resting_weight is not None, "replace None in the cell above with a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
@@ -34,7 +34,7 @@ def resting_weight(resting_weight: float | None) -> None:
         "the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
         "the sum of the buffers; multiply it by the learning rate": -17.1,
         "the right distance with the wrong sign; SGD subtracts the buffer": 1.71,
-        "the result if the weight continues from its old value; the removal sets it to 0": -0.71,
+        "the result if the weight starts from 1; the removal sets the weight to 0": -0.71,
     }
     refuse(resting_weight, slips, 1e-6)
     assert abs(resting_weight - link.item()) < 0.005, (
@@ -43,7 +43,7 @@ def resting_weight(resting_weight: float | None) -> None:
 
 
 def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: Patient) -> None:
-    """Write the check yourself: a function that counts the absent links that have a weight other than zero."""
+    """Write the check yourself: a function that counts the absent links whose weight is not zero."""
     toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
     toy_mask = torch.tensor([[True, False, False], [False, True, True]])
     count = absent_weights(toy, toy_mask)
@@ -64,8 +64,8 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
     """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
 
-    The layer has 8 places, and two links are removed. The check trains the layer once with SGD and momentum, and once
-    with Adam.
+    The layer has 8 links, and the function must remove two of them. The check trains the layer once with SGD and
+    momentum, and once with Adam.
     """
     gone = torch.tensor([[True, False, False, False], [False, False, True, False]])
     for kind in (_momentum, torch.optim.Adam):
@@ -89,7 +89,7 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
         state = optimizer.state[weight]
         shaped = [key for key, value in before.items() if value.shape == weight.shape]
         for key in shaped:
-            assert key in state, f"{name} has lost its {key}; the remaining links need it."
+            assert key in state, f"your function deleted {name}'s {key}; the remaining links need it."
             assert torch.equal(state[key][~gone], before[key][~gone]), (
                 f"your function changed the {key} of a link that stays."
             )
@@ -149,7 +149,7 @@ FirstFinding = Callable[[Sparsifier, Callable[[], None], int], tuple[int, str] |
 
 
 def first_finding(first_finding: FirstFinding) -> None:
-    """Let an auditor watch: a function that trains and returns the step and the check of an auditor's first finding.
+    """Let an auditor watch: a function that trains, and returns the step and the check of the auditor's first finding.
 
     In the first run, a few steps do not apply the mask. The second run is healthy.
     """

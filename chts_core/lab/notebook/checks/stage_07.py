@@ -18,8 +18,8 @@ Lists = tuple[list[int], list[int], list[float]]
 def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
     """Write down the links: a function that returns the three CSR lists of a small matrix.
 
-    The matrix has two outputs and four inputs. The other three test matrices have outputs without links, no links at
-    all, or all possible links.
+    The first test matrix has two outputs and four inputs. The other three have outputs without links, no links at all,
+    or all possible links.
     """
     lists = to_lists([[0, 5, 0, 7], [6, 0, 0, 0]])
     assert lists is not None, "to_lists() returns None; return three lists: begins, columns, values."
@@ -44,7 +44,8 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
         expected = links.crow_indices.tolist(), links.col_indices.tolist(), wanted
         found = tuple(list(part) for part in to_lists(other) or ())
         assert found == expected, (
-            f"for the matrix {other}, you return {found}; `begins` must have {len(other) + 1} entries."
+            f"for the matrix {other}, you return {found}; `begins` must have {len(other) + 1} entries, and every "
+            "number other than 0 is a link."
         )
 
 
@@ -87,14 +88,14 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
     )
     assert masked == 260, (
         f"for the masked layer, you return {masked} bytes; expected the bytes of the dense layer and one byte for "
-        "each place."
+        "each possible link."
     )
     alone = training_bytes(5, 4, 6, "links")
     slips = {
         "the size without the positions of the links (12 bytes for each link) and the beginnings of rows and "
         "columns": 72,
         "the size without the beginnings of rows and columns, 4 bytes each": 144,
-        "the size with one beginning per row and column; add one entry for the end of each list": 144 + 4 * 9,
+        "the size with one beginning per row and column; each of the two lists has one more entry": 144 + 4 * 9,
         "the size without the beginnings of the columns; the backward pass needs them": 144 + 4 * 6,
     }
     refuse(alone or 0, slips, 0.5)
@@ -167,7 +168,7 @@ def meeting_density(meeting_density: Predict) -> None:
 
 
 def fixed_cost(fixed_cost: float | None) -> None:
-    """What no sparsity removes: the fixed cost of a step in milliseconds."""
+    """What no sparsity removes: the fixed cost of a step, in milliseconds."""
     assert fixed_cost is not None, "replace None in the cell above with a number of milliseconds."
     slips = {
         "the time of the sparse step; part of this time is arithmetic": 3.0,

@@ -12,7 +12,7 @@ Following = dict[str, dict[str, float]]
 
 
 def merge(merge: Callable[[Words], Words]) -> None:
-    """One merge: a function that joins, in all words, the most frequent pair of neighbours."""
+    """One merge: a function that joins the most frequent pair of neighbours in all words."""
     numbers: Words = {tuple("ein"): 4, tuple("drei"): 3, tuple("zehn"): 5}
     given = dict(numbers)
     found = merge(numbers)
@@ -24,8 +24,7 @@ def merge(merge: Callable[[Words], Words]) -> None:
     )
     assert ("ei", "n") in found, f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; which pair occurs 7 times?"
     assert found == {("ei", "n"): 4, ("d", "r", "ei"): 3, tuple("zehn"): 5}, (
-        f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; join this pair in every word, and join no other "
-        "pair."
+        f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; join e and i in every word, and join no other pair."
     )
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
@@ -120,8 +119,8 @@ def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
     _expect(beam_search, near, 2)
     far = {"<s>": {"a": 0.6, "b": 0.4}, **LONG}
     assert beam_search(far, 2) == ["a"], (
-        "with chances of .6 for a and .4 for b c d e, the scores are -0.47 and -0.67, but you return the translation "
-        "with the lower score. The penalty grows more slowly than the number of pieces."
+        'with chances of .6 for "a" and .4 for "b c d e", the scores are -0.47 and -0.67, but you return the '
+        "translation with the lower score. The penalty grows more slowly than the number of pieces."
     )
     assert beam_search(WIDE, 2) != ["z", "z1"], (
         "a beam of 2 found z z1, which has only the third most likely beginning; how many beginnings did you keep?"
@@ -187,7 +186,7 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
 def _compare_with_sacrebleu(
     clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]], references: list[list[str]]
 ) -> None:
-    """Compare the counts with the counts of sacrebleu, the package that computes the scores of stage 08."""
+    """Compare the learner's counts with the counts of sacrebleu, the package that computes the scores of stage 08."""
     from sacrebleu.metrics.bleu import BLEU  # it takes a quarter of a second to import
 
     written = ["there", "is", "the", "cat", "on", "the", "mat", "there"]
@@ -195,7 +194,8 @@ def _compare_with_sacrebleu(
     for n, (hits, count) in enumerate(zip(theirs.counts, theirs.totals, strict=True), start=1):
         mine = clipped(written, references, n)
         assert mine == (hits, count), (
-            f"the references contain {hits} of {count} {n}-grams of {' '.join(written)!r}; you return {mine}."
+            f"for n = {n}, the references contain {hits} of the {count} n-grams of {' '.join(written)!r}; you return "
+            f"{mine}."
         )
 
 

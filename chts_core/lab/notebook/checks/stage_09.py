@@ -23,7 +23,7 @@ def blocks_and_guesses(num_blocks: int | None, num_guesses: int | None) -> None:
         f"{num_blocks} is the number of blocks if blocks of 129 tokens share no token; here, neighbouring blocks "
         "share one token."
     )
-    assert num_blocks != 9, "the ninth block would need 1153 tokens; the remaining tokens do not fill a block."
+    assert num_blocks != 9, "9 blocks need 1153 tokens, but the corpus has only 1030."
     assert num_blocks == 1029 // 128, (
         f"{num_blocks} is not the right number of blocks; the model does not guess the first token, because no token "
         "comes before it."
@@ -62,7 +62,7 @@ def perplexity_and_bits(
         "a number of nats per byte; divide it by log 2, because a bit is log 2 nats": math.log(2) / 2,
         "a number of bits per token; divide the bits of all tokens by the number of bytes": 2.0,
         "the bits per token times the bytes per token; divide the bits by the bytes per token": 8.0,
-        "the nats times log 2; there are fewer nats than bits, so divide by log 2": math.log(2) ** 2 / 2,
+        "the nats per byte times log 2; a text has fewer nats than bits, so divide by log 2": math.log(2) ** 2 / 2,
     }
     refuse(round(mine, 4), slips, 1e-3)
     assert math.isclose(mine, 0.5, rel_tol=1e-6), (
@@ -96,7 +96,8 @@ def queries_of(queries_of: Callable[[int, int, int, int], Sequence[int]]) -> Non
         )
         everything = [other * width + place for other in {query // width for query in right} for place in range(width)]
         assert mine != sorted(everything), (
-            f"{where} In each of these heads, only the query neuron at the same place is multiplied by this key neuron."
+            f"{where} In each query head that uses this key head, only the neuron at the same place is multiplied by "
+            "this key neuron."
         )
         raise AssertionError(
             f"{where} Which key head contains this neuron, which query heads use this key head, and at which place "
@@ -116,7 +117,7 @@ def _lost(neuron: int, heads: int, key_heads: int, width: int) -> list[int]:
 
 
 _NEURONS = (
-    "has links on all sides",
+    "has links in all three layers",
     "has no link in `gate`",
     "has no link in `up`",
     "has no link in `down`",
@@ -126,7 +127,7 @@ _NEURONS = (
 def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
     """Percolate a gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
 
-    One of the four neurons has links on all sides. Each of the other three has no links on one side.
+    One of the four neurons has links in all three layers. Each of the other three has no links in one of the layers.
     """
     gate = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 1]], dtype=torch.bool)
     up = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1]], dtype=torch.bool)
@@ -149,15 +150,18 @@ def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Seq
             }
             for name, (mine, before) in kept.items():
                 expected = before & (neuron in alive)
-                begins = f"with activation(0) = {at_zero:g}, neuron {neuron} {words}. "
-                assert not (mine & ~before).any(), f"{begins}You added a link to `{name}`."
-                assert not (expected & ~mine).any(), f"{begins}Its links in `{name}` are used, but you removed them."
-                assert not (mine & ~expected).any(), f"{begins}Its links in `{name}` lead nowhere, but you kept them."
+                begins = f"neuron {neuron} {words}. With activation(0) = {at_zero:g}, "
+                assert not (mine & ~before).any(), f"{begins}you added a link to `{name}`."
+                assert not (expected & ~mine).any(), f"{begins}its links in `{name}` are used, but you removed them."
+                assert not (mine & ~expected).any(), f"{begins}its links in `{name}` lead nowhere, but you kept them."
     _compare_gates(percolate_gate)
 
 
 def _compare_gates(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Compare results for random masks with the core's. The core pairs `gate` and `up` only if activation(0) = 0."""
+    """On random masks, compare the learner's masks with the core's.
+
+    The core pairs `gate` and `up` only if activation(0) = 0.
+    """
     generator = torch.Generator().manual_seed(9)
     chains, names = (("gate", "down"), ("up", "down")), ("gate", "up", "down")
     for _ in range(5):
@@ -178,7 +182,7 @@ Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
 
 
 def planned(shortened: Shortened, facts: Facts) -> None:
-    """Plan the 60M model: a recipe that fits into the given minutes, and a function that reads its plan."""
+    """Plan the 60M model: a function that fits a recipe into the given minutes, and a function that reads a plan."""
     for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
         recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
         assert recipe is not None, "shortened() returns None; return a recipe with replace(recipe, steps=...)."
@@ -254,8 +258,8 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
             "the number of links in one matrix; the layer has seven matrices": of_layer[next(iter(of_layer))],
         },
         "updates": {
-            "the number of updates of a run that updates until its last step; here, they end earlier": recipe.steps
-            // recipe.update_every
+            "the number of updates of a run that updates until its last step; here, the updates end "
+            "earlier": recipe.steps // recipe.update_every
         },
         "tokens": {
             "a number of contexts; each context has 256 tokens": recipe.steps * recipe.batch,
@@ -283,7 +287,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
 
 
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
-    """The least step: half the distance to the next bfloat16 number, and the smallest weight that stands still."""
+    """The least step: half the distance to the next bfloat16 number, and the smallest weight that never changes."""
     for weight, slips in (
         (
             1.0,

@@ -32,7 +32,7 @@ def whole_gradient(whole_gradient: Callable[[list[Tensor], list[int]], Tensor]) 
         "the sum of both gradients; the loss is a mean over examples": [8.0, 4.0],
         "the sum over all four examples; divide it by the number of examples": [12.0, 4.0],
         "the sum over all four examples, divided by the number of parts; divide by the number of examples": [6.0, 2.0],
-        "the mean with exchanged weights; the larger part counts more": [5.0, 3.0],
+        "the mean with the sizes exchanged; the larger part counts more": [5.0, 3.0],
     }
     for slip, wrong in slips.items():
         assert not torch.allclose(mine, torch.tensor(wrong)), f"{mine.tolist()} is {slip}."
@@ -77,7 +77,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
         "the mean itself; take its absolute value": "bd",
     }
     chosen = "".join(sorted(grown))
-    begins = f"call the places without a link a to e, row by row. You regrow {chosen[0]} and {chosen[1]}"
+    begins = f"a to e are the places without a link, row by row. You regrow {chosen[0]} and {chosen[1]}"
     for slip, wrong in slips.items():
         assert chosen != wrong, f"{begins}. You choose them by {slip}."
     assert chosen == "bc", f"{begins}. Write down the five means."
@@ -91,7 +91,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 
 def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Go on with fewer ranks: a function that returns the examples of a rank in a step."""
+    """Continue with fewer ranks: a function that returns the examples of a rank in a step."""
     batch = 8
     for step in range(3):
         whole = list(range(step * batch, (step + 1) * batch))
@@ -128,24 +128,25 @@ _PARTS: Mapping[str, Part] = {
     "moments": (
         lambda trial: trial.optimizer.state_dict()["state"],
         lambda trial, state: trial.optimizer.load_state_dict(trial.optimizer.state_dict() | {"state": state}),
-        "the moments of Adam are not the saved moments, so the next step would be different. Save the optimizer too.",
+        "the moments of Adam are not the saved moments, so the next step would be different. Save and load the "
+        "optimizer too.",
     ),
     "schedule": (
         lambda trial: trial.schedule.last_epoch,
         lambda trial, state: trial.schedule.load_state_dict(trial.schedule.state_dict() | {"last_epoch": state}),
-        "the schedule is not at the saved step, so the learning rate would return to its first value. Save the "
-        "schedule too.",
+        "the schedule is not at the saved step, so the learning rate would return to its first value. Save and "
+        "load the schedule too.",
     ),
     "generator": (
         lambda trial: trial.generator.get_state(),
         lambda trial, state: trial.generator.set_state(state),
         "the generator does not have its saved state, so the next batch would be different. Save "
-        "`generator.get_state()`.",
+        "`generator.get_state()`, and load it with `generator.set_state()`.",
     ),
     "masks": (
         lambda trial: trial.sparsifier.state_dict(),
         lambda trial, state: trial.sparsifier.load_state_dict(state),
-        "the masks or the random numbers of the Sparsifier differ from the saved state. Save "
+        "the masks or the random numbers of the Sparsifier differ from the saved state. Save and load "
         "`sparsifier.state_dict()`.",
     ),
 }
@@ -157,7 +158,7 @@ def continued(
     load_run: Callable[[toys.Trial, Path], None],
     not_needed: Collection[str] | None,
 ) -> None:
-    """Continue to the bit: two functions that save and load a run, and the parts of the run that they can leave out."""
+    """Continue exactly: two functions that save and load a run, and the parts of a run that they need not save."""
     run = toys.Trial(seed=0)
     for _ in range(20):
         run.step()
@@ -243,7 +244,7 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     found = {cell.name for cell in cells}
     assert found == wanted, (
         f"your grid lacks {len(wanted - found)} runs that the sentence names and has {len(found - wanted)} other runs; "
-        f"the first such run is {min(found ^ wanted)}."
+        f"the first of these runs is {min(found ^ wanted)}."
     )
     assert num_runs is not None, "replace the second None in the cell above with a number of runs."
     slips = {
@@ -273,9 +274,9 @@ _Runs = list[tuple[str, int]]
 
 
 def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
-    """Schedule a sweep's budget: the runs that fit, and the hour at which the last run ends.
+    """Schedule a sweep within a budget: the runs that fit, and the hour at which the last run ends.
 
-    The runs take 3, 1 and 2 hours. There are two seeds, two workers and five hours.
+    The runs take 3, 1 and 2 hours. There are two seeds, two workers and a budget of five hours.
     """
     costs = {"fc": 3.0, "set": 1.0, "chts": 2.0}
     answer = schedule(costs, 2, 2, 5.0)

@@ -27,15 +27,15 @@ def errors_away(errors_away: float | None) -> None:
 
 
 def coverage(coverage: Callable[[int, float, float, torch.Generator], float | None]) -> None:
-    """What an interval covers: the share of simulated studies whose interval contains the truth."""
+    """What an interval covers: the share of simulated studies whose interval contains 0, the true value."""
     generator = torch.Generator().manual_seed(0)
     share = coverage(3, 4.303, 0.0, generator)
     assert share is not None, "coverage() returns None; return the share of studies whose interval contains 0."
     assert 0 < share < 1, (
-        f"{share:g} is not a share between 0 and 1; simulate 10,000 studies and divide by the number of studies."
+        f"{share:g} is not a share between 0 and 1; simulate 20,000 studies and divide by the number of studies."
     )
     slips = {
-        "the share of intervals that miss the truth; count the intervals that contain the truth": 0.05,
+        "the share of intervals that do not contain 0; count the intervals that contain 0": 0.05,
         "the result if you divide the sum of the squares by n; divide it by n − 1": 0.9277,
         "the result with the standard deviation itself; divide it by √n for the standard error": 0.9825,
     }
@@ -103,8 +103,8 @@ def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
     found = same_gain(35.26, 33.03, 120.0)
     assert found is not None, "same_gain() returns None; return a perplexity."
     slips = {
-        "the perplexity that is ahead by the same number of points; perplexities multiply, so subtract logarithms": 120
-        - 2.23,
+        "the perplexity that is ahead by the same number of points; the ratio of perplexities matters, so "
+        "subtract logarithms": 120 - 2.23,
         "the perplexity that is behind by the same number of nats; a lower perplexity is better": 120 * 35.26 / 33.03,
         "the result of a ratio of logarithms; a gain in nats is a difference of logarithms": 120
         ** (math.log(33.03) / math.log(35.26)),

@@ -69,7 +69,7 @@ def _why(said: str, row: Row, margin: float, looks: int) -> str:
     ends = f"The interval goes from {mean - wide:.3f} to {mean + wide:.3f} {unit}"
     right = _verdict(mean, wide, margin)
     if {said, right} == {"holds", "does not hold"}:
-        return f"{ends}. A claim holds if its advantage is above 0; look at the sign."
+        return f"{ends}. A claim holds if its interval is above 0; look at the sign."
     if said == "level" and right == "undecided" and said != _verdict(mean, half, margin):
         return f"{ends}, beyond the margin of {margin:g}. An interval that contains 0 does not make two methods equal."
     normal = NormalDist().inv_cdf

@@ -30,15 +30,15 @@ from chts_core.schedules import Timeline
 class Command:
     """A published command, described by the names of its recordings.
 
-    counts: a function that compares a method with the recordings: the numbers of removed and regrown links at each
-        update, and the steps that the optimizer skips.
+    counts: a function that compares, with the recordings, how many links a method removes and regrows at each update,
+        and which steps the optimizer skips.
     removal: recorded scores by which links are removed.
     odds: recorded probabilities with which links survive a soft removal; None for a hard removal.
     prune: recorded scores by which links are pruned when the density falls; None for the scores of `removal`.
     percolates: whether incomplete links are removed.
     regrowth: recorded scores of missing links, or "random"; None if there are no new links.
-    sampled: whether links are drawn by these scores; if False, the links with the highest scores are taken; None if the
-        command does not run.
+    sampled: True if the command draws links by these scores, and False if it takes the links with the highest scores;
+        None if it does not run, or has no such scores.
     csti: whether the command starts from the correlations of its inputs.
     """
 
@@ -100,7 +100,7 @@ def _counts(method: Method, command: Command) -> Outcome:
     recorded command has an early stop, too.
     """
     if method.turnover.early_stop is not None and command.counts is not stops_together:
-        return False, "layers may stop early; the recording goes to the last update"
+        return False, "layers may stop early; in the recording, no layer does"
     return command.counts(method)
 
 
@@ -164,7 +164,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
     if command.regrowth is None:
         return None, "not recorded"
     if method.removal.percolate != command.percolates:
-        return False, f"incomplete links {'go' if method.removal.percolate else 'stay'}"
+        return False, f"incomplete links {'are removed' if method.removal.percolate else 'stay'}; the recording differs"
     if not command.percolates:
         return True, "incomplete links stay"
     networks = recorded("percolation")["mlp"]
@@ -172,7 +172,7 @@ def _percolation(method: Method, command: Command) -> Outcome:
         masks = {str(layer): mask_of(rows) for layer, rows in enumerate(given)}
         ours = percolate(masks, LayerGraph(chains=(tuple(masks),)))
         if not all(torch.equal(ours[str(layer)], mask_of(rows)) for layer, rows in enumerate(theirs)):
-            return False, "other links are removed"
+            return False, "the removed links differ from the recording"
     return True, f"{len(networks)} networks"
 
 
@@ -224,7 +224,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
             return None, "not recorded"
         return method.regrowth.score == "random" and method.regrowth.soft, f"by {method.regrowth.score}"
     if method.regrowth.score not in link_prediction.PREDICTORS:
-        return False, f"by {method.regrowth.score}; the recording has {command.regrowth}"
+        return False, f"regrowth by {method.regrowth.score}; the recording has {command.regrowth}"
     predictor = link_prediction.PREDICTORS[method.regrowth.score]
     content = recorded("scores")
     for rows, theirs in zip(content["masks"], content[command.regrowth], strict=True):
@@ -290,7 +290,7 @@ def _first_network(method: Method, command: Command) -> Outcome:
     also all links with the same score as this link.
     """
     if isinstance(method.topology, Correlated) != command.csti:
-        return False, f"the method starts from {method.topology}"
+        return False, f"the method starts from {method.topology}; the recorded command does not"
     if not command.csti:
         return None, "at random; not recorded"
     networks = recorded("csti")["networks"]
@@ -301,7 +301,7 @@ def _first_network(method: Method, command: Command) -> Outcome:
         generator = torch.Generator().manual_seed(0)
         ours = topology.correlated(outputs, inputs, wanted / theirs.numel(), matrix, generator=generator)
         if int(ours.sum()) != wanted or (ours & ~theirs).any():
-            return False, "the run starts from other links"
+            return False, "the links at the start differ from the recording"
     return True, f"{len(networks)} networks"
 
 

@@ -43,8 +43,8 @@ def budget_of(method: Method, shapes: Sequence[Sequence[int]], steps: int, every
 
 
 def wrong_skips(method: Method, budget: Budget, skipped: Sequence[int]) -> str | None:
-    """What is wrong with the steps that the optimizer skips, or None. The optimizer may also skip the steps of updates
-    that exchange no links.
+    """What is wrong with the steps that the optimizer skips, or None. If an update exchanges no links, the
+    optimizer may skip its step or take it.
     """
     if not method.turnover.skip_optimizer:
         return "the optimizer skips no step before an update"

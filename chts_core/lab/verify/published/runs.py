@@ -83,7 +83,7 @@ def stops_together(method: Method) -> Outcome:
 
 
 def excess(method: Method) -> Outcome:
-    """The method regrows as many links as it has in excess of the final number, as the MLP script does with `--EM_S`.
+    """Like the MLP script with `--EM_S`, the method regrows as many links as it has in excess of the final number.
     Because of percolation, the script's numbers of links change over time.
     """
     content, budget = _of_mlp(method)

@@ -91,7 +91,7 @@ def _record(says: str, content: bytes) -> Case:
 
 
 def _line(**row: Any) -> bytes:
-    """A line with a record that has any content and the correct digest."""
+    """A line with this record and its correct digest."""
     return json.dumps(row | {"sha256": records.digest(row)}).encode() + b"\n"
 
 
