@@ -3,8 +3,9 @@
 A block is a row of the mask (all inputs of one neuron), or a given number of consecutive inputs of a neuron. If the
 links of a layer cannot be divided equally among the blocks, some blocks have one link more than the others.
 
-- With block=None and any sparsity, the fan-in is constant (SRigL; RigL with balanced output groups).
-- With block=4 and sparsity 0.5, the masks are 2:4. An N:M mask has block=M and sparsity 1 - N/M.
+- With block=None, the fan-in is constant at any sparsity, as in SRigL and in RigL with balanced output groups.
+- For an N:M mask, which has N links in each block of M inputs, choose block=M and sparsity 1 - N/M. For example,
+  block=4 and sparsity 0.5 give a 2:4 mask.
 """
 
 import math

@@ -179,7 +179,7 @@ class Budget:
         return max(sparsity, self.least.get(final, 0.0))
 
     def least_at(self, step: int) -> dict[float, float]:
-        """For each final sparsity, the scheduled sparsity at a step: the `least` of a run that continues this run."""
+        """The scheduled sparsity at a step, by final sparsity. A run that continues this run takes it as `least`."""
         return {final: self.at(step, final) for final in {self.sparsity, *self._finals.values()}}
 
     @property
@@ -229,7 +229,7 @@ class Budget:
 
         Pruned links are not included. The number is a share of the links that a layer has both before and after the
         update. It is 0 for a full layer, because removed links could only return to their places, without their
-        weights. With zeta="excess", it is the excess of these links over the final number, also for a full layer.
+        weights. With zeta="excess", it is the number of these links minus the final number, also for a full layer.
 
         Args:
             before: the number of links of each layer before the update; None for the scheduled numbers.

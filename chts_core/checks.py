@@ -87,8 +87,8 @@ def check_repr(value: object, name: str) -> None:
     if " at 0x" in repr(value):
         raise ValueError(
             f"{name} has the repr {value!r}, which differs in each process, so a saved run could not identify it. "
-            'Write the object with " at 0x" as a frozen dataclass. Write a function as the '
-            "method __call__ of a frozen dataclass."
+            'Make the object whose repr contains " at 0x" a frozen dataclass. If this object is a function, make it '
+            "the method __call__ of a frozen dataclass."
         )
 
 

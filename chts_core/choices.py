@@ -1,9 +1,9 @@
 """The choices of a method: initial networks, removals, regrowths, densities and turnovers.
 
 Each choice is a frozen dataclass that combines a function of the core with its settings. Write your own choices in the
-same way, because a saved run identifies its choices by their repr. A topology, removal or regrowth that does not work
-with all layers may have a method `check_shapes(shapes)`, which raises an error if a shape is unsuitable. A topology may
-also have a method `check_mask(mask, source)`, which checks masks that the topology did not make.
+same way, because a saved run identifies its choices by their repr. If a topology, removal or regrowth does not work
+with all layers, give it a method `check_shapes(shapes)`, which raises an error if a shape is unsuitable. You can also
+give a topology a method `check_mask(mask, source)`, which checks masks that the topology did not make.
 """
 
 from bisect import bisect_right
@@ -73,7 +73,7 @@ class SmallWorld:
 class ScaleFree:
     """Bipartite scale-free network (:func:`chts_core.topology.scale_free`).
 
-    equal_partition: whether all inputs of a layer have the same number of links if no sparse layer feeds the layer, as
+    equal_partition: whether all inputs have the same number of links in layers that no sparse layer feeds, for example
         in the first layer of an MLP (:func:`chts_core.topology.equal_partition`).
     resort: how often the hubs of a layer are also hubs of the next layer: always ("rigid"), more often than by chance
         ("soft"), or only by chance (None). See :func:`chts_core.topology.resort`.
@@ -90,7 +90,7 @@ class ScaleFree:
         return topology.scale_free(out_features, in_features, density, generator=generator)
 
     def placed(self, mask: Tensor, before: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        """Fit a layer's mask to `before`, the mask of the sparse layer that feeds this layer; None if there is none."""
+        """Use `equal_partition` or `resort`. `before`: the mask of the sparse layer that feeds this layer, or None."""
         if before is None:
             return topology.equal_partition(mask, generator=generator) if self.equal_partition else mask
         if self.resort is None:
@@ -100,7 +100,7 @@ class ScaleFree:
 
 @dataclass(frozen=True)
 class Correlated:
-    """Makes masks with the links between the most correlated inputs, CSTI (:func:`chts_core.topology.correlated`).
+    """Makes masks that link the most correlated inputs, as in CSTI (:func:`chts_core.topology.correlated`).
 
     Pass the correlations of the inputs to the Sparsifier, as its argument `correlation`.
     """
@@ -135,7 +135,7 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Cosine:
-    """A value that falls to 0 by the step at which the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
+    """A value that falls and reaches 0 when the turnover stops (:func:`chts_core.schedules.cosine_turnover`)."""
 
     initial: float
 
@@ -156,15 +156,15 @@ RAMP_TO_9 = Ramp(1.0, 9.0)  # softness 0.5 → 0.9
 
 @dataclass(frozen=True)
 class Removal:
-    """Removes the links with the lowest scores or, with a `temperature`, draws by score which links stay.
+    """Removes the links with the lowest scores. With a `temperature`, draws the links that stay, p ∝ score^temperature.
 
     score: "magnitude", "relative_importance", "relative_importance_mlp_code" or "mest", or your own score
         (:class:`chts_core.removal.LinkScore`).
-    percolate: whether to also remove the links that become incomplete.
-    prune: the score for pruning as the density decays. Pruning takes the links with the lowest scores and never draws.
-        None: the same as `score`.
-    returning: whether removed links return if their last weights are among the largest weights of the layer. True is
-        allowed only in :data:`chts_core.methods.RETURNING`, with the regrowth `RETURNS` and no turnover.
+    percolate: whether to also remove the links that become incomplete, that is, come from or go to inactive neurons.
+    prune: the score for pruning while the density falls; None for the same score as `score`. Pruning removes the links
+        with the lowest scores and never draws.
+    returning: whether removed links return if their last weights are among the largest weights of the layer. A method
+        may set it to True only with the removal :data:`chts_core.methods.RETURNING`, the regrowth `RETURNS` and zeta=0.
     """
 
     score: str | LinkScore
@@ -233,7 +233,7 @@ class Regrowth:
 
     score: "random", "gradient" (the size of the gradient), "magnitude" (of the weight that a removed link had), the
         name of a link predictor, or your own score (:class:`MissingLinkScore`).
-    soft: whether to draw links by their scores. Otherwise, the links with the highest scores regrow.
+    soft: whether to draw links with p ∝ score. Otherwise, the links with the highest scores regrow.
     history: whether a regrown link starts with the last weight that it had. Otherwise, it starts from zero.
     """
 
@@ -295,7 +295,7 @@ class Regrowth:
 
 
 def _wants_gradient(score: object, *names: str) -> bool:
-    """Whether a score is one of these names, or an object whose attribute `needs_gradient` is true."""
+    """Whether a score is one of the `names`, or an object whose attribute `needs_gradient` is true."""
     return score in names if isinstance(score, str) else bool(getattr(score, "needs_gradient", False))
 
 

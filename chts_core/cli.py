@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.page:
         print(f"page:     {write_page(out_dir / path.name)}")
     if record["error"]:
-        print(f"chts: {path.stem} failed in {record['error']}", file=sys.stderr)
+        print(f"chts: {path.stem} failed: {record['error']}", file=sys.stderr)
     return 1 if record["error"] else 0
 
 
@@ -153,7 +153,7 @@ def _add_train(commands: Commands) -> None:
         "--dataset",
         default="",
         help=f"for classifiers {', '.join(IMAGE_SETS)}; for translators {', '.join(TRANSLATION_SETS)}; "
-        f"for language models {', '.join(TEXT_SETS)} (default: the recipe's own data set, or the first)",
+        f"for language models {', '.join(TEXT_SETS)} (default: the recipe's own, or the first of its list)",
     )
     command.add_argument(
         "--method",
@@ -243,11 +243,11 @@ def _add_sweep(commands: Commands) -> None:
         description='The file has "notebook: 06" or "train: tiny", "parameters" (a mapping) and "grid" (value lists).',
     )
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
-    help_of_out = "where to write the results; an interrupted sweep continues there"
+    help_of_out = "folder for the results; to continue an interrupted sweep, give its folder"
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help=help_of_out)
-    command.add_argument("--workers", type=int, metavar="N", help="local processes (default: one per physical core)")
+    command.add_argument("--workers", type=int, metavar="N", help="how many processes (default: one per physical core)")
     command.add_argument(
-        "--scheduler", metavar="ADDRESS", help="a Dask scheduler; its workers must see DIR under the same path"
+        "--scheduler", metavar="ADDRESS", help="address of a Dask scheduler whose workers see DIR under the same path"
     )
     command.set_defaults(command=_sweep)
 
@@ -357,7 +357,7 @@ def _drill(options: argparse.Namespace) -> int:
 
 def _add_conformance(commands: Commands) -> None:
     command = commands.add_parser(
-        "conformance", help="check that every method does what its sources say; exit with 1 if one does not"
+        "conformance", help="compare every method with its published formulas and commands; exit with 1 if one differs"
     )
     command.add_argument(
         "methods",
@@ -397,7 +397,7 @@ def _conformance(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands: Commands) -> None:
-    command = commands.add_parser("bench", help="compare times with named rivals; exit with 1 if a benchmark failed")
+    command = commands.add_parser("bench", help="compare times of chts and rivals; exit with 1 if a benchmark failed")
     command.add_argument("topics", nargs="*", metavar="TOPIC", help="which benchmarks (default: all)")
     command.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="default: runs/bench")
     command.add_argument("--list", action="store_true", help="list the benchmarks and run none")

@@ -192,11 +192,12 @@ def small_worldness(
 
     The null networks have the layer's size and number of links but not its degrees. But σ also depends on the degrees.
     Neurons without links raise σ, because the rest of the layer is then denser than the null networks. To measure only
-    the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal, σ is lower.
+    the neurons with links, pass ``mask[mask.any(1)][:, mask.any(0)]``. If all degrees are small and equal, σ is below 1
+    even for a random network.
 
     Args:
         nulls: number of Erdős–Rényi networks, at least 1.
-        sources: as in :func:`path_length`, for the layer and for each null network.
+        sources: the argument of :func:`path_length`, for the layer and for each null network.
     """
     _check_layer(mask)
     check_generator(generator)
@@ -242,12 +243,13 @@ def modularity(mask: Tensor, *, generator: torch.Generator) -> float:
 
 
 def active_neurons_published(masks: Sequence[Tensor]) -> float:
-    """Share of active neurons as the first published code counts them in a perceptron (with its option `--record_anp`).
+    """Share of active neurons of a multilayer perceptron, counted as in the first published code.
 
-    An input of any layer counts if it has a link in this layer. An output of the last sparse layer counts if it has a
-    link in that layer. :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both
-    sides after incomplete links are removed, and leaves out the inputs of the network. Raises a ValueError unless
-    `masks` contains the masks of consecutive layers, from first to last.
+    The option `--record_anp` of that code switches this count on. An input of any layer counts if it has a link in this
+    layer. An output of the last sparse layer counts if it has a link in that layer.
+    :meth:`chts_core.sparsifier.Sparsifier.active_neurons` is stricter: it requires links on both sides after incomplete
+    links are removed, and leaves out the inputs of the network. Raises a ValueError unless `masks` contains the masks
+    of consecutive layers, from first to last.
     """
     if not masks:
         raise ValueError("masks is empty; expected the masks of the sparse layers, from first to last.")
@@ -279,9 +281,9 @@ class LayerPercolation:
 def layer_percolation(mask: Tensor) -> LayerPercolation:
     """How much of one layer is connected: its linked neurons and its largest connected component.
 
-    A network percolates when one component spans most of it. Without links, each neuron is a component of its own, with
-    share 1 / (out_features + in_features). :func:`chts_core.percolation.percolate` follows links through the layers of
-    a model.
+    A network percolates when one component spans most of it. Without links, each neuron is a component of its own, and
+    `largest_component` is 1 / (out_features + in_features). :func:`chts_core.percolation.percolate` follows links
+    through the layers of a model.
     """
     import numpy as np
     from scipy.sparse import csgraph

@@ -1,9 +1,10 @@
 """Distribute the links of a network among its layers.
 
-A distribution takes the shape of each layer's weight by layer name, (out_features, in_features, *kernel), and a
-sparsity in [0, 1). The sparsity is the share of absent links in the whole network. The distribution returns the exact
-number of links by layer name. As the sparsity rises, no layer gains a link. A distribution raises a ValueError for a
-sparsity out of range, and for a shape with fewer than two dimensions or with an empty dimension.
+A distribution takes two arguments. The first argument maps the name of each layer to the shape of its weight,
+(out_features, in_features, *kernel). The second argument is a sparsity in [0, 1): the share of absent links in the
+whole network. The distribution returns a dict from the name of each layer to its exact number of links. As the sparsity
+rises, no layer gains a link. A distribution raises a ValueError for a sparsity out of range, and for a shape with fewer
+than two dimensions or with an empty dimension.
 """
 
 import math
@@ -27,7 +28,7 @@ def uniform(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str,
 
 
 def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), at most 1, so that large layers are sparser.
+    """Erdős–Rényi (ER): density ∝ (out + in) / (out · in), but at most 1. Large layers are sparser than small layers.
 
     For layers without a kernel, :func:`erdos_renyi_kernel` gives the same numbers. In ER, the size of a kernel does not
     change the density. (Mocanu et al. 2018, SET.)
@@ -41,10 +42,10 @@ def erdos_renyi_kernel(shapes: Mapping[str, tuple[int, ...]], sparsity: float) -
     Each layer has ε · (sum of its dimensions) links, or all its possible links if these are fewer. ε is the same for
     all layers. (Evci et al. 2020, RigL. They find ε by making layers dense until no density exceeds 1.)
 
-    The links add up to exactly round((1 - sparsity) · weights of the network). The function rounds the number of links
-    of each layer with the method of Webster and Sainte-Laguë. With the method of largest remainders, a layer could gain
-    a link as the sparsity rises. Every layer has at least one link, unless there are fewer links than layers. In that
-    case, the layers with the largest sums of dimensions have one link each, and the others have none.
+    Together, the layers have exactly round((1 - sparsity) · number of all weights) links. The function rounds the
+    number of links of each layer with the method of Webster and Sainte-Laguë. With the method of largest remainders, a
+    layer could gain a link as the sparsity rises. Every layer has at least one link, unless there are fewer links than
+    layers. In that case, the layers with the largest sums of dimensions have one link each, and the others have none.
     """
     return _share(shapes, sparsity, sum)
 
@@ -89,7 +90,8 @@ def check_links(links: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]],
         raise TypeError(f"{distribution!r} returned {links!r}; expected a mapping of layer names to numbers of links.")
     if links.keys() != shapes.keys():
         raise ValueError(
-            f"{distribution!r} returned links of {', '.join(links)}; expected exactly the layers {', '.join(shapes)}."
+            f"{distribution!r} returned numbers of links for the layers {', '.join(links)}; "
+            f"expected exactly the layers {', '.join(shapes)}."
         )
     for name, shape in shapes.items():
         if not isinstance(links[name], int) or not 0 <= links[name] <= math.prod(shape):
@@ -111,12 +113,12 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
 def _share(
     shapes: Mapping[str, tuple[int, ...]], sparsity: float, weight: Callable[[tuple[int, ...]], int]
 ) -> dict[str, int]:
-    """Distribute all links by weight: each layer gets min(size, ε · weight), rounded, and at least 1 if possible.
+    """Give each layer min(size, ε · weight(shape)) links, rounded, and at least one link if possible.
 
-    Imagine one list of all possible links of all layers, sorted by their claim to a place in the network. The list
-    begins with the first link of each layer. The other links follow in decreasing order of weight / (i - 1/2), for the
-    i-th link of a layer. The network gets the links at the top of the list. Integers and fractions have no rounding
-    errors, so the list is the same for all sparsities.
+    The size of a layer is the number of its possible links, and ε is the same for all layers. Imagine one list of all
+    possible links of all layers, sorted by `claim`. The list begins with the first link of each layer. The other links
+    follow in decreasing order of weight / (i - 1/2), for the i-th link of a layer. The network gets the links at the
+    top of the list. Integers and fractions have no rounding errors, so the list is the same for all sparsities.
     """
     check_sparsity(sparsity)
     _check_shapes(shapes)

@@ -10,12 +10,13 @@ community and e_z links outside it. A link from z to u or v does not count.
 | node-based  | nodes z of the local community  | (1 + i_z) / (1 + e_z)         | 1 / (1 + e_z)                     |
 | path-based  | paths, product over two nodes   | √ of (1 + i_z) / (1 + e_z)    | √ of 1 / (1 + e_z)                |
 
-With P = A Aᵀ (shared inputs of two outputs) and d = diag P (degrees), an output z on a path to v has i_z = P_zu and
-1 + e_z = d_z - P_zu. So one matrix for each side contains all that the four scores need,
+A is the mask as a matrix of zeros and ones. P = A Aᵀ counts the inputs that two outputs share, and d = diag P contains
+the degrees of the outputs. An output z on a path from u to v has i_z = P_zu and 1 + e_z = d_z - P_zu. So the four
+scores need only two matrices, R_U for pairs of outputs and R_V for pairs of inputs:
 
-    R_U[z, u] = 1[P_zu > 0] (1 + P_zu) / max(d_z - P_zu, 1),   R_V[z, v] in the same way from Q = Aᵀ A,
+    R_U[z, u] = 1[P_zu > 0] (1 + P_zu) / max(d_z - P_zu, 1),   R_V[z, v] in the same way from Q = Aᵀ A.
 
-with numerator 1 for CH3. The maximum matters only where u and v are already linked.
+CH3 has no factor 1 + P_zu. The maximum matters only where u and v are already linked.
 
 The four functions take a mask, Boolean (out_features, in_features). They return float32 scores of the same shape and on
 the same device, with 0 at existing links, and raise a TypeError or ValueError for anything that is not a mask.
@@ -52,7 +53,7 @@ def ch2_l3n(mask: Tensor) -> Tensor:
     """CH2-L3n, node-based: the sum of (1 + i_z) / (1 + e_z) over nodes z of the local community.
 
     S = R_Uᵀ A + A R_V, with R from this module's docstring (paper, "Node-based link regrowth"). Dense products cost
-    O(N³). A sparse network on a CPU uses sparse products, which cost O(links · N).
+    O(N³). For a sparse network on a CPU, the function uses sparse products, which cost O(links · N).
     """
     return _node_based(mask, inside=True)
 
@@ -71,11 +72,11 @@ def ch2_l3p(mask: Tensor) -> Tensor:
     With R from this module's docstring, S_uv = Σ_z1 Σ_z2 A_u,z1 A_z2,z1 A_z2,v √(R_V[z1, v] R_U[z2, u]) (Muscoloni,
     Michieli and Cannistraci, "Adaptive network automata modelling of complex networks", CH2-L3).
 
-    The roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the network is
-    sparse and on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree d. The
-    scores are the same, bit for bit, for any number of threads (torch.get_num_threads()). In all other cases, matrix
-    products score batches of outputs, which costs O(links · out_features · in_features). The first walk in a process
-    imports Numba. The first walk on a machine compiles the code, which takes a few seconds.
+    The square roots depend on both ends of the path, so no fixed number of matrix products gives the score. If the
+    network is sparse and on a CPU, compiled code walks the paths one by one. This costs O(N d³) for N outputs of degree
+    d. The scores are the same, bit for bit, for any number of threads (torch.get_num_threads()). The first walk in a
+    process imports Numba. The first walk on a machine compiles the code, which takes a few seconds. In all other cases,
+    matrix products score batches of outputs, which costs O(links · out_features · in_features).
     """
     return _path_based(mask, inside=True)
 
@@ -180,7 +181,7 @@ def _is_sparse(mask: Tensor, density: float) -> bool:
 def _compressed(mask: Tensor) -> tuple[Any, Any]:
     """The links as a SciPy CSR array of float32 ones, and its transpose.
 
-    SciPy's sparse products are fast and, unlike torch's, give no warning.
+    SciPy's sparse products are fast. Unlike torch's sparse products, they give no warning.
     """
     from scipy.sparse import csr_array  # not needed to import chts_core
 
@@ -200,16 +201,16 @@ def sample_links(
     soft: bool = True,
     generator: torch.Generator,
 ) -> Tensor:
-    """Regrow: draw exactly `num_links` missing links of `mask`, with p ∝ the predictor's score.
+    """Draw exactly `num_links` missing links of `mask` to regrow, by the predictor's score.
 
-    A soft draw is without replacement; links without a positive score come last, in random order. A hard draw takes the
-    highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of only the new links, on
-    the device of `mask`.
+    A soft draw is without replacement, with p ∝ score; links without a positive score come last, in random order. A
+    hard draw takes the highest scores and breaks ties at random (the rule of CHT). The result is a Boolean mask of only
+    the new links, on the device of `mask`.
 
-    Soft draws from a node-based score use random walks instead of computing the score
+    Soft draws from a node-based score do not compute the score; they use random walks
     (:mod:`chts_core.compiled.walk_sampling`). A walk takes well under a microsecond on a CPU, for any size of the
-    layer. Walks may not find enough links if `num_links` is close to the number of missing links with a positive
-    score, or larger. The remaining links are then drawn by their scores.
+    layer. If about `num_links` missing links or fewer have a positive score, the walks may not find enough links. Then
+    the function computes the scores and draws the remaining links by their scores.
 
     Args:
         num_links: at most the number of missing links.

@@ -42,7 +42,7 @@ def choices_in_words(words: str, others: Mapping[str, Any]) -> dict[str, Any]:
     """The choices that the words give, by name. The words are not executed as code.
 
     Args:
-        others: the five choices of the method, some of which the words replace.
+        others: the five choices of the method. The words replace some of them.
 
     Raises:
         ValueError: if the words give no choice, an unknown choice, or a choice that cannot work.

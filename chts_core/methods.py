@@ -7,13 +7,14 @@
     turnover    how many links are exchanged at step t
 
 An update of the topology has four steps (:mod:`chts_core.update`; paper, Figure 2). First, the sparsity gives the
-number of links of each layer. The update prunes the links beyond this number, and removes as many more as the turnover
-says. If the removal percolates, the update also removes the links that are now cut off. Then the regrowth adds links
-until each layer has its number of links again. `step()` of a :class:`chts_core.sparsifier.Sparsifier` makes an update
-every `update_every` steps.
+number of links of each layer. Second, the update prunes the links beyond this number. It also removes the links to be
+exchanged; the turnover gives their number. Third, if `removal.percolate` is true, the update removes the links that are
+now cut off. Fourth, the regrowth adds links until each layer has its number of links again. `step()` of a
+:class:`chts_core.sparsifier.Sparsifier` makes an update every `update_every` steps.
 
-`METHODS` contains the nine methods of the paper. `PRESETS` contains versions of these methods for some tasks and for
-published code. Change a choice with `dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words:
+`METHODS` contains the nine methods of the paper. `PRESETS` contains other versions of these methods, for example for a
+single task, or as in the published code. Change a choice with
+`dataclasses.replace(METHODS["set"], regrowth=Regrowth("ch2_l3n"))`, or in words:
 "set with regrowth=Regrowth('ch2_l3n')".
 """
 
@@ -245,8 +246,8 @@ REGROWTH_SCORES = ("random", "gradient", "magnitude", *PREDICTORS)
 def get_method(method: str | Method) -> Method:
     """The method or preset with this name, or the given method, after a check of its choices.
 
-    Choices can follow a name: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)". The choices are not
-    executed as code.
+    `method` can also be a name with new choices: "chts with topology=SmallWorld(beta=0.25), sparsity=Sigmoid(k=6.0)".
+    This text is not executed as code.
 
     Raises:
         TypeError, ValueError: if `method` is neither a known name nor a Method, or if one of its choices is not valid.
@@ -275,8 +276,8 @@ def get_method(method: str | Method) -> Method:
             )
     if regrowth.score == "magnitude" and not regrowth.history:
         raise ValueError(
-            f"the method has {regrowth}, which regrows links by the weights that they had, but does not keep these "
-            "weights; set history=True."
+            f"the method has {regrowth}, which regrows links by their last weights, but the method does not keep "
+            "these weights; set history=True."
         )
     zeta, early_stop = method.turnover.zeta, method.turnover.early_stop
     if isinstance(zeta, str) and zeta != "excess":

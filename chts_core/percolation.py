@@ -25,7 +25,7 @@ class Attention:
     key_heads: number of key and value heads. This number is smaller in grouped-query attention: query head h uses key
         head h · key_heads // heads.
     rotary: whether the attention block has rotary position embeddings. These mix neurons j and j + head_dim/2 of
-        queries and keys, so the two neurons of a pair can only be inactive together.
+        queries and keys, so the two neurons of a pair are both active or both inactive.
     """
 
     query: str | None
@@ -39,7 +39,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """A graph that says which sparse layer feeds which.
+    """A graph of the sparse layers: it says which layers feed each layer.
 
     chains: sequences of layer names: output i of each layer is input i of the next layer. The neurons of a convolution
         are its channels. A linear layer may read flattened channels, if all positions of a channel are next to each
@@ -66,8 +66,8 @@ class LayerGraph:
 class _Side:
     """The side of a layer on which it meets another layer.
 
-    A wire joins the neurons of the two layers that stay or are cut together. `wires` gives the number of each neuron's
-    wire.
+    A wire connects neurons of one layer with neurons of the other layer: all of them stay, or all of them are cut.
+    `wires` contains the index of each neuron's wire.
     """
 
     layer: str
@@ -79,12 +79,12 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
     """Remove the incomplete links of inactive neurons, until no incomplete link is left.
 
     Each sweep goes backward through the graph, then forward. It removes all links of neurons that have no incoming or
-    no outgoing links. Sweeps repeat until nothing changes; a single chain needs one sweep. The inputs and outputs of a
-    chain are kept, because no sparse layer is on their other side.
+    no outgoing links. Sweeps repeat until nothing changes; a single chain needs one sweep. They skip the inputs of a
+    chain's first layer and the outputs of its last layer, because these are not connected to another sparse layer.
 
     `masks` gives the Boolean mask of each layer, (out_features, in_features) or (out_channels, in_channels, *kernel). A
     channel of a convolution is a neuron. The result has new masks, each a subset of the given mask. Raises a ValueError
-    if the graph names a layer that has no mask, or layers that do not fit together.
+    if the graph contains a layer that has no mask, or if its layers do not fit together.
     """
     for name, mask in masks.items():
         check_mask(mask, f"mask {name!r}", max(2, mask.ndim) if isinstance(mask, Tensor) else 2)
@@ -95,7 +95,7 @@ def percolate(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tenso
 
 
 def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> None:
-    """Do what :func:`percolate` does, for lists of links by layer name, in place.
+    """Do the same as :func:`percolate`, but with lists of links by layer name, and change these lists in place.
 
     `shapes` are the shapes of the masks.
     """
@@ -108,7 +108,7 @@ def percolate_links(links: LinkLists, shapes: Mapping[str, tuple[int, ...]], gra
 
 
 def check_graph(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> None:
-    """Raise a ValueError if the graph names a layer that has no mask, or layers that do not fit together.
+    """Raise a ValueError if the graph contains a layer that has no mask, or if its layers do not fit together.
 
     Args:
         shapes: the shape of each layer's mask, by name.
@@ -122,7 +122,7 @@ def _as_matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, 
 
 
 def active_neurons(masks: Mapping[str, Tensor], graph: LayerGraph) -> dict[str, Tensor]:
-    """Active output neurons of each layer, Boolean (out_features,): they have incoming links after percolation."""
+    """Which outputs of each layer are active (have incoming links after percolation), Boolean (out_features,)."""
     return {name: any_along(mask.flatten(1), 1) for name, mask in percolate(masks, graph).items()}
 
 
@@ -135,7 +135,7 @@ class _Left:
         self._linked: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: inputs, outputs
 
     def linked(self, side: _Side) -> Tensor:
-        """Which neurons of the side have links, Boolean."""
+        """Which neurons on this side of the layer have links, Boolean."""
         if side.layer not in self._linked:
             rows, columns = self._ends(side.layer)
             outputs, inputs = self._shapes[side.layer]
@@ -145,7 +145,7 @@ class _Left:
         return self._linked[side.layer][side.dim]
 
     def cut(self, side: _Side, stays: Tensor) -> None:
-        """Keep only the links of neurons that stay; `stays` is Boolean, by neuron."""
+        """Keep only the links of the neurons for which `stays` is True."""
         neurons = self._ends(side.layer)[1 - side.dim]
         self.links[side.layer] = self.links[side.layer][stays[neurons]]
         self._linked.pop(side.layer, None)  # a layer that feeds itself is cut on both sides at once
@@ -155,7 +155,7 @@ class _Left:
 
 
 def _cut(left: _Left, junction: tuple[_Side, _Side]) -> bool:
-    """Cut the links of neurons whose wire has no links on one of its sides. Return whether there were such links."""
+    """If a wire has links on only one side of a junction, cut these links. Return whether there were such links."""
     linked = [left.linked(side) for side in junction]
     num_wires = max(int(side.wires.max()) for side in junction) + 1
     alive_wires = torch.ones(num_wires, dtype=torch.bool)
@@ -176,7 +176,9 @@ def _junctions(shapes: Mapping[str, tuple[int, ...]], graph: LayerGraph) -> list
     """The places where two layers meet, in the graph's order. Raises the error of :func:`check_graph`."""
     for name in sorted(graph.layers()):
         if name not in shapes:
-            raise ValueError(f"the graph names layer {name!r}, which has no mask; the masks are {', '.join(shapes)}.")
+            raise ValueError(
+                f"the graph contains layer {name!r}, which has no mask; the masks are {', '.join(shapes)}."
+            )
     _check_feeds(graph)
 
     junctions = []

@@ -38,9 +38,10 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 
         RI_ij = |W_ij| / (Σ_k |W_kj| + ε) + |W_ij| / (Σ_k |W_ik| + ε)
 
-    (Paper, link removal; ε = 1e-5 as in the second published code, for LLaMA.) RI protects the last links of a weakly
-    connected neuron, so more neurons stay active than with :func:`magnitude`. `weight` is (out_features, in_features),
-    zero where there is no link. The scores have the shape and dtype of `weight`, but are at least float32.
+    (Paper, link removal. ε = 1e-5 is from the published LLaMA code.) RI protects the last links of a weakly connected
+    neuron, so more neurons stay active than with :func:`magnitude`. `weight` is (out_features, in_features), zero where
+    there is no link. The scores have the shape and dtype of `weight`. If its dtype has fewer than 32 bits, the scores
+    are float32.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:  # sums over a row of bf16 values would lose the small values
@@ -51,8 +52,9 @@ def relative_importance(weight: Tensor, eps: float = 1e-5) -> Tensor:
 def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
     """|W| + 0.01 · |∂L/∂W|: keeps small weights with large gradients (Yuan et al., 2021).
 
-    The coefficient is from the CHT code. The scores have the shape of `weight` and `gradient` and are at least float32.
-    In bfloat16, adding a hundredth of a gradient to a weight would often leave the weight unchanged.
+    The coefficient is from the CHT code. The scores have the shape and dtype of `weight`. If its dtype has fewer than
+    32 bits, the scores are float32: in bfloat16, adding a hundredth of a gradient would often leave the weight
+    unchanged.
     """
     size = weight.abs()
     if size.dtype.itemsize < 4:
@@ -61,15 +63,15 @@ def mest(weight: Tensor, gradient: Tensor, coefficient: float = 0.01) -> Tensor:
 
 
 def relative_importance_of_links(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """:func:`relative_importance` of only the existing links, float64 (links,).
+    """The :func:`relative_importance` of each existing link, float64 (links,).
 
-    On a CPU, the time grows with the number of links.
+    On a CPU, the time grows with the number of existing links, not of possible links.
     """
     return _relative_importance(links, eps, eps)
 
 
 def relative_importance_of_mlp_code(links: WeightedLinks, eps: float = 1e-5) -> Tensor:
-    """RI in the first published code, for MLPs and Transformers: ε is added to each term of the sums.
+    """RI as in the published MLP and Transformer code: it adds ε to each term of the sums.
 
         RI_ij = |W_ij| / Σ_k (|W_kj| + ε) + |W_ij| / Σ_k (|W_ik| + ε)
 

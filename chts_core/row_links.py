@@ -1,6 +1,7 @@
 """The rows of an initial mask: how many links each row has, and in which columns.
 
-These functions are the plain references of :mod:`chts_core.compiled.row_draws`. They also run on GPUs.
+These functions are the simple versions (plain references) of the faster functions in
+:mod:`chts_core.compiled.row_draws`. They also run on GPUs.
 """
 
 import math
@@ -81,7 +82,7 @@ def _blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
-    """Boolean (size,) with exactly `number` True elements at uniformly random positions, on the generator's device."""
+    """Boolean tensor (size,) on the generator's device: `number` elements at uniformly random positions are True."""
     fewer = min(number, size - number)
     drawn = torch.zeros(size, dtype=torch.bool, device=generator.device)
     # Repeated draws have no effect, so a round never sets too many elements. Draw until enough elements are set.
@@ -93,7 +94,7 @@ def any_of(size: int, number: int, generator: torch.Generator) -> Tensor:
 
 
 def set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
-    """Link row i to the degrees[i] columns nearest to centres[i]; they form a window on the ring."""
+    """Link row i to the degrees[i] columns nearest to centres[i]. These columns form a window on the ring of inputs."""
     in_features = mask.shape[1]
     columns = torch.arange(in_features, device=mask.device)
     start = torch.floor(centres - degrees.double() / 2 + 1).long().remainder_(in_features)[:, None]
@@ -104,9 +105,10 @@ def set_nearest(mask: Tensor, degrees: Tensor, centres: Tensor) -> None:
 
 
 def race(mask: Tensor, degrees: Tensor, centres: Tensor, exponent: float, generator: torch.Generator) -> None:
-    """Link row i to degrees[i] columns drawn without replacement, p ∝ (1 + ring distance to centres[i])^-exponent.
+    """Link row i to degrees[i] columns, which are drawn without replacement.
 
-    All tensors are on the generator's device.
+    In each draw, a column's probability is proportional to (1 + its ring distance to centres[i])^-exponent. All
+    tensors are on the generator's device.
     """
     in_features = mask.shape[1]
     columns = torch.arange(in_features, device=mask.device, dtype=torch.float64)
@@ -129,7 +131,7 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _set_highest(mask: Tensor, keys: Tensor, numbers: Tensor) -> None:
-    """In row i, set the numbers[i] positions with the highest keys. Random keys give a draw without replacement."""
+    """Link row i to the numbers[i] columns with the highest keys. Random keys give a draw without replacement."""
     highest = keys.topk(int(numbers.max()), dim=1).indices
     rank = torch.arange(highest.shape[1], device=mask.device)
     mask |= torch.zeros_like(mask).scatter_(1, highest, rank < numbers[:, None])

@@ -2,7 +2,7 @@
 
 CHTs turns both removal and regrowth into sampling: each link is drawn with probability proportional to its score raised
 to the power T (paper, "Cannistraci-Hebb soft removal and regrowth"). T = 0 ignores the score, T = 1 uses it
-unchanged, and T → ∞ is the hard rule, which takes the highest scores.
+unchanged, and T → ∞ is the hard rule, which takes the links with the highest scores.
 """
 
 import math
@@ -33,7 +33,7 @@ def temperature_from_softness(softness: float) -> float:
 
 
 def gumbel(shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise, float64, finite.
+    """Standard Gumbel noise in float64; all values are finite.
 
     The k elements with the highest log p + noise are k draws without replacement.
     """
@@ -57,10 +57,10 @@ def draw(
 ) -> Tensor:
     """Draw exactly `num` of the candidate links, without replacement.
 
-    A soft draw is equivalent to successive draws with p ∝ score^temperature. The function makes it in one pass, as a
-    Gumbel top-k race, and uses logarithms, so that score^temperature cannot underflow. Candidates with score 0 come
-    after all others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes the
-    `num` highest scores and breaks ties at random.
+    A soft draw is equivalent to successive draws with p ∝ score^temperature. The function makes this draw in one pass
+    (the Gumbel top-k trick). It uses logarithms, so that score^temperature cannot underflow. Candidates with score 0
+    come after all others, in random order, unless temperature 0 makes all candidates equally likely. A hard draw takes
+    the `num` highest scores and breaks ties at random.
 
     The draw runs on the generator's device, so a CPU generator gives the same links for weights on any device.
 
@@ -112,7 +112,7 @@ def choose_in_blocks(
     soft: bool = True,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw exactly nums[b] of the candidates of each block b; see :func:`choose`.
+    """Draw exactly nums[b] candidates from each block b; see :func:`choose`.
 
     Args:
         scores: the score of each candidate, (candidates,).
@@ -155,7 +155,7 @@ def _keys(scores: Tensor, temperature: float, soft: bool, generator: torch.Gener
 def draw_missing(links: Tensor, size: int, num: int, *, generator: torch.Generator) -> Tensor:
     """Draw exactly `num` missing links, each equally likely.
 
-    The plain reference is :func:`draw` with a score of 1 for every missing link. Both functions give the same links.
+    The plain reference (simple version) is :func:`draw` with score 1 for every missing link. Both give the same links.
     On a CPU, this function draws the same uniform numbers in blocks and keeps only the highest ones, so its memory
     grows only with the number of links.
 
@@ -215,7 +215,7 @@ def keep(
     *,
     generator: torch.Generator,
 ) -> Tensor:
-    """The links that survive a removal: exactly `num_keep` of the *existing* links of `mask`.
+    """The links that survive a removal: exactly `num_keep` *existing* links of `mask`.
 
     See :func:`draw` for the distribution, the arguments and the errors.
     """

@@ -17,7 +17,7 @@ from chts_core.checks import check_sparsity
 def sigmoid_sparsity(
     step: int, start: int, end: int, initial: float = 0.5, final: float = 0.95, k: float = 6.0
 ) -> float:
-    """Sparsity of CHTss at a step: a sigmoid of steepness k > 0 from `initial` to `final` with exact endpoints.
+    """Sparsity of CHTss at a step: a sigmoid of steepness k > 0 that goes exactly from `initial` to `final`.
 
         s_t = s_i + (s_f - s_i) · [1/2 + (σ(k(2u - 1)) - 1/2) / (σ(k) - σ(-k))],   u = (t - start) / (end - start)
 
@@ -49,11 +49,11 @@ def exponential_sparsity(step: int, start: int, end: int, initial: float = 0.5, 
 def staged_sparsity(
     step: int, switch: int, end: int, final: float = 0.95, excess: tuple[float, float] = (0.05, 0.025)
 ) -> float:
-    """Sparsity of MEST's elastic mutation with a soft bound (EM&S) at a step: two stages, then the final value.
+    """Sparsity at a step in EM&S (MEST's elastic mutation with a soft bound): two stages, then the final value.
 
     Before step `switch`, the density exceeds the target density by `excess[0]`. Then it exceeds the target by
-    `excess[1]`. From step `end` on, it is equal to the target (Yuan et al., 2021). `switch` is at most `end`, and each
-    excess is in [0, 1]. The sparsity is never below 0.
+    `excess[1]`. From step `end` on, the density is equal to the target (Yuan et al., 2021). `switch` is at most `end`,
+    and each excess is in [0, 1]. The sparsity is never below 0.
     """
     if switch > end:
         raise ValueError(
@@ -107,7 +107,7 @@ def _between(initial: float, final: float, share: float) -> float:
 
 @dataclass(frozen=True)
 class Timeline:
-    """When a run updates its topology, up to the fraction `stop` of `total_steps`.
+    """The steps at which a run updates its topology. Updates stop at the fraction `stop` of `total_steps`.
 
     update_every: the number of steps from one update to the next, or the steps of all updates in ascending order.
     """
@@ -124,7 +124,7 @@ class Timeline:
             )
         object.__setattr__(self, "total_steps", int(self.total_steps))
         if not 0 < self.stop <= 1:
-            raise ValueError(f"updates stop at {self.stop} of the run; expected a fraction in (0, 1].")
+            raise ValueError(f"stop is {self.stop}; expected the fraction of the run at which updates stop, in (0, 1].")
         given = self.update_every
         if isinstance(given, Iterable) and not isinstance(given, str | Mapping):
             object.__setattr__(self, "update_every", self._checked(tuple(given)))
@@ -137,7 +137,7 @@ class Timeline:
             )
 
     def _checked(self, steps: tuple[int, ...]) -> tuple[int, ...]:
-        """The given steps of all updates. Raises a ValueError unless the run can update at each of them."""
+        """Return the given steps as integers. Raises a ValueError unless the run can update at each of them."""
         if not (steps and all(map(_is_whole, steps)) and all(a < b for a, b in pairwise((0, *steps)))):
             raise ValueError(
                 f"update_every is {steps}; expected the steps of the updates, whole numbers above 0 in ascending order."
@@ -186,7 +186,7 @@ class Timeline:
     def window(self, start: float, end: float) -> tuple[int, int]:
         """First and last step of a decay whose start and end are given as fractions of the run.
 
-        Each of the two steps is moved back to the latest update, or to step 0 if there was none yet. Raises a
+        Each of the two steps is moved back to the last update up to this step, or to step 0 if there is none. Raises a
         ValueError if the decay ends later than `stop`, or contains no update.
         """
         if not 0 <= start < end <= 1:

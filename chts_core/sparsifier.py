@@ -39,25 +39,25 @@ class Sparsifier:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); optimizer.zero_grad()
 
     By default, the weights stay dense tensors with zeros where the mask has no link. Gradients of absent links are
-    zeroed as soon as they are computed, so clipping sees the sparse gradient. After every step, the weight, gradient
-    and optimizer state of absent links are zero. A regrown link starts from zero, or from its last weight if the
-    method remembers it. With `execution="csr"`, new layers replace the linear layers; they store and multiply only the
-    existing links (:class:`chts_core.engine.linear.SparseLinear`). The run stays the same, up to rounding.
+    zeroed as soon as they are computed, so gradient clipping uses the sparse gradient. After every step, the weight,
+    gradient and optimizer state of absent links are zero. A regrown link starts from zero, or from its last weight if
+    the method remembers it. With `execution="csr"`, new layers replace the linear layers; they store and multiply only
+    the existing links (:class:`chts_core.engine.linear.SparseLinear`). The run stays the same, up to rounding.
 
-    Only steps of the optimizer count: `step()` without an optimizer step, as in gradient accumulation, changes nothing.
+    `step()` counts the optimizer's steps. Without an optimizer step, as in gradient accumulation, it changes nothing.
     Methods that use gradients use the sum over the backward passes of a step. An interrupted update leaves the links as
     they were. If a gradient is infinite or NaN, the update waits for the next step, with a warning. A layer with a
     frozen weight (`requires_grad_(False)`) keeps its links until it is trained again. `torch.compile` may wrap the
-    model before or after attaching. `docs/guides/followed.md` lists what else a Sparsifier follows and refuses.
+    model before or after attaching. `docs/guides/followed.md` lists which other changes a Sparsifier allows or refuses.
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
-    has the same settings. The processes divide the layers of an update among themselves and compare the masks. Methods
+    has the same settings. In an update, each process updates some layers, and the processes compare the masks. Methods
     that use gradients use the mean gradient over all processes. `DistributedDataParallel` needs `execution="masked"`.
 
     Args:
         model: any module. Its linear layers, attention projections, convolutions, recurrent layers, bilinear layers
             and experts can be sparse (:mod:`chts_core.engine.kinds`).
-        optimizer: holds the model's weights. State tensors shaped like a weight get its mask, whatever their name.
+        optimizer: holds the model's weights. A state tensor of any name with a weight's shape gets the weight's mask.
         method: a `Method`, or a name in `METHODS` or `PRESETS`, optionally with replaced choices
             (:func:`chts_core.methods.get_method`).
         sparsity: final share of absent links, in [0, 1).
@@ -69,17 +69,17 @@ class Sparsifier:
         exclude: which of these layers stay dense, in the same form. Default: the layers that give the model's outputs,
             the routers of experts, and depthwise convolutions. Your value replaces this default. Embeddings are never
             sparse.
-        graph: which layer feeds which, for percolation. By default, the Sparsifier traces the model. Layers that
-            could not be traced are not percolated, and a warning names them.
+        graph: for percolation, which layers feed each layer. By default, the Sparsifier traces the model. Layers that
+            could not be traced are not percolated, and a warning lists them.
         per_head: whether every head of queries, keys and values evolves separately, with its own links.
         execution: "masked", "csr" or "auto"; see :class:`chts_core.engine.linear.SparseLinear`. Weights that must be
-            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) remain dense with "auto" and are refused with "csr".
+            dense tensors (in `nn.MultiheadAttention`, `Conv1D`) stay dense with "auto" and raise an error with "csr".
         distribution: how the layers share the links: "uniform", "erdos_renyi", "erdos_renyi_kernel", a dictionary from
             glob patterns for layers or modules to final sparsities, {"encoder.*": 0.8}, or your own
             :class:`chts_core.distributions.Distribution`. If no pattern fits a layer, it has the sparsity `sparsity`.
-        correlation: |r| of the features of the training inputs, (features, features), from
+        correlation: |r| between the features of the training inputs, (features, features), from
             :meth:`chts_core.topology.Correlation.matrix`, for a method that starts from correlations (CSTI). The matrix
-            is tiled over layers of another size.
+            is repeated, like tiles, to cover a layer of another size.
         start: how the run begins. "method": with the links of the method's topology. "magnitude": with the largest
             weights of each layer. "dense": with all weights; then the density decays to the final density (for most
             methods, by :class:`chts_core.choices.Cubic`). Use "magnitude" or "dense" for a trained model.
@@ -198,7 +198,7 @@ class Sparsifier:
 
     @property
     def graph(self) -> LayerGraph:
-        """Which layer feeds which, as far as the Sparsifier knows."""
+        """The graph that percolation uses: which layers feed each layer, as far as the Sparsifier knows."""
         return self.network.graph
 
     # The old name, which users' programs still read; remove it with the next release.
@@ -255,7 +255,7 @@ class Sparsifier:
             self.network.weight_of(name).scale(self.network.parts[name], factor)
 
     def register_regrowth_hook(self, hook: Callable[[str, Tensor], None]) -> None:
-        """Call hook(name, positions) for each sparse weight after every update that changes links.
+        """Register hook(name, positions), to be called for each sparse weight after every update that changes links.
 
         `name` is a key of `masks`. `positions` are the positions of the regrown links in the flattened weight, int64 in
         ascending order; there may be none. They include links that the same update removed first.
@@ -325,7 +325,7 @@ class Sparsifier:
                     hook(name, self.network.in_weight(name, evolved.regrown))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to continue bit for bit, together with the model's and the optimizer's states.
+        """All that a run needs to continue bit for bit, if the states of the model and the optimizer are also saved.
 
         "masks" maps the name of each weight to its Boolean mask. If a layer stores only its links, its mask is
         {"bits", "shape"} instead (:func:`chts_core.engine.progress.to_state`). Raises the same errors as
@@ -342,13 +342,13 @@ class Sparsifier:
 
         Args:
             state: the state of a run with the same settings.
-            reschedule: whether that run may have had a different `total_steps`. From the next step on, sparsity,
-                turnover and temperature follow this run's schedule. If layers may gain links, `total_steps` must be the
-                same. If they may not, the sparsity never falls. To keep the old schedule, use the old `total_steps`.
+            reschedule: whether to accept a run with a different `total_steps`. From the next step on, sparsity,
+                turnover and temperature follow this run's schedule, but the sparsity never falls below its saved value.
+                If layers can gain links, `total_steps` must be the same. Use the old one to keep the old schedule.
 
         Raises:
-            TypeError, ValueError: if the state has different settings or layers, is incomplete, or comes too late
-                for an update to reach the final sparsity. In these cases, nothing is changed.
+            TypeError, ValueError: if the state has different settings or layers, if it is incomplete, or if no
+                update is left that could reach the final sparsity. In these cases, nothing is changed.
         """
         loaded, masks = from_state(state, self.progress, self.network, self._settings(), reschedule)
         empty = self.network.empty_links(masks)
@@ -395,6 +395,6 @@ class Sparsifier:
         self._guard.after_optimizer()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy that was made together with the model and the optimizer."""
+        """Connect a copied or unpickled Sparsifier to the copies of its model and optimizer."""
         self.__dict__.update(state)
         self._connect()

@@ -62,9 +62,10 @@ def receptive_field(
     Args:
         r: randomness in [0, 1].
         degree: "fixed": all outputs have the same degree (within 1). "uniform": degrees spread evenly over a range that
-            is symmetric about their mean. The range is as wide as possible while each receptive field is at least as
-            wide as the step between centres. A 1-D integer tensor: the degree of each output; the degrees must add up
-            to the number of links. No degree may exceed the number of inputs.
+            is symmetric about their mean. The range is as wide as possible, but if there are enough links, the lowest
+            degree is the distance between two centres or more, so that no input is left out at r = 0. A 1-D integer
+            tensor: the degree of each output; the degrees must add up to the number of links. No degree may exceed the
+            number of inputs.
     """
     check_generator(generator)
     if not 0 <= r <= 1:
@@ -94,18 +95,18 @@ def small_world(
     """Bipartite small world (BSW): links to the nearest nodes of a ring; a share `beta` of them is rewired at random.
 
     This is the Watts-Strogatz model for two sides, with β = `beta` in [0, 1]. Each node of the larger side (the outputs
-    if the sides are equal) starts with links to its K nearest nodes of the other side. K is links / nodes, rounded so
-    that degrees differ by at most one. Then round(β · links) links, chosen uniformly, lose their end on the smaller
-    side, all at once. Each node of the larger side draws as many new ends as it has lost, uniformly and without
-    replacement, from the nodes that its remaining links do not reach. So the degrees of the larger side never change,
-    and β = 1 is exactly ER with these degrees. A link may return to its old place, although the one-sided model forbids
-    this. Here, such a ban would make β = 1 differ from ER in dense layers, and a full layer could not be rewired at
-    all. (Paper, bipartite small world model.)
+    if the sides are equal) starts with links to its K nearest nodes of the smaller side. K is the number of links per
+    node of the larger side, rounded so that degrees differ by at most one. Then round(β · links) links, chosen
+    uniformly, lose their end on the smaller side, all at once. Each node of the larger side draws as many new ends as
+    it has lost, uniformly and without replacement, from the nodes that its remaining links do not reach. So the degrees
+    of the larger side never change, and β = 1 is exactly ER with these degrees. A link may return to its old place,
+    although the original Watts-Strogatz model forbids this. Here, such a ban would make β = 1 differ from ER in dense
+    layers, and a full layer could not be rewired at all. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
     input side is larger, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
-    many links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the other
-    side has a link too.
+    many links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the
+    smaller side has a link too.
     """
     check_generator(generator)
     if not 0 <= beta <= 1:
@@ -132,7 +133,7 @@ def scale_free(
     generator: torch.Generator,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Bipartite scale-free network (BSF): Barabási–Albert growth; then one end of each link within a side moves across.
+    """Bipartite scale-free network (BSF): a Barabási–Albert network whose links are then moved to join the two sides.
 
     1. A Barabási–Albert network grows over all out + in nodes. The first link joins an output and an input. The other
        nodes join in random order and share the remaining links evenly (within 1). Each new link goes to a node that is
@@ -140,15 +141,17 @@ def scale_free(
     2. For every link within a side, one end is chosen at random. This end moves to a node of the other side, drawn with
        probability ∝ its degree in step 1. But a new node keeps its own end of its first link.
     3. Two links between the same nodes become one. To restore the number of links, absent links are drawn without
-       replacement, with probability ∝ the product of the degrees of their ends in step 1. Links of a node with degree 0
-       come last.
+       replacement, with probability ∝ the product of the degrees of their ends in step 1. A link of a node with degree
+       0 is drawn only if no other absent link is left.
 
-    Both sides keep the power law k^-γ of the growth, with γ = 3. Step 2 scales all degrees of a side by the same
-    factor, on average (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
-    2.76). Degrees cannot exceed the size of the other side. This limit cuts off the tails of the degree distributions.
-    In dense layers, it cuts them off almost completely. With at least out + in - 1 links, every node has a link.
-    (Paper, bipartite scale-free model. Batagelj and Brandes 2005, "Efficient generation of large random networks", draw
-    by degree from a list of link ends. Here pointer jumping resolves that list, so the growth is vectorised.)
+    Both sides keep the power law k^-γ of the growth, with γ = 3. On average, step 2 multiplies all degrees of a
+    side by the same factor, (out + in) / (2 · nodes of the side). A fit to a small network may give a smaller γ (paper:
+    2.76). The degree of an output cannot exceed the number of inputs, and the degree of an input cannot exceed the
+    number of outputs. This limit cuts off the tails of the degree distributions. In dense layers, it cuts them off
+    almost completely. With at least out + in - 1 links, every node has a link. (Paper, bipartite scale-free model.
+    Batagelj and Brandes 2005, "Efficient generation of large random networks", choose a node with probability ∝ its
+    degree by a uniform draw from a list of link ends. Here, all draws are made at once and then resolved by pointer
+    jumping, so the growth is vectorised.)
     """
     check_generator(generator)
     links = link_count(out_features, in_features, density)
@@ -157,8 +160,8 @@ def scale_free(
     if links == 0:
         return mask.to(device or where)
 
-    # The outputs are numbered first. Each node is in `ends` once per link, so a uniform draw from `ends` is a draw by
-    # degree.
+    # The outputs are numbered first. Each node is in `ends` once per link, so a uniform draw from `ends` chooses a
+    # node with probability ∝ its degree.
     newer, older = _barabasi_albert(out_features, in_features, links, generator)
     ends = torch.cat([newer, older])
     by_degree = [
@@ -206,12 +209,12 @@ def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torc
     The input with the most links goes to the neuron with the most links in `before`, and so on; ties are broken at
     random. If `soft` is true, the order of the inputs is drawn without replacement, with p ∝ links, and inputs without
     links come last. (Paper, Appendix E. The first published code, `rigid_resort` and `soft_resort`, orders the neurons
-    of `before` from few links to many. Its soft form draws inputs with many links first, so hubs tend to meet neurons
-    with few links. Here hubs meet hubs in both forms.)
+    of `before` from few links to many. But `soft_resort` draws inputs with many links first, so these inputs tend to go
+    to neurons with few links. Here, inputs with many links go to neurons with many links in both forms.)
 
     Args:
         before: Boolean (neurons, in_features), the layer whose outputs are the inputs of `after`.
-        after: Boolean (out_features, neurons). The result has this shape, on the generator's device.
+        after: Boolean (out_features, neurons). The result has the shape of `after`, on the generator's device.
 
     Raises:
         ValueError: if `after` does not have as many inputs as `before` has outputs.
@@ -221,8 +224,8 @@ def resort(before: Tensor, after: Tensor, soft: bool = False, *, generator: torc
     check_generator(generator)
     if before.shape[0] != after.shape[1]:
         raise ValueError(
-            f"before has {before.shape[0]} outputs but after has {after.shape[1]} inputs; expected two layers of which "
-            "the first feeds the second, neuron by neuron."
+            f"before has {before.shape[0]} outputs but after has {after.shape[1]} inputs; expected two layers "
+            "where the outputs of the first are the inputs of the second."
         )
     where = generator.device
     neurons = before.sum(dim=1).to(where).argsort(descending=True, stable=True)
@@ -270,8 +273,8 @@ class Correlation:
     The class keeps the number of samples, the first sample, the mean, and the co-moments of all pairs (sums of products
     of deviations from the mean). The co-moments are features² float64 numbers, 75 MB for the 3072 features of CIFAR10,
     on the device of the first batch. The class computes deviations within each batch and merges the batches (Chan,
-    Golub and LeVeque 1979), so a large mean costs no precision. The class subtracts the first sample, so a constant
-    feature has a variance of exactly 0.
+    Golub and LeVeque 1979), so the result is precise even if the mean is large. The class subtracts the first
+    sample, so a constant feature has a variance of exactly 0.
 
         correlation = Correlation()
         for images, _ in loader:

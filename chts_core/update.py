@@ -1,4 +1,4 @@
-"""One update of the topology, by the method's five choices (paper, Figure 2)."""
+"""One update of the topology, as the five choices of the method define it (paper, Figure 2)."""
 
 import copy
 import math
@@ -24,9 +24,9 @@ from chts_core.schedules import Timeline
 class Evolved:
     """The links after an update; the model has not changed yet.
 
-    before, returned: by part, the number of links before the update, and the number of links that the update both
-        removes and regrows.
-    survivors, regrown: by part, the links that remain after the removal, and the regrown links.
+    before, returned: for each part, the number of links before the update, and the number of links that the update
+        both removes and regrows.
+    survivors, regrown: for each part, the links that remain after the removal, and the regrown links.
     seconds: the time spent on each part; empty if no link changes.
     past_weights: the weights of all links that were ever removed.
     skipped: the parts that the update skips.
@@ -42,7 +42,7 @@ class Evolved:
 
 
 class TopologyUpdate:
-    """An update in two steps: `evolve` computes the new links, `apply` changes the model.
+    """An update in two steps: `evolve` computes the new links, and `apply` changes the model.
 
     Args:
         network: the sparse layers.
@@ -64,10 +64,10 @@ class TopologyUpdate:
     def evolve(self, step: int) -> Evolved:
         """Compute the new links of all parts.
 
-        1. The budget gives the number of links of each part, and how many of them are exchanged.
-        2. Each part is pruned to its number of links, and the links to be exchanged are removed.
-        3. If the method percolates, percolation removes the links that are now incomplete.
-        4. Regrowth brings each part back to its number of links.
+        1. The budget gives the new number of links of each part, and how many links are exchanged.
+        2. Each part is pruned to its new number of links, and the links to be exchanged are removed.
+        3. If the method percolates, percolation removes the links that now come from or go to inactive neurons.
+        4. Regrowth brings each part to its new number of links.
 
         Only the random generators change. After an exception, including Ctrl-C, their states are restored.
         """
@@ -101,7 +101,7 @@ class TopologyUpdate:
             survivors[name] = links
             seconds[name] = time.perf_counter() - started
         network.share_out(survivors)
-        # Percolation also removes links that lead nowhere.
+        # Percolation also removes links that come from or go to inactive neurons.
         if self._method.removal.percolate:
             survivors = network.percolated(survivors)
             survivors.update({name: network.positions(name) for name in skipped})
@@ -156,7 +156,7 @@ class TopologyUpdate:
         gradient: Tensor | None,
         past_weights: Mapping[str, PastWeights],
     ) -> Tensor:
-        """The links that bring a part back to its target."""
+        """The regrown links, which bring a part to its target."""
         regrowth = self._method.regrowth
         past = self._network.past(name, survivors, past_weights) if regrowth.score == "magnitude" else None
         generator = self._progress.generators[name]

@@ -16,7 +16,7 @@
 #
 # **You will be able to**
 #
-# 1. compute the cost of training and the share that sparse training could save;
+# 1. compute the cost of training and the share of this cost that sparse training could save;
 # 2. distinguish the methods of recent decades by what they do with the mask;
 # 3. count the links and the bytes that a sparse network stores;
 # 4. choose your way through the stages.
@@ -97,9 +97,9 @@ Markdown(notebooks.as_markdown(costs))
 # <details><summary>What you should have seen</summary>
 #
 # The number of operations falls to 5 %, so the training time falls from 9.1 days to 0.5 days. The memory falls from 16
-# GB to 1.4 GB. This is almost 9 %, and not 5 %, because the sparse model also stores the position of each link. The
-# time of 0.5 days assumes a machine that skips absent links. Most machines cannot skip absent links yet, as you will
-# read below.
+# GB to 1.4 GB. So the sparse model needs almost 9 % of the memory, and not 5 %, because it also stores the position of
+# each link. The time of 0.5 days assumes a machine that skips absent links. Most machines cannot skip absent links yet,
+# as you will read below.
 # </details>
 #
 # ## Why could fewer links be enough?
@@ -128,14 +128,14 @@ Markdown(notebooks.as_markdown(costs))
 # - [SET](https://arxiv.org/abs/1707.04780) (2018) removes small weights and regrows links at random.
 # - [RigL](https://arxiv.org/abs/1911.11134) (2020) regrows links where the gradient is large. The authors report that
 #   RigL reaches a higher accuracy on ImageNet than static masks do.
-# - [MEST](https://arxiv.org/abs/2110.14032) (2021) keeps the number of links above its final value until the last
-#   update.
+# - [MEST](https://arxiv.org/abs/2110.14032) (2021) keeps more links than the final number until the last update.
 # - [GraNet](https://arxiv.org/abs/2106.10404) (2021) prunes gradually, and it also replaces some links with new ones.
 # - CHT (Cannistraci-Hebb training; Zhang et al., ICLR 2024) uses network science. CHT counts short paths to predict
 #   which missing links are most likely to appear.
-# - CHTs turns such predictions into chances and uses these chances to draw the new links at random. This random choice
-#   is called the *soft rule*. CHTss also lets the number of links fall along a sigmoid curve. CHTs and CHTss come from
-#   the paper of this course ([Zhang et al., NeurIPS 2025](https://arxiv.org/abs/2501.19107)).
+# - CHTs turns such predictions into a chance for each missing link, and it draws the new links at random with these
+#   chances. This random choice is called the *soft rule*. CHTss also lets the number of links fall along a sigmoid
+#   curve. CHTs and CHTss come from the paper of this course ([Zhang et al., NeurIPS
+#   2025](https://arxiv.org/abs/2501.19107)).
 
 # %%
 figures.show(
@@ -186,9 +186,10 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 #
 # ## What hardware cannot do yet
 #
-# Most programs store a mask as a matrix of zeros and ones. They multiply the weights by this matrix, and then they
-# compute with all weights, including the zeros. So a mask alone saves no time and no memory. Stage 07 stores only the
-# existing links and measures the savings on your CPU. GPUs are made for dense blocks of numbers. According to published
+# Most programs for sparse training store a mask as a matrix of zeros and ones. They multiply the weights by this
+# matrix, and then they compute with all weights, including the zeros. So a mask alone saves no time and no memory.
+# Stage 07 stores only the existing links and measures the savings on your CPU. GPUs are made for dense blocks of
+# numbers. The **sparsity** of a network is the share of its possible links that do not exist. According to published
 # reports, scattered links save time on a GPU only above a sparsity of about 95 % to 98 %. We have not measured this
 # limit ourselves. Some GPUs accelerate one fixed pattern: two of every four weights are zero. This pattern always has a
 # sparsity of 50 %. The time of 0.5 days in the table above assumes that the machine skips every absent link. Real
@@ -201,11 +202,13 @@ print(f"CHTs held {sparse.density:.1%} of the possible links at any time and tri
 # 1979](https://doi.org/10.1016/0006-8993%2879%2990349-4)). In the adult mammalian brain, some synapses still disappear
 # and new ones appear, while the density of the synapses stays about the same ([Holtmaat and Svoboda,
 # 2009](https://doi.org/10.1038/nrn2699)). Sparse training and the brain have three things in common: few links,
-# turnover of links, and, in methods such as CHTss, more links at the start than at the end.
+# turnover (some links disappear and new ones appear), and, in methods such as CHTss, more links at the start than at
+# the end.
 #
-# The analogy ends there. Our networks learn by backpropagation. We update the mask at fixed steps, and each update
-# compares all weights of a layer. A synapse has only local information and can change at any time. A good result of
-# CHTs teaches us something about artificial networks. But such a result does not show how a brain learns.
+# The analogy ends with these three points. Our networks learn by backpropagation. We update the mask at fixed steps,
+# and each update compares all weights of a layer. A synapse has only local information and can change at any time. A
+# good result of CHTs teaches us something about artificial networks. But such a result does not show how a brain
+# learns.
 #
 # ## The map
 #
@@ -260,9 +263,11 @@ print(doctor.report(places=False))
 # *★☆☆ · 2 minutes · essential · objective 3 · work out*
 #
 # All exercises look like this one. The line above says how hard the exercise is, how long it takes, how important it
-# is, and which objectives of this stage it covers. If your answer is wrong, you get a hint, so just try.
+# is, which objectives of this stage it covers, and whether you work out an answer or write code. If your answer is
+# wrong, you get a hint, so just try.
 #
-# A layer has a sparsity of 0.95. What is its density? Replace `None` with your answer, and run the next two cells.
+# The **density** of a layer is the share of its possible links that exist. A layer has a sparsity of 0.95. What is its
+# density? Replace `None` with your answer, and run the next two cells.
 
 # %% tags=["exercise"]
 density = None
@@ -322,8 +327,8 @@ exercises.check("00.links", links)
 # the last one, which stays dense. Write a function that counts the FLOPs of one training step: for each image of the
 # batch, every link takes 6 FLOPs. Round the number of links of each layer to an integer.
 #
-# **First guess:** the sparse layers keep 1 % of their possible links. Does a step need 1 % of the FLOPs that the dense
-# network needs, or more? The check prints the exact share.
+# Suppose that the sparse layers keep 1 % of their possible links. **First guess:** does a step need 1 % of the FLOPs
+# that the dense network needs, or more? The check prints the exact share.
 
 
 # %% tags=["exercise"]
@@ -360,9 +365,10 @@ exercises.check("00.step_flops", step_flops)
 # *★★☆ · 8 minutes · useful · objectives 1 and 3 · write code*
 #
 # In a file, a sparse model needs two numbers of 4 bytes for each link: the value and the position. The paper's LLaMA-1B
-# has 24 blocks. The attention of a block has four layers of 2048×2048. The feed-forward part of a block has three
-# layers of 2048×5461. Complete the function. The check prints the result of your function for LLaMA-1B at a density of
-# 5 %.
+# has 24 blocks. The attention of a block has four layers, each with 2048×2048 possible links. The feed-forward part of
+# a block has three layers, each with 2048×5461 possible links. Write a function that returns the number of links of a
+# model and the number of bytes that these links take in a file. The check prints the result of your function for
+# LLaMA-1B at a density of 5 %.
 
 
 # %% tags=["exercise"]
@@ -439,7 +445,7 @@ exercises.check("00.kind", kind)
 #
 # *★☆☆ · 6 minutes · useful · objective 2 · work out*
 #
-# Four runs train the same network: one with SET, one with RigL, one with CHT and one with CHTs. At the same update,
+# Four runs trained the same network: one with SET, one with RigL, one with CHT and one with CHTs. At the same update,
 # each run regrew two of these missing links:
 #
 # | missing link | a | b | c | d | e | f |
@@ -447,10 +453,10 @@ exercises.check("00.kind", kind)
 # | size of its gradient | 0.9 | 0.1 | 0.7 | 0.2 | 0.1 | 0.3 |
 # | number of short paths between its two ends | 1 | 6 | 0 | 4 | 0 | 5 |
 #
-# Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. CHT always takes the links
-# with the highest scores. CHTs draws links at random, but a link with a higher score has a higher chance of being
-# drawn. CHTs draws a link with score 0 only if no other link is left. Here the score of a link is the number of short
-# paths between its two ends. Which method is which?
+# Run 1 regrew a and c, run 2 regrew b and f, run 3 regrew b and d, and run 4 regrew c and e. Here the score of a link
+# is the number of short paths between its two ends. CHT always takes the links with the highest scores. CHTs draws
+# links at random, but a link with a higher score has a higher chance of being drawn. CHTs draws a link with score 0
+# only if no other link is left. Which method is which?
 
 # %% tags=["exercise"]
 regrown_by = {"run 1": None, "run 2": None, "run 3": None, "run 4": None}  # "SET", "RigL", "CHT" or "CHTs"
@@ -500,8 +506,8 @@ exercises.check("00.needed", needed, needs=needs)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Begin with the stages that `target` names. Add the stages that these stages name, and repeat this step until you find
-# no new stage.
+# Begin with the stages that `target` builds upon. Add the stages that these stages build upon, and repeat this step
+# until you find no new stage.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -530,8 +536,8 @@ exercises.check("00.needed", needed, needs=needs)
 # %% [markdown]
 # ## Self-check
 #
-# 1. All three networks of this stage have the same number of neurons. Which other number is smaller for CHTs than for
-#    the dense network? And what changes during the training of CHTs besides the weights?
+# 1. All three networks of this stage have the same number of neurons. But another number is smaller for CHTs than for
+#    the dense network. Which number is it? And what changes during the training of CHTs besides the weights?
 #
 # <details><summary>Answer</summary>
 #
@@ -550,7 +556,7 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # <details><summary>Answer</summary>
 #
-# The program still computes with all weights, including the zeros. To save time, the program must store only the
+# Most programs still compute with all weights, including the zeros. To save time, a program must store only the
 # existing links, and the machine must compute with these links quickly.
 # </details>
 #
@@ -564,8 +570,8 @@ exercises.check("00.needed", needed, needs=needs)
 #
 # ## Key takeaways
 #
-# - A billion weights are expensive to train. With 5 % of the links, training would need 5 % of the operations on a
-#   machine that skips absent links.
+# - A billion weights are expensive to train. On a machine that skips absent links, training with 5 % of the links would
+#   need only 5 % of the operations.
 # - Pruning starts with many links and only removes links. Dynamic sparse training also regrows links while the weights
 #   learn.
 # - CHTs uses network science to choose links and keeps their number fixed. CHTss lets the number of links fall.

@@ -102,10 +102,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Only the links of a sparse layer contribute to its output. You can compute this output in two ways: multiply each
-# weight by its mask value (0 or 1) and compute $Wx$, or sum over the links one by one. Both ways give the same output.
-# The second way needs 5 multiplications instead of 12. (A mask alone saves no *time* on most hardware. Stage 07 shows
-# what saves time.)
+# Only the links of a sparse layer contribute to its output. You can compute this output in two ways. Either multiply
+# each weight by its mask value (0 or 1) and compute $Wx$, or add up the products of weight and input, one for each
+# link. Both ways give the same output. The second way needs 5 multiplications instead of 12. (A mask alone saves no
+# *time* on most hardware. Stage 07 shows what saves time.)
 
 # %%
 generator = torch.Generator().manual_seed(seed)
@@ -120,9 +120,9 @@ assert torch.allclose((weight * mask) @ x, by_links)
 # %% [markdown]
 # ## Erdős–Rényi: all links equally likely
 #
-# The simplest method draws the links uniformly at random. The result is an **Erdős–Rényi** network (ER). To get
-# *exactly* the number of links that we want, we draw positions at random until we have that many different positions. A
-# coin toss for each position would give the right number only on average.
+# The simplest method draws the links uniformly at random. The result is an **Erdős–Rényi** network (ER). The next cell
+# needs *exactly* 8 links, so it draws positions in the mask at random until it has 8 different positions. A coin toss
+# for each position would give 8 links only on average.
 
 # %% tags=["nbval-check-output"]
 generator = torch.Generator().manual_seed(seed)
@@ -137,8 +137,7 @@ assert torch.equal(by_hand, from_core)
 print(from_core.int())
 
 # %% [markdown]
-# Nothing in this network is local: the inputs that an output is linked to can lie anywhere, and some inputs may have no
-# link.
+# Nothing in this network is local: an output can be linked to inputs anywhere, and some inputs may have no link.
 #
 # ## A receptive field: nearby inputs first
 #
@@ -164,7 +163,7 @@ print(distance)
 # %% [markdown]
 # The parameter $r$ sets how random the links are. For each input, the next cell prints the chance that output 0 draws
 # this input first. At $r = 1$, the exponent is 0, so all inputs are equally likely. At $r = 0$, we take the limit of
-# the formula, so the output draws only its nearest inputs.
+# the formula, so the output draws only the inputs nearest to its centre.
 
 # %% tags=["nbval-check-output"]
 for randomness in (0.1, 0.25, 0.5, 1.0):
@@ -232,18 +231,19 @@ figures.show(
 # ## Degrees: who is a hub?
 #
 # A BRF network with $r = 1$ looks like an Erdős–Rényi network, but the two networks differ in their *degrees*. BRF
-# first sets the degree of each output and then draws that many links. **Fixed** degrees are the same for all outputs or
-# differ by at most one. **Uniform** degrees are spread evenly from few links to many. With uniform degrees, some
-# outputs become *hubs*: they have far more links than other outputs. BRF does not set the degrees of the inputs.
+# first sets the degree of each output and then draws this number of links for this output. **Fixed** degrees are the
+# same for all outputs or differ by at most one. **Uniform** degrees are spread evenly from few links to many. With
+# uniform degrees, some outputs become *hubs*: they have far more links than other outputs. BRF does not set the degrees
+# of the inputs.
 
 # %%
 by_degree = {"Erdős–Rényi": random_network, "BRF fixed": network(1.0), "BRF uniform": network(1.0, "uniform")}
 figures.show(
     figures.degree_histograms(by_degree),
-    "Only the degrees of the outputs (left) show which rule was used. With fixed degrees, all outputs have the same "
-    "number of links. With uniform degrees, all numbers in a wide range are equally common. The degrees of the "
-    "Erdős–Rényi network form a bell shape. The degrees of the inputs (right) are spread in nearly the same way in all "
-    "three networks. Both BRF networks have r = 1.",
+    "Only the degrees of the outputs (left) distinguish the three networks. With fixed degrees, all outputs have the "
+    "same number of links. With uniform degrees, all numbers of links in a wide range are equally common. The degrees "
+    "of the Erdős–Rényi network form a bell shape. The degrees of the inputs (right) are spread in nearly the same way "
+    "in all three networks. Both BRF networks have r = 1.",
 )
 
 # %% [markdown]
@@ -251,8 +251,8 @@ figures.show(
 #
 # The centres must be spread over the *whole* input side. Some published code rounds the step between neighbouring
 # centres to an integer. If the code rounds down, no centre lies among the last inputs. For example, in a LLaMA layer
-# with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the last centre is input 1022
-# of 1376.
+# with 512 outputs and 1376 inputs, the step is 2.6875. If you round this step down to 2, the last centre lies at input
+# 1022, although the last input is input 1375.
 
 # %% tags=["nbval-check-output"]
 wide = chts.topology.receptive_field(512, 1376, density=0.01, r=0.0, generator=torch.Generator().manual_seed(seed))
@@ -292,9 +292,10 @@ figures.show(widgets.ReceptiveFieldExplorer.figure(state), widgets.ReceptiveFiel
 # ## Small worlds: mostly near, a few far
 #
 # Most of our friends live nearby. The few friends who live far away make the paths between all people short. The
-# **bipartite small world** (BSW) starts with links only between nearest neighbours: a *lattice*. Then BSW rewires a
-# fraction $\beta$ of these links at random. BSW adapts the model of Watts and Strogatz to networks with two sides. If
-# there are at least as many outputs as inputs, BSW at $\beta = 0$ is the same network as BRF at $r = 0$.
+# **bipartite small world** (BSW) starts from a *lattice*, in which each link joins two neurons that are near each
+# other. Then BSW rewires a fraction $\beta$ of these links at random. BSW adapts the model of Watts and Strogatz to
+# networks with two sides. If there are at least as many outputs as inputs, BSW at $\beta = 0$ is the same network as
+# BRF at $r = 0$.
 
 # %% tags=["nbval-check-output"]
 lattice = chts.topology.small_world(8, 4, density=0.5, beta=0.0, generator=torch.Generator().manual_seed(seed))
@@ -335,10 +336,11 @@ print(from_core[0].int())
 # newcomer chooses each older neuron with a probability proportional to the degree of that neuron. To draw with these
 # probabilities, keep a list of the ends of all links. A neuron with three links is in this list three times. So a
 # uniform draw from the list picks a neuron with a probability proportional to its degree. Sometimes a newcomer chooses
-# a neuron on its own side. A layer cannot hold such a link. When all neurons have joined, we replace the older
-# neuron of such a link with a neuron on the other side, which we draw from the same list. With 3 outputs, 5 inputs and
-# 7 links, each newcomer brings one link. (If two links have the same two ends, the code below keeps only one of them.
-# The core draws another link instead, so the hubs of its networks are a little larger.)
+# a neuron on its own side. A layer cannot hold such a link. When all neurons have joined, we repair each such link. The
+# newcomer keeps its end of the link. The other end moves to a neuron on the opposite side of the layer, which we draw
+# from the same list. The code below builds a layer with 3 outputs, 5 inputs and 7 links. The first link joins an output
+# and an input, and each of the 6 newcomers brings one link. (If two links have the same two ends, the code keeps only
+# one of them. The core draws another link instead, so the hubs of its networks are a little larger.)
 
 
 # %%
@@ -404,13 +406,13 @@ correlation.update(task.train.images)
 pixels = correlation.matrix()
 figures.show(
     figures.pixel_correlations(pixels, task.image_shape, (4, 3)),
-    "Pixels that touch correlate more than twice as strongly, on average, as pixels two or more apart (right). So "
-    "the darkest squares on the left touch the pixel that is marked with a star.",
+    "On average, two pixels that touch correlate more than twice as strongly as two pixels at a distance of 2 pixels "
+    "or more (right). So the darkest squares on the left touch the pixel that is marked with a star.",
 )
 
 # %% [markdown]
-# A layer sees the image as a row of 64 numbers, line by line. So for any pixel, the pixel on its right is 1 place
-# further on, and the pixel below it is 8 places further on.
+# A layer gets the image as a row of 64 numbers: one line of pixels after another. So for any pixel, the pixel on its
+# right is 1 place further on, and the pixel below it is 8 places further on.
 #
 # **Predict:** the CSTI mask of 64 inputs and 64 outputs links correlated pixels. Where in the 64×64 square will the
 # links of CSTI be, and which rows will stay empty?
@@ -423,8 +425,9 @@ first_layer = {
 }
 figures.show(
     figures.masks(first_layer),
-    "CSTI draws short stripes along the diagonal and parallel to it, at a distance of 8 pixels. The links of BRF "
-    "stay near the diagonal, and the links of ER are everywhere. Each network links 64 pixels to 64 neurons.",
+    "CSTI draws short stripes. Some lie along the diagonal, and others lie parallel to it, at a distance of 8 pixels. "
+    "The links of BRF stay near the diagonal, and the links of ER are everywhere. Each network links 64 pixels to 64 "
+    "neurons.",
 )
 
 # %% tags=["nbval-check-output"]
@@ -433,24 +436,25 @@ itself = torch.eye(64, dtype=torch.bool)
 touching = (torch.cdist(place, place) < 1.5) & ~itself  # the pixels around each pixel, at most eight
 for name, mask in first_layer.items():
     near, same = ((mask & which).sum() / mask.sum() for which in (touching, itself))
-    print(f"{name:<5} {near:.0%} of the links join pixels that touch, {same:.0%} join a pixel to its own place")
+    print(f"{name:<5} {near:.0%} of the links join pixels that touch, {same:.0%} join pixel i to neuron i")
 print("pixels that CSTI leaves without a link:", int((~first_layer["CSTI"].any(0)).sum()))
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
 # CSTI found in the data that the strongest correlations are mostly between nearby pixels. The stripes at a distance of
-# 8 from the diagonal link a pixel to the pixels above and below it. The dots next to the diagonal link a pixel to the
-# pixels on its left and right. The blocks in the corners link the top of the image to the bottom, because the pixels
-# there correlate as well. Pixels that hardly vary get no link. BRF assumes that nearby inputs are related, and does not
-# look at the data. So BRF also works deep in a network, where there are no features to correlate before training. But
-# for BRF, only neighbours in the row of numbers are near: the pixels on the left and right, but not the pixels above
-# and below.
+# 8 from the diagonal are links from a pixel to the pixels above and below it. The dots next to the diagonal are links
+# from a pixel to the pixels on its left and right. The blocks in the corners are links between the top and the bottom
+# of the image, because the pixels there correlate as well. Pixels that hardly vary get no link. BRF assumes that nearby
+# inputs are related, and does not look at the data. So BRF also works deep in a network, where there are no features to
+# correlate before training. But for BRF, only neighbours in the row of numbers are near: the pixels on the left and
+# right, but not the pixels above and below.
 # </details>
 #
 # The paper uses both CSTI and BRF. On images, CHT, CHTs and CHTss start from CSTI. In Transformers and in LLaMA, these
 # methods start from BRF. In this package, the methods `chts` and `chtss` start from BRF. The method `chts/paper_mlp`
-# starts from CSTI. This method needs the correlations: pass the matrix `pixels` from above with `correlation=pixels`.
+# starts from CSTI. This method needs the correlations. For the matrix `pixels` from above, pass `correlation=pixels` to
+# `chts.Sparsifier`.
 #
 # ## Five networks side by side
 #
@@ -475,7 +479,7 @@ figures.show(
 
 # %% [markdown]
 # **Predict:** which of the five networks has the neuron with the most links, and how many links will this neuron have?
-# A network is called scale-free if the share of neurons with at least $k$ links falls like a power of $k$. On
+# A network is called scale-free if the share of neurons with at least $k$ links falls like a negative power of $k$. On
 # logarithmic axes, the curve of such a power is a straight line.
 
 # %%
@@ -531,8 +535,8 @@ figures.show(
 # middle link. So the link between output $i$ of degree $d_i$ and input $j$ of degree $d_j$ is the middle link of
 # $(d_i - 1)(d_j - 1)$ paths. The outputs have 2, 3 and 1 links, and the inputs have 2, 2, 1 and 1. We name a link by
 # its output and then its input. Each of the links 0–0 and 0–1 is the middle link of $1 \cdot 1$ path. Each of the links
-# 1–0 and 1–1 is the middle link of $2 \cdot 1$ paths. No path has another link in the middle. In total, there are 6
-# paths. So $C = 4 \cdot 1 / 6 = 0.667$.
+# 1–0 and 1–1 is the middle link of $2 \cdot 1$ paths. The other two links are not the middle link of any path. In
+# total, there are 6 paths. So $C = 4 \cdot 1 / 6 = 0.667$.
 
 # %% tags=["nbval-check-output"]
 outputs, inputs = chts.diagnostics.degrees(small)
@@ -598,8 +602,9 @@ figures.show(
 # promises: it is clustered, and its paths are nearly as short as in ER. BSF is clustered too, because of its hubs, and
 # it has the *shortest* paths: every neuron is near a hub. CSTI is clustered like a local network. But read the numbers
 # of CSTI with care, because CSTI leaves some neurons without links. So the other neurons form a denser network than the
-# null model, and a denser network is more clustered by chance. $\sigma$ is above 1 for four of the five networks. For a
-# pure lattice, $\sigma$ is also above 1. So look at both ratios: $C / C_\text{ER}$ and $L / L_\text{ER}$.
+# null model, and a denser network is more clustered, even if its links are random. $\sigma$ is above 1 for four of the
+# five networks. For a pure lattice, $\sigma$ is also above 1, although its paths are long. So look at both ratios:
+# $C / C_\text{ER}$ and $L / L_\text{ER}$.
 # </details>
 
 # %% [markdown]
@@ -640,11 +645,12 @@ exercises.check("01.links_per_output", links_per_output)
 #
 # 1. The nodes of the larger side share the links evenly: their degrees differ by at most one. If both sides have the
 #    same size, the outputs count as the larger side.
-# 2. Node $i$ of the $n$ nodes of the larger side has its centre at position $(i + \tfrac12) m / n - \tfrac12$ on the
-#    smaller side, which has $m$ nodes. This node is linked to the nodes of the smaller side that are nearest to this
-#    centre. Distances are measured on a ring. The result is the lattice.
+# 2. The larger side has $n$ nodes, and the smaller side has $m$ nodes. Node $i$ of the larger side has its centre on
+#    the smaller side, at position $(i + \tfrac12) m / n - \tfrac12$. The links of this node go to the nodes that are
+#    nearest to its centre. Distances are measured on a ring. The result is the lattice.
 # 3. Choose exactly round(β · links) links at random. Remove all chosen links. Then each node of the larger side draws
-#    as many new links as it lost, to nodes to which it has no link. A link may return to its old place.
+#    as many new links as it lost. It draws their ends at random from the nodes to which it has no link. A link may
+#    return to its old place.
 #
 # The check compares your networks with the networks of the core. Then it prints how β changes the clustering and the
 # path length of a larger layer.
@@ -661,9 +667,10 @@ exercises.check("01.small_world", small_world)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# First solve the case with at least as many outputs as inputs. For the other case, transpose the mask. For each output,
-# `argsort(1).argsort(1)` of the distances ranks all inputs by their distance from the centre of this output. The
-# nearest input has rank 0. Remove all chosen links before you draw the first new one.
+# First solve the case with at least as many outputs as inputs. In the other case, swap the two sides, solve the first
+# case and transpose the mask. For each output, `argsort(1).argsort(1)` of the distances ranks all inputs by their
+# distance from the centre of this output. The nearest input has rank 0. Remove all chosen links before you draw the
+# first new one.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -805,7 +812,7 @@ exercises.check("01.four_cycles", four_cycles)
 # Here are five new networks, each with 96 outputs and 64 inputs. One is an ER network, and the others are BSW, BSF, BRF
 # and CSTI. The order is unknown. The neurons of each network are shuffled, so you cannot tell the networks apart in a
 # picture. Use the degrees, the clustering and the path lengths of the networks. The density is 0.15, and the clustering
-# of an ER network is close to its density. Give each network its name.
+# of an ER network is close to its density. Replace each `None` with the name of the network.
 
 # %%
 drawn = torch.Generator().manual_seed(8)
@@ -914,7 +921,7 @@ exercises.check("01.names", names, mystery=mystery, five=known)
 #   parameter $r$ of BRF sets how random the links are, from local (0) to random (1).
 # - BSW rewires a few links of a lattice, BSF grows hubs, and CSTI follows the correlations of the data.
 # - Compare the clustering and the path length of a network with the values of Erdős–Rényi networks of the same shape
-#   and density. Look at both numbers.
+#   and density. Look at both numbers, and not only at $\sigma$.
 # - For each of the five networks, the core draws exactly the number of links that you ask for, and the layer can have
 #   any shape.
 #

@@ -108,8 +108,8 @@ figures.show(
 # Which two neurons of the group get the new link? In a network of friends, two people with a common friend often become
 # friends. A path of two links already joins these two people. Proteins follow a different rule (Kovács et al., 2019).
 # Two proteins bind if their *interfaces* fit, as a plug fits a socket. Two proteins with a common partner have similar
-# interfaces. Similar interfaces do not always fit together: for example, two sockets do not. But a socket fits the
-# plugs that a similar socket holds.
+# interfaces. Similar interfaces do not always fit together: for example, two sockets do not. But if a plug fits one
+# socket, the plug also fits a similar socket.
 
 # %%
 figures.show(
@@ -128,11 +128,12 @@ figures.show(
 # output is likely to become an input of the other output. Nobody has proved this hypothesis. Later in this stage, we
 # test a part of the hypothesis: does a score find links that exist but are hidden?
 #
-# The second reason is certain, because it follows from the two sides of a layer. Every link leads from one side to the
-# other side. So every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one link
-# would be the missing link itself, so the shortest path around the missing link has **three links**. We check in a
-# small layer that the number of links is odd. A *walk* may use a link more than once. A *path* visits each node at most
-# once. The next cell counts all walks from any output to any input:
+# The second reason is certain. A layer has two sides, the outputs and the inputs, and every link leads from one side to
+# the other side. So every path from an output to an input has an odd number of links: 1, 3, 5 and so on. A path of one
+# link would be the missing link itself. So the shortest path around the missing link, from one end to the other end,
+# has **three links**. A *walk* may use a link more than once. A *path* visits each node at most once. We check in a
+# small layer that even a walk from an output to an input always has an odd number of links. The next cell counts these
+# walks by their length:
 
 # %% tags=["nbval-check-output"]
 three_by_three = torch.tensor([[0, 1, 1], [0, 1, 1], [1, 1, 1]])
@@ -158,8 +159,9 @@ for length in (1, 2, 3, 4):
 # The number after CH, 2 or 3, is the number of the rule and not a length. The next sections define the words
 # *community* and *inside* and then give the formulas. CHTs and CHTss use CH2-L3n. The older CHT uses CH3-L3p.
 #
-# For a layer, the theory is an analogy and not a proof. A neuron of a layer has no interface, and no score uses the
-# loss. Later in this stage, we test the idea on trained networks.
+# For a layer, the theory is an analogy and not a proof. Proteins have interfaces, but the neurons of a layer do not. A
+# layer is trained to lower a loss, but no score uses this loss. Later in this stage, we test the idea on trained
+# networks.
 #
 # ## Paths around a missing link
 #
@@ -205,7 +207,7 @@ exercises.check("02.counted", counted, network=network, missing=missing)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Input 0 is linked to a single output. Every path must go through this output.
+# Input 0 is linked to a single output. So every path from output 0 to input 0 must go through this output.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -269,9 +271,9 @@ figures.show(
 # always regrows the missing links with the highest scores. In this package, CHTs and CHTss use CH2-L3n (see *path-based
 # and node-based link regrowth* in the paper).
 #
-# We compute the scores of the missing link output 0 – input 0 by hand. CH2-L3n is 2/2 + 2/2 + 3/1 = 5. CH3-L3n is 1/2 +
-# 1/2 + 1/1 = 2. Each of the two paths contributes 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p, each path
-# contributes √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
+# We compute by hand the scores of the missing link between output 0 and input 0. CH2-L3n is 2/2 + 2/2 + 3/1 = 5.
+# CH3-L3n is 1/2 + 1/2 + 1/1 = 2. Each of the two paths contributes 1/√(2 · 1), so CH3-L3p is √2 ≈ 1.414. For CH2-L3p,
+# each path contributes √(2/2 · 3/1), so the sum is 2√3 ≈ 3.464.
 
 # %% tags=["nbval-check-output"]
 by_hand = {ch2_l3n: 5, ch3_l3n: 2, ch3_l3p: 2**0.5, ch2_l3p: 2 * 3**0.5}
@@ -302,14 +304,15 @@ print("Q =", Q.int().tolist())
 # the community, so $i_z = P_{zu}$. Output $z$ is also linked to the input $v$. All other inputs of $z$ are outside the
 # community, so $e_z = d_z - P_{zu} - 1$, and $1 + e_z = d_z - P_{zu}$. For output 2 of the small layer above,
 # $P_{20} = 2$ and $d_2 = 3$, so $i = 2$ and $1 + e = 1$, which agrees with the counts above. So $i_z$ and $e_z$ depend
-# on $z$ and $u$ but not on $v$. Therefore, one matrix for each side holds all the terms of this side:
+# on $z$ and $u$ but not on $v$. Therefore, one matrix holds the terms $(1 + i_z)/(1 + e_z)$ of all outputs $z$, for
+# every $u$:
 #
 # $$R_U[z, u] = \mathbb{1}[P_{zu} > 0]\, \frac{1 + P_{zu}}{\max(d_z - P_{zu}, 1)}$$
 #
-# The matrix $R_V[z, v]$ follows from $Q$ in the same way. For CH3, the numerator is 1. If $d_z = P_{zu}$, then $u$ is
-# linked to every input of $z$. Then no L3 path of a missing link of $u$ goes through $z$, so the value of $R_U[z, u]$
-# does not matter. The maximum prevents a division by 0. Check $R_U[2, 0]$: (1 + 2)/(3 − 2) = 3, which is the term of
-# output 2 above.
+# The matrix $R_V[z, v]$ for the inputs $z$ follows from $Q$ in the same way. For CH3, the numerator is 1. If
+# $d_z = P_{zu}$, then $u$ is linked to every input of $z$. Then no L3 path of a missing link of $u$ goes through $z$,
+# so the value of $R_U[z, u]$ does not matter. The maximum prevents a division by 0. Check $R_U[2, 0]$:
+# (1 + 2)/(3 − 2) = 3, which is the term of output 2 above.
 
 
 # %% tags=["nbval-check-output"]
@@ -324,7 +327,8 @@ print("R_U =", R_U.tolist())
 print("R_V =", R_V.tolist())
 
 # %% [markdown]
-# To sum the terms over the outputs of $v$ and over the inputs of $u$, we need one matrix product for each side:
+# To sum the terms over the outputs that are linked to $v$ and over the inputs that are linked to $u$, we need one
+# matrix product for each of the two sums:
 #
 # $$S = R_U^\top A + A R_V \quad \text{on missing links}$$
 
@@ -352,8 +356,9 @@ assert torch.allclose(paths.double(), l3.scores(network, "ch3_l3p"))
 # The next network is slightly larger: it has 5 outputs and 6 inputs. Choose a missing link and a score, and step from
 # path to path.
 #
-# **Predict before you move the slider:** which node contributes most to CH2-L3n of output 0 – input 4, and why? Does
-# the term of this node change from path to path? What is the score of a missing link of output 4?
+# **Predict before you move the slider:** which node contributes most to the CH2-L3n score of the missing link between
+# output 0 and input 4, and why? Does the term of this node change from path to path? What is the score of a missing
+# link of output 4?
 
 # %%
 explorer = widgets.LinkPredictionStepper()
@@ -485,10 +490,11 @@ exercises.check("02.disagreement", disagreement)
 #
 # <details><summary>Solution</summary>
 #
-# The missing link output 1 – input 2 has a single path, through input 3 and output 2. No link leads out of the
-# community of these two nodes, so each node contributes (1 + 1)/(1 + 0), and the score is 4. Four other missing links
-# have two paths each, but links lead out of their communities, so each of these missing links has a score of only 3.5.
-# Here, a small community without links to the outside gives a higher score than a larger community with such links.
+# The missing link between output 1 and input 2 has a single path, through input 3 and output 2. No link leads out of
+# the community of these two nodes, so each node contributes (1 + 1)/(1 + 0), and the score is 4. Four other missing
+# links have two paths each, but links lead out of their communities, so each of these missing links has a score of only
+# 3.5. Here, a small community without links to the outside gives a higher score than a larger community with such
+# links.
 #
 # ```python
 # disagreement = [
@@ -550,8 +556,8 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 #     return sum(int(mask[u, z1] & mask[z2, z1] & mask[z2, v]) for z1 in inputs for z2 in outputs)
 # ```
 #
-# The hidden link output 1 – input 0 has two paths: one leads through output 0, and the other leads through output 2.
-# The other two missing links have one path each.
+# The hidden link between output 1 and input 0 has two paths: one leads through output 0, and the other leads through
+# output 2. The other two missing links have one path each.
 # </details>
 #
 # ## How well does a score find hidden links?
@@ -566,9 +572,9 @@ exercises.check("02.count_paths", count_paths, seen=seen)
 #
 # Compute the precision and the AUC by hand for the toy network, with the number of paths as the score. The hidden link
 # has 2 paths, and the other two missing links have 1 path each. So the precision and the AUC are both 1. Now hide the
-# link output 1 – input 2 instead. This link was the only link of input 2, so no missing link has a path, and all three
-# missing links have the score 0. The precision is 1/3, and the AUC is 0.5. No score that uses paths can find such a
-# link.
+# link between output 1 and input 2 instead. This link was the only link of input 2, so no missing link has a path, and
+# all three missing links have the score 0. Each of these three links is equally likely to be selected, so the precision
+# is 1/3 on average. The AUC is 0.5. No score that uses paths can find such a link.
 
 # %% tags=["nbval-check-output"]
 for link in ((1, 0), (1, 2)):
@@ -649,18 +655,18 @@ links_hidden = round(SHARE * int(topologies["random start"][0].sum()))
 by_chance = links_hidden / (int((~topologies["random start"][0]).sum()) + links_hidden)
 figures.show(
     figures.hidden_links_found(precisions, "precision (fraction)", {"chance": by_chance}),
-    f"In the same two kinds of networks, scores that use paths are far above chance ({by_chance:.1%}). "
-    f"Precision is the share of hidden links among the best {links_hidden} missing links. The networks have the "
-    "same order as in the figure of the AUC.",
+    "In receptive fields and in the networks that CHTs trained from them, the precision of scores that use paths is "
+    f"far above chance ({by_chance:.1%}). Precision is the share of hidden links among the best {links_hidden} missing "
+    "links. The networks have the same order as in the figure of the AUC.",
 )
 
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The scores that use paths find many hidden links in receptive fields and in the networks that CHTs trained from
-# receptive fields. In the other networks, these scores find few hidden links. CH2-L3n finds about as many hidden links
-# as the number of paths alone: the rows of these two scores look the same in the figures. The next cells give the
-# numbers.
+# The scores that use paths find many hidden links in receptive fields. They also find many in the networks that started
+# as receptive fields and were trained with CHTs. In the other networks, these scores find few hidden links. CH2-L3n
+# finds about as many hidden links as the number of paths alone: the rows of these two scores look the same in the
+# figures. The next cells give the numbers.
 # </details>
 
 # %%
@@ -716,8 +722,8 @@ pd.DataFrame(gains).rename(columns={"minus": "simpler score", "AUC gain": "AUC g
 # training, and 27 % of the missing links with the best scores are hidden links (chance: 2.2 %). On the networks that
 # SET trained, CH2-L3n has an AUC of 0.56, which is higher than before training, although no score chose the links. On
 # the networks that CHTs trained from the same random start, CH2-L3n reaches an AUC of 0.61. On these two kinds of
-# trained networks, the product of degrees has the same AUC as CH2-L3n, to within 0.01. So here the scores mostly
-# reflect that some neurons keep many links and other neurons keep few.
+# trained networks, the AUC of the product of degrees differs from the AUC of CH2-L3n by less than 0.01. So here the
+# scores mostly reflect that some neurons keep many links and other neurons keep few.
 #
 # *No gain over the number of paths.* CH2-L3n and the number of paths put the links in nearly the same order (rank
 # correlation 0.987), and the AUCs of these two scores differ by at most 0.003 on every network. The numbers $i$ and $e$
@@ -791,7 +797,7 @@ figures.show(
 #
 # A layer has 1000 outputs and 1000 inputs, and each neuron has $d$ links. The path-based score follows about
 # $1000\,d^3$ paths and does one multiplication for each path. The node-based score takes four dense products of
-# 1000×1000 matrices: $P$, $Q$ and the two products of $S$. One product of $N \times N$ matrices takes $N^3$
+# 1000×1000 matrices: $P$, $Q$ and the two products whose sum is $S$. One product of $N \times N$ matrices takes $N^3$
 # multiplications. At which $d$ do both scores take the same number of multiplications?
 
 # %% tags=["exercise"]
@@ -825,21 +831,21 @@ exercises.check("02.equal_degree", equal_degree)
 #
 # $$S_{uv} = \sum_{z} \frac{1 + P_{zu}}{d_z - P_{zu}}\, A_{zv} + \dots$$
 #
-# The sum runs over the outputs $z$ that share an input with $u$. The dots stand for the corresponding terms of the
-# other side. Each term is a product of two factors. The first factor is $1 + P_{zu}$, a weight of the pair $(z, u)$.
-# The second factor is $1/(d_z - P_{zu})$. The difference $d_z - P_{zu}$ is the number of inputs that $z$ has and $u$
-# does not have, and $v$ is one of these inputs. So the second factor is the chance of $v$ in a uniform draw from these
-# inputs. We can draw the link in two steps:
+# The sum runs over the outputs $z$ that share an input with $u$. The dots stand for a second sum, over the inputs $z$
+# that share an output with $v$. Each term of the first sum is a product of two factors. The first factor is
+# $1 + P_{zu}$, a weight of the pair $(z, u)$. The second factor is $1/(d_z - P_{zu})$. The difference $d_z - P_{zu}$ is
+# the number of inputs that $z$ has and $u$ does not have, and $v$ is one of these inputs. So the second factor is the
+# chance of $v$ in a uniform draw from these inputs. We can draw the link in two steps:
 #
 # 1. Draw a pair $(z, u)$ of outputs that share an input, with $p \propto 1 + P_{zu}$ (for CH3, all pairs are equally
 #    likely). Output $u$ must lack at least one input of $z$.
 # 2. Draw $v$ among the inputs that $z$ has and $u$ does not have, each with the chance $1/(d_z - P_{zu})$.
 #
-# We call these two steps a *walk*: from $u$ through a shared input to $z$, and then to $v$. For the terms of the other
-# side, we walk in the same way, with inputs and outputs exchanged. The next cell lists all first steps in the network
-# of the widget, and the links at which each walk can end. The first pair is $z$ = output 0, $u$ = output 1. These two
-# outputs share inputs 1 and 3, so the weight of the pair is 1 + 2 = 3. Input 0 is the only input of output 0 that
-# output 1 lacks.
+# We call these two steps a *walk*: from $u$ through a shared input to $z$, and then to $v$. We say that this walk ends
+# at the link $u$ – $v$. For the second sum, we walk in the same way, with inputs and outputs exchanged. The next cell
+# lists all first steps in the network of the widget, and the links at which each walk can end. The first pair is $z$ =
+# output 0, $u$ = output 1. These two outputs share inputs 1 and 3, so the weight of the pair is 1 + 2 = 3. Input 0 is
+# the only input of output 0 that output 1 lacks.
 
 # %% tags=["nbval-check-output"]
 toy = widgets.link_prediction.NETWORK
@@ -851,7 +857,7 @@ for near, flip in zip(l3.neighbours(toy), (False, True), strict=True):
             ends = [(end, seed_node) if flip else (seed_node, end) for end in sorted(lacking)]
             walks.append((1 + len(shared), ends))
 weights = [weight for weight, _ in walks]
-print(f"{len(walks)} pairs to start with; the first has weight {walks[0][0]} and ends at {walks[0][1]}")
+print(f"{len(walks)} pairs to start with; the first has weight {walks[0][0]}, and its walk ends at {walks[0][1]}")
 
 # %% [markdown]
 # We divide the weight of each first step equally among the links at which its walk can end. For each link, the sum of
@@ -915,8 +921,8 @@ print(f"{low} of {REPEATS} repetitions have p < 0.05; chance gives {least} to {m
 #
 # The expected share is 6.5 divided by the sum of all scores. The first p is 0.03: chance alone gives a difference at
 # least this large in 3 of 100 runs, so this p alone decides nothing. Of the 200 repetitions, 7 have a p below 0.05.
-# Chance alone can explain this count, so the test finds no difference between the walks and the score. (The walks are
-# exact: the assertion in a cell above checks this.)
+# Chance alone can explain this count, so the test finds no difference between the walks and the score. (An assertion in
+# a cell above checks that the walks draw links exactly in proportion to the score.)
 #
 # Our list of first steps used all values $P_{zu}$. The core never computes $P$. The value $P_{zu}$ counts the paths
 # from $z$ through a shared input to $u$. So the core draws one of all such paths, and all are equally likely. The
@@ -972,9 +978,10 @@ exercises.check("02.draw_link", draw_link)
 # <details><summary>Solution</summary>
 #
 # A link between an input with $a$ outputs and an output with $b$ inputs is the middle link of $ab$ walks of three
-# links. Draw the middle link with $p \propto ab$, and then draw the two ends of the walk with the chances $1/a$ and
-# $1/b$. Then all walks are equally likely. If u and v are linked, reject the whole walk and begin again. (Then u is z₂,
-# or v is z₁, or a fourth link closes a cycle.) The remaining walks are the L3 paths of missing links.
+# links. Draw the middle link with $p \propto ab$. Then draw u among the $a$ outputs, each with the chance $1/a$, and
+# draw v among the $b$ inputs, each with the chance $1/b$. This makes all walks equally likely. If u and v are linked,
+# reject the whole walk and begin again. (The nodes u and v are linked if u is z₂, or if v is z₁, or if a fourth link
+# closes a cycle.) The remaining walks are the L3 paths of missing links.
 #
 # ```python
 # def draw_link(inputs_of: list[list[int]], outputs_of: list[list[int]], chooser: random.Random) -> tuple[int, int]:
@@ -1067,9 +1074,9 @@ exercises.check("02.listed", listed, network=toy, missing=(3, 3))
 #
 # - CH theory looks only at the existing links: a link is likely if many L3 paths join its ends and few links lead out
 #   of its local community.
-# - The scores find hidden links where a rule placed the links: in receptive fields, and in networks that CHTs trained
-#   from receptive fields. The number of paths alone finds about as many hidden links. And a link that a score finds is
-#   not always a link that helps.
+# - The scores find many hidden links in receptive fields, and in networks that started as receptive fields and were
+#   trained with CHTs. In networks with a random start, the scores find few. The number of paths alone finds about as
+#   many hidden links as CH2-L3n. And a link that a score finds is not always a link that helps.
 # - $P = AA^\top$ and $Q = A^\top A$ hold all counts that the four scores need. A node-based score takes two more matrix
 #   products with $A$.
 # - Node-based scores put the links in nearly the same order as path-based scores. Node-based scores cost less, and the

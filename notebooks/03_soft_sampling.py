@@ -140,8 +140,8 @@ grid = [step / 100 for step in range(100)]
 named = {name: row for name, row in table.items() if "0.9" not in name}
 figures.show(
     figures.chances_and_entropy(scores, named, grid, [entropy(chances(d)) for d in grid]),
-    "As the softness rises, equal chances become certainty (left). The entropy falls slowly at first (right): at δ "
-    "= 0.5 it is still near its maximum, and most of the fall comes after δ = 0.75.",
+    "At δ = 0 all chances are equal, and at δ = 1 the link with the highest score is certain (left). The entropy falls "
+    "slowly at first (right): at δ = 0.5 it is still near its maximum, and most of the fall comes after δ = 0.75.",
 )
 
 # %% [markdown]
@@ -171,8 +171,8 @@ figures.show(
 #
 # ## Several draws without repetition
 #
-# An update draws many links, but it draws no link twice. The update draws one link and removes this link from the
-# candidates. Then it divides the chances of the remaining links by their sum, and draws again. Take links 2 and 3 of
+# An update draws many links, but it draws no link twice. We can draw the links one by one. After each draw, we remove
+# the drawn link from the candidates and divide the chances of the remaining links by their sum. Take links 2 and 3 of
 # our four links (counted from 0) at $T = 1$. Their chances are 0.3 and 0.4. The two links can be drawn in either order:
 #
 # $$P(\{2, 3\}) = 0.3 \cdot \frac{0.4}{1 - 0.3} + 0.4 \cdot \frac{0.3}{1 - 0.4} = 0.1714 + 0.2 = 0.3714$$
@@ -195,8 +195,8 @@ assert math.isclose(expected[-1], 0.3714, abs_tol=1e-4)
 # is large, the link tends to arrive early. The first $k$ links to arrive are drawn.
 #
 # Why does a race draw the links with the right chances? Link $i$ arrives first with probability $p_i$. For two links,
-# $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times have the same
-# distribution as at the start. So the second arrival is a new draw among the remaining links.
+# $P(E_1/p_1 < E_2/p_2) = p_1/(p_1 + p_2)$. After the first arrival, the *remaining* waiting times of the other links
+# have the same distribution as at the start. So the second arrival is a new draw among the remaining links.
 
 # %%
 DRAWS = 10_000
@@ -224,8 +224,9 @@ core = torch.cat([chts.sampling.draw(scores[None], all_four, 2, generator=genera
 
 # %% [markdown]
 # Do the three ways of drawing agree with the exact probabilities of the six pairs? A χ² test answers this question with
-# a p-value. The p-value is the probability that chance alone gives counts that are at least as far from the expected
-# counts as our counts are. Only a p-value below 0.0001 would make us doubt our draws.
+# a p-value. If a way of drawing is correct, only chance makes its counts differ from the expected counts. The p-value
+# is the probability that chance makes a difference at least as large as ours. Only a p-value below 0.0001 would make us
+# doubt our draws.
 
 # %%
 counted = {"one by one": one_by_one, "race": race, "core": core}
@@ -236,8 +237,8 @@ print({name: round(value, 3) for name, value in p_values.items()})
 pd.DataFrame({"pair": pairs, "expected": (expected * DRAWS).round().int().tolist(), **counts}).style.hide(axis="index")
 
 # %% [markdown]
-# The function `keep` draws the links of a layer that survive a removal. The function draws exactly the given number of
-# links, and only existing links. The score here is the **weight magnitude** (WM), $|W|$.
+# When links of a layer are removed, the function `keep` draws the links that survive. It draws exactly the given number
+# of links, and it draws only existing links. The score here is the **weight magnitude** (WM), $|W|$.
 
 # %% tags=["nbval-check-output"]
 mask = chts.topology.erdos_renyi(64, 64, density=0.05, generator=generator)
@@ -253,10 +254,10 @@ print(f"{num_keep} of {int(mask.sum())} links kept, exactly")
 #
 # Three mistakes occur in code that was published with papers in this field.
 #
-# **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. The code raises every value
-# of $|W|^T$ below a floor, such as $10^{-12}$, to this floor. So an entry without a link has a small chance instead of
-# 0. A typical weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at $T = 9$ many links of
-# our layer have values below the floor, and get the same chance as an entry without a link.
+# **A floor under the whole matrix.** The draw runs over all entries of the weight matrix. The code sets a floor, for
+# example $10^{-12}$, and replaces every smaller value of $|W|^T$ with this floor. So an entry without a link has a
+# small chance instead of 0. A typical weight of our layer is 0.05, and $0.05^9$ is only about $2 \cdot 10^{-12}$. So at
+# $T = 9$ many links of our layer have values below the floor, and get the same chance as an entry without a link.
 #
 # **Predict:** at each of three temperatures, the next cell draws 144 entries to keep. How many of these entries are
 # links?
@@ -276,10 +277,10 @@ for temperature in (1.0, 3.0, 9.0):
 # </details>
 #
 # **Powers that underflow.** In float32 any number below about $10^{-45}$ is 0, and
-# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. In the next cell, one link is strong and five links are weak. For all
-# weak links, the power of the score is 0. `multinomial` then draws the weak links in an order that ignores their
-# scores. In this example, `multinomial` takes the same weak links every time. With logarithms, the scores of the weak
-# links still decide how often each weak link is drawn.
+# $(5 \cdot 10^{-6})^9 \approx 2 \cdot 10^{-48}$. In the next cell, one link is strong and five links are weak. For each
+# weak link, the ninth power of its score is 0. PyTorch's function `multinomial` then draws the weak links in an order
+# that ignores their scores. In this example, `multinomial` takes the same weak links every time. With logarithms, the
+# scores of the weak links still decide how often each weak link is drawn.
 
 # %%
 tiny = torch.tensor([[1.0, 1e-6, 5e-6, 2e-6, 4e-6, 3e-6]])
@@ -340,12 +341,13 @@ print(predicted.round(decimals=2))
 assert predicted[2, 3] == predicted[3, 3] == predicted.max() == 3
 
 # %% [markdown]
-# Check the score of the link from input 3 to output 2 by hand. One path joins this input and this output: input 3 –
-# output 1 – input 0 – output 2. So output 1 and input 0 form the local community. Output 1 has one link inside the
-# community and no link to a node outside. So output 1 contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside the
-# community, and one link to output 3, outside the community. So input 0 contributes $(1+1)/(1+1) = 1$. The sum of the
-# two contributions is the score, 3. The link from input 3 to output 3 has the same score, and all other missing links
-# have lower scores. So the hard rule regrows the links from input 3 to outputs 2 and 3.
+# Check the score of the link from input 3 to output 2 by hand. Exactly one path of three links joins this input and
+# this output: input 3 – output 1 – input 0 – output 2. So output 1 and input 0 form the local community. Links to the
+# two ends, input 3 and output 2, do not count. Output 1 has one link inside the community and no link to a node
+# outside. So output 1 contributes $(1+1)/(1+0) = 2$. Input 0 has one link inside the community, and one link to output
+# 3, outside the community. So input 0 contributes $(1+1)/(1+1) = 1$. The sum of the two contributions is the score, 3.
+# The link from input 3 to output 3 has the same score, and all other missing links have lower scores. So the hard rule
+# regrows the links from input 3 to outputs 2 and 3.
 #
 # **Predict:** which two links does the second update remove, and which two does it regrow?
 
@@ -367,14 +369,14 @@ figures.show(
 #
 # The paper calls this state an **epitopological local minimum** (ELM). In epitopological learning, a network learns by
 # growing new links (stage 02), and here this learning has stopped. The word *minimum* is an analogy: nothing is
-# minimised, but the mask does not change any more. Two measures show whether a network is stuck. The **overlap** is the
-# share of the regrown links that the same update had removed:
+# minimised, but the mask does not change any more. Two measures show whether a network is stuck. The **overlap** of an
+# update is the share of its regrown links that the same update had just removed:
 #
 # $$\text{overlap} = \frac{|\text{removed} \cap \text{regrown}|}{|\text{regrown}|}$$
 #
 # The mask hardly changes when the overlap is near 1. The **ITOP rate** is the share of all possible links that have
-# been active at least once (ITOP: in-time over-parameterization, the idea that a sparse network tries many links over
-# time). The ITOP rate stops rising when the updates try no new links.
+# been active at least once. ITOP stands for in-time over-parameterization, the idea that a sparse network tries many
+# links over time. The ITOP rate stops rising when the updates try no new links.
 #
 # Removal and regrowth can each be hard, or soft with $T = 1$. We run all four combinations, with 30 updates each. For
 # this comparison, we use a larger layer, so that few scores are equal. The layer has 64 × 64 places (possible links)
@@ -388,7 +390,7 @@ size = torch.randn(64, 64, generator=generator).abs() * larger
 
 
 def measure(soft_removal: bool, soft_regrowth: bool) -> dict[str, str | float]:
-    """First and last overlap of 30 updates, and the number of links that were active at least once."""
+    """The overlaps of the first and the last of 30 updates, and the number of links that were active at least once."""
     steps = evolve(size, 123, soft_removal, soft_regrowth, updates=30)
     overlaps = [chts.diagnostics.overlap(removed, regrown) for _, removed, regrown in steps]
     return {
@@ -458,8 +460,8 @@ figures.show(
 #
 # The table shows the overlap of the last update, the ITOP rate (`itop`) and the accuracy on the *validation* images. We
 # compare rules here, so we do not use the test images. If you use the test images to choose a rule, you can no longer
-# use these images to measure the rule's accuracy. `interval` is the half-width of the 95 % confidence interval over
-# seeds.
+# use these images to measure the rule's accuracy. The column `interval` is the half-width of the 95 % confidence
+# interval of the mean accuracy over the seeds.
 
 # %%
 compared = []
@@ -486,8 +488,8 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 # hard regrowth is 99 % if the removal is hard, and 88 % if the removal is soft. The two methods with hard regrowth try
 # few links that the initial network did not have. Soft removal delays the rise of the overlap but does not prevent it.
 # With soft regrowth the overlap stays near 19 %. This overlap is well above the 1.6 % of random regrowth, because link
-# prediction scores the removed links higher than most other missing links. About twice as many different links have
-# been active at least once with soft regrowth as with hard regrowth.
+# prediction scores the removed links higher than most other missing links. With soft regrowth, the ITOP rate is about
+# twice as high as with hard regrowth.
 #
 # *The runs do not show* a gain in accuracy. The differences in accuracy between the rules are no larger than the
 # confidence intervals. A few seeds on an easy task are not enough to distinguish the rules. The paper claims that more
@@ -498,23 +500,24 @@ pd.DataFrame(compared).style.hide(axis="index").format(precision=3)
 #
 # ## Explore
 #
-# The explorer shows one layer of 24 outputs and 36 inputs. Its links lie near the diagonal (a receptive field), and its
-# weights are random. The paper uses two removal scores. WM is the magnitude $|W|$ of the weight. **Relative
-# importance** (RI) compares $|W|$ with all weights of the two neurons that the link joins, output $i$ and input $j$:
+# The explorer below shows one layer of 24 outputs and 36 inputs. The links of this layer lie near the diagonal (a
+# receptive field), and their weights are random. The paper uses two removal scores. WM is the magnitude $|W|$ of the
+# weight. **Relative importance** (RI) compares $|W|$ with all weights of the two neurons that the link joins, output
+# $i$ and input $j$:
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
 # Compute an example by hand: a link has the weight 0.1. The magnitudes of all weights at its input sum to 1, and at its
 # output they sum to 0.2. Then $\mathrm{RI} = 0.1/1 + 0.1/0.2 = 0.6$. If both sums are 1, a link of weight 0.1 has an RI
-# of only 0.2. So under RI a small weight can survive at a neuron that has only small weights. Stage 04 shows why this
-# property of RI matters.
+# of only 0.2. So if RI is the score, a small weight can survive at a neuron that has only small weights. Stage 04 shows
+# why this property of RI matters.
 #
 # The explorer starts with RI as the score. The left panel shows all links from the weakest to the strongest. For each
 # link, this panel shows how often the link is removed in many draws. The panel also marks the links that one draw
 # removed. The right panel shows how the entropy and the agreement with the hard rule depend on $\delta$.
 #
 # **Predict before you move a slider:** at $\delta = 0$, how many of the removed links would the hard rule remove too?
-# As $\delta$ rises, does the entropy fall early or late?
+# As $\delta$ rises, does the entropy fall more at small or at large $\delta$?
 
 # %%
 explorer = widgets.SoftSamplingExplorer()
@@ -529,8 +532,8 @@ drawn_softly = widgets.SoftSamplingExplorer.compute(shown)
 figures.show(widgets.SoftSamplingExplorer.draw(shown, drawn_softly), drawn_softly.description)
 
 # %% [markdown]
-# **Predict:** the next cell compares the scores RI and WM at $\delta = 0.5$. Under which score is the weakest link
-# removed more often?
+# **Predict:** the next cell compares the scores RI and WM at $\delta = 0.5$. With which of the two scores is the
+# weakest link removed more often?
 
 # %% tags=["nbval-check-output"]
 for score in ("relative_importance", "magnitude"):
@@ -546,8 +549,7 @@ for score in ("relative_importance", "magnitude"):
 # $\delta = 0.5$ it is still close to its maximum, although the strongest link is many times as likely to be drawn as
 # the weakest. Yet the update removes most of the weak links. The update draws the survivors one after another. In each
 # draw, a strong link is more likely to be drawn than a weak link, so the links that are never drawn are mostly weak.
-# Under relative importance, the weakest link is more likely to survive than under WM, and the entropy is slightly
-# larger.
+# With RI, the weakest link is more likely to survive than with WM, and the entropy is slightly larger.
 # </details>
 #
 # ## Exercise: temperature and softness
@@ -614,9 +616,9 @@ exercises.check("03.temperature_for_bits", temperature_for_bits)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The entropy falls as $T$ rises, so you can halve an interval again and again. Begin with the interval from 0 to 100,
-# compute the entropy at its middle, and keep the half that contains your $T$. The function `chances` above shows how to
-# compute chances from logarithms.
+# The entropy falls as $T$ rises, so you can find your $T$ by halving an interval again and again. Begin with the
+# interval from 0 to 100, compute the entropy at its middle, and keep the half that contains your $T$. The function
+# `chances` above shows how to compute chances from logarithms.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -673,9 +675,9 @@ exercises.check("03.two_of_three", chance_of_3)
 #
 # *★★☆ · 15 minutes · essential · objectives 1 and 2 · write code*
 #
-# Write the soft removal: return a Boolean mask of exactly `num_keep` links of `mask`, drawn without replacement with
-# $p \propto$ score$^T$. Six lines are enough. `chts.sampling.gumbel(shape, generator=generator)` returns the Gumbel
-# noise.
+# Write the soft removal: draw exactly `num_keep` of the links in `mask`, without replacement and with $p \propto$
+# score$^T$. Return the drawn links as a Boolean mask. Six lines are enough.
+# `chts.sampling.gumbel(shape, generator=generator)` returns the Gumbel noise.
 
 
 # %% tags=["exercise"]
@@ -739,8 +741,9 @@ exercises.check("03.inclusion", inclusion)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. For each order,
-# divide the chance of each link by the sum of the chances of the links that are left when this link is drawn.
+# `itertools.permutations(range(len(chances)), number)` gives every order in which links can be drawn. The probability
+# of an order is a product with one factor per link. For each factor, divide the link's chance by the sum of the chances
+# of all links that are not drawn yet (this link included).
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -820,8 +823,8 @@ exercises.check("03.overlap_and_itop", overlap, itop)
 #
 # The overlap compares only the links of a single update. Find a run in which a low overlap is misleading. A layer has 8
 # places and 4 links. Write the masks of this layer at the start and after each of three updates, as lists of eight
-# zeros and ones. Every update must exchange two links and have an overlap of 0. But after the first update, no update
-# may try a new place, so the ITOP rate must stop rising.
+# numbers, each 0 or 1. Every update must exchange two links and have an overlap of 0. But after the first update, no
+# update may try a new place, so the ITOP rate must stop rising.
 
 # %% tags=["exercise"]
 course = None  # [[1, 1, 1, 1, 0, 0, 0, 0], ...]

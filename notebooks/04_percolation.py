@@ -117,7 +117,8 @@ for number, (incoming, outgoing) in enumerate((("fc1", "fc2"), ("fc2", "fc3")), 
 
 # %% [markdown]
 # **Predict:** cut the two dashed links, and look again. Which neurons have now lost their last incoming or outgoing
-# link? After all cuts, how many of the 12 links are left, and how many of the 7 hidden neurons are still active?
+# link? Cut the remaining links of these neurons too, and repeat until no link is incomplete. How many of the 12 links
+# are then left, and how many of the 7 hidden neurons are still active?
 #
 # ## One sweep backward, one sweep forward
 #
@@ -154,8 +155,8 @@ for before_it, after_it in (("fc1", "fc2"), ("fc2", "fc3")):
 # of hidden layer 2 are still active.
 # </details>
 #
-# The core runs both sweeps for any model. To do so, the core needs a `LayerGraph`, which lists the layers that feed
-# each other. In an MLP, each layer feeds the next layer, so the layers form one *chain*.
+# The core runs both sweeps for any model. To do so, the core needs a `LayerGraph`, which describes how the layers are
+# connected. In an MLP, each layer feeds the next layer, so the layers form one *chain*.
 
 # %% tags=["nbval-check-output"]
 chain = chts.LayerGraph(chains=(("fc1", "fc2", "fc3"),))
@@ -173,8 +174,9 @@ figures.show(
 
 # %% [markdown]
 # **Why one sweep in each direction is enough for a chain.** After the backward sweep, each hidden neuron with incoming
-# links also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links.
-# Therefore, no neuron with incoming links loses an outgoing link, so a second backward sweep would cut nothing.
+# links also has outgoing links. The forward sweep cuts the outgoing links of neurons *without* incoming links. So a
+# neuron keeps its outgoing links as long as it has incoming links. Therefore, a second backward sweep would cut
+# nothing.
 #
 # The links that remain after both sweeps are exactly the links on a path from an input to an output.
 #
@@ -211,9 +213,9 @@ exercises.check("04.inactive", inactive, puzzle=puzzle, chain=chain)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Start with the neurons that have no links on one side. Each hidden layer has one such neuron. Then follow the
-# remaining links of these two neurons. Percolation cuts these links. Which links do the neurons at the other ends still
-# have?
+# Start with the neurons that have no incoming links or no outgoing links. Each hidden layer has one such neuron.
+# Percolation cuts the remaining links of these two neurons. Follow each of these links to the neuron at its other end.
+# Which links does that neuron still have?
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -294,8 +296,8 @@ exercises.check("04.paths_through", paths_through)
 # <details><summary>Hint</summary>
 #
 # Count the ways from the inputs to the source of the link, and the ways from the target of the link to the outputs. The
-# number of paths through the link is the product of these two numbers. Begin with one way to each input. The number of
-# ways to a neuron is the sum of the numbers of ways to all neurons that link to it: `mask.long() @ ways`.
+# number of paths through the link is the product of these two numbers. Begin with one way to each input. To find how
+# many ways lead to a neuron, add up the ways to all neurons that link to it: `mask.long() @ ways`.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -317,9 +319,9 @@ exercises.check("04.paths_through", paths_through)
 #
 # ## Pairs: two layers that need each other
 #
-# A Transformer has chains too. But some of its layers do not feed each other. Instead, their outputs are *multiplied*,
-# neuron by neuron. Stages 08 and 09 explain the layers in the table and the activation function silu. Here you need
-# only its value at 0: silu(0) is 0.
+# A Transformer has chains too. It also has *pairs* of layers. Neither layer of a pair feeds the other. Instead, the
+# outputs of the two layers are *multiplied*, neuron by neuron. Stages 08 and 09 explain the layers in the table and the
+# activation function silu. Here you need to know only one thing about silu: silu(0) is 0.
 #
 # | layers | how they meet | consequence |
 # |---|---|---|
@@ -342,8 +344,8 @@ figures.show(
 # The rotation mixes the two neurons, so either both are active or both are inactive. The core's `Attention` takes the
 # heads and the rotation into account.
 #
-# **Predict:** the block below has three gated neurons. Row 1 of `gate` has no links, and column 2 of
-# `down` has no links. Which rows of `up` does percolation cut?
+# **Predict:** the gated block below has three hidden neurons. Row 1 of `gate` has no links, and column 2 of `down` has
+# no links. Which rows of `up` does percolation cut?
 
 # %% tags=["nbval-check-output"]
 gated = {
@@ -364,8 +366,8 @@ for name, mask in complete.items():
 # from neuron 1. Neuron 2 has no link to `down`, so percolation cuts row 2 of `gate` too.
 # </details>
 #
-# You can check this result by hand. Neuron $j$ stays active if `gate` *and* `up` each have a link in row $j$ *and*
-# `down` has a link in column $j$.
+# You can check this result by hand. Neuron $j$ stays active if `gate` has a link in row $j$, `up` has a link in row
+# $j$, *and* `down` has a link in column $j$.
 
 # %% tags=["nbval-check-output"]
 lives = gated["gate"].any(dim=1) & gated["up"].any(dim=1) & gated["down"].any(dim=0)
@@ -405,9 +407,10 @@ assert all(torch.equal(rounds[name], whole[name]) for name in branches)
 #
 # ## Which links to remove: magnitude or relative importance
 #
-# Percolation cuts the links that a removal has made incomplete. The number of incomplete links depends on the removal
-# score. **Weight magnitude** (WM) is $|W_{ij}|$. **Relative importance** (RI), which stage 03 also uses, measures how
-# much a link matters to its two neurons (see the paper's section on link removal):
+# Percolation cuts the links that a removal has made incomplete. An update chooses the links to remove by a *removal
+# score*. The number of incomplete links depends on this score. **Weight magnitude** (WM) is $|W_{ij}|$. **Relative
+# importance** (RI), which stage 03 also uses, measures how much a link matters to its two neurons (see the paper's
+# section on link removal):
 #
 # $$\mathrm{RI}_{ij} = \frac{|W_{ij}|}{\sum_k |W_{kj}|} + \frac{|W_{ij}|}{\sum_k |W_{ik}|}$$
 #
@@ -423,16 +426,16 @@ print("RI\n", importance.round(decimals=2))
 
 # %% [markdown]
 # Let us compute two values by hand. The link from input 1 to output 0 has a weight of 1.0. The column of this link sums
-# to 1 + 4 = 5, and its row sums to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the link with weight 0.5 in the corner, the
-# column and the row each sum to 0.5, so RI = 1 + 1 = 2. The value 2 is the highest possible RI.
+# to 1 + 4 = 5, and its row sums to 3 + 1 = 4, so RI = 1/5 + 1/4 = 0.45. For the link with weight 0.5 in the bottom
+# right corner, the column and the row each sum to 0.5, so RI = 1 + 1 = 2. The value 2 is the highest possible RI.
 #
 # Now remove one link. WM removes the link with weight 0.5. This link is the only link of input 2 and of output 2, so
 # this input and this output are both cut off. RI removes the link with weight 1.0. The two neurons that this link
 # connects each have another link. If a link is the only link of a neuron, one of the two fractions in the link's RI is
 # 1, so this RI is above 1. A typical link between neurons with $d$ links each has an RI near $2/d$. The links with the
 # lowest RI are removed first, so the only link of a neuron is usually among the last to be removed. (A *linked neuron*
-# has at least one link. At each linked neuron, the fractions of its links add up to 1, so the RI values of a layer add
-# up to the number of its linked neurons. In our example, the sum is 6.)
+# has at least one link. At each linked neuron, the fractions of the neuron's links add up to 1. So the RI values of a
+# layer add up to the number of linked inputs and outputs of this layer. In our example, the sum is 6.)
 
 # %% tags=["nbval-check-output"]
 by_hand = weight / weight.sum(dim=0) + weight / weight.sum(dim=1, keepdim=True)
@@ -475,9 +478,9 @@ def survivors(masks: dict, weights: dict, score: str, zeta: float = 0.3) -> dict
 #
 # $$\text{ANP} = \frac{\text{active neurons after}}{\text{active neurons before}}$$
 #
-# Here we count the active neurons of the three hidden layers before one removal, and after this removal and
-# percolation. In between, we count the neurons that still have links on both sides after the removal. First we look at
-# each layer separately, at 99 % sparsity.
+# Here we count neurons of the three hidden layers three times. Before the removal, we count the active neurons. Right
+# after the removal, we count the neurons that are *linked on both sides*: they still have incoming and outgoing links.
+# After percolation, we count the active neurons again. First we look at each layer separately, at 99 % sparsity.
 #
 # **Predict:** under both scores, each layer loses 30 % of its links. How much will the numbers of active neurons under
 # WM and under RI differ? Does percolation make many neurons inactive in addition to the neurons that the removal cuts
@@ -514,8 +517,9 @@ figures.show(
 #
 # Under RI, nearly all neurons stay active. WM cuts off many neurons, because WM looks at each weight in isolation: a
 # neuron's only link is as likely to be removed as any other link. The more neurons the removal cuts off, the more
-# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar shows a
-# network without incomplete links, but the middle bar shows a network that still has incomplete links.
+# neurons percolation makes inactive. Under RI, the middle bar can be higher than the first bar. The first bar counts
+# only active neurons. The middle bar also counts neurons that have incoming and outgoing links but lie on no path from
+# an input to an output.
 # </details>
 #
 # We repeat this measurement at several sparsities, with several networks at each sparsity:
@@ -591,9 +595,9 @@ exercises.check("04.importance", importance_of_1, removed_by_ri)
 #
 # *★★☆ · 15 minutes · useful · objective 3 · work out*
 #
-# RI protects the last link of a neuron, but not in every network. Write a 3 × 3 weight matrix that has at least 4 links
-# and for which RI fails: the link with the lowest RI is the last link of one of its neurons. No other link may have an
-# equally low RI.
+# RI protects the *last link* of a neuron (the only link that it has), but not in every network. Write a 3 × 3 weight
+# matrix with at least 4 links for which RI fails: the link with the lowest RI must be the last link of its input or of
+# its output. No other link may have an equally low RI.
 
 # %% tags=["exercise"]
 unprotected = None  # for example torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
@@ -604,15 +608,15 @@ exercises.check("04.break_importance", unprotected)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# The last link of a neuron has an RI above 1, so every other link needs an even higher RI. How many links can have an
-# RI above 1 if all RI values add up to the number of linked neurons?
+# The last link of a neuron has an RI above 1, so every other link in your matrix needs an even higher RI. How many
+# links can have an RI above 1 if all RI values add up to the number of linked neurons?
 # </details>
 #
 # <details><summary>Solution</summary>
 #
-# In the matrix below, output 0 has links from inputs 0 and 1. The link from input 1 to output 0 makes up most of the
-# sum of its row and most of the sum of its column. The last link of input 0 has an RI of $1/1 + 1/11 = 1.09$, and the
-# strong link has an RI of $10/12 + 10/11 = 1.74$:
+# In the matrix below, output 0 has links from inputs 0 and 1. The link from input 1 to output 0 has a weight of 10,
+# which makes up most of the sum of its row and most of the sum of its column. The last link of input 0 has an RI of
+# $1/1 + 1/11 = 1.09$, but the link with the weight 10 has an RI of $10/12 + 10/11 = 1.74$:
 #
 # ```python
 # unprotected = torch.tensor([[1.0, 10.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
@@ -659,11 +663,11 @@ for score in ("magnitude", "relative importance"):
 # ## A network that shrinks
 #
 # Now we percolate during training. Once per epoch, CHTs removes links softly, percolates and regrows links. A regrown
-# link starts from the last weight that it had, or from 0 if it never existed before. A neuron without links has no path
-# of three links (L3), so all its missing links score 0. Link prediction adds a link to such a neuron only if there are
-# too few other candidates. So a neuron that has lost all its links stays inactive, and regrowth adds links to other
-# neurons instead. For each seed, we train two networks that differ only in the removal score. WM is the score of CHTs
-# in the table `chts.METHODS`, and RI is the paper's choice for Fashion-MNIST.
+# link starts from the last weight that it had, or from 0 if it never existed before. No path of three links (L3) leads
+# to a neuron without links, so every possible new link of this neuron has the score 0. Link prediction adds a link to
+# such a neuron only if there are too few other candidates. So a neuron that has lost all its links stays inactive, and
+# regrowth adds links to other neurons instead. For each seed, we train two networks that differ only in the removal
+# score. WM is the score of CHTs in the table `chts.METHODS`, and RI is the paper's choice for Fashion-MNIST.
 
 
 # %%
@@ -826,10 +830,10 @@ exercises.check("04.compacted_size", parameters)
 # layers of an MLP, a list of pairs `(weight, bias)` in order from the inputs to the outputs. The function drops every
 # hidden neuron without incoming links. Each layer except the last is followed by the activation.
 #
-# In the network of the check, every hidden neuron has outgoing links, so keep the same neurons as the core's `compact`.
-# One neuron of this network only looks connected: it is in hidden layer 2, and its only incoming link comes from a
-# neuron that you drop. Predict first: after you fold the constant of the dropped neuron into the bias of this neuron of
-# layer 2, what does the neuron of layer 2 send?
+# In the network of the check, every hidden neuron has outgoing links. So your function must keep the same neurons as
+# the core's `compact`. One neuron of hidden layer 2 seems to be connected, but its only incoming link comes from a
+# neuron that you drop. Predict first: you fold the constant of the dropped neuron into the bias of the neuron in hidden
+# layer 2. What does the neuron in hidden layer 2 send then?
 
 
 # %% tags=["exercise"]
@@ -872,11 +876,11 @@ exercises.check("04.fold_bias", fold_bias)
 #
 # ## Where percolation stops
 #
-# Percolation does not cut at the two ends of a chain. An input without links is not an inactive neuron, because inputs
-# never have incoming links. In our MLP, the outputs of the last sparse layer feed a dense layer, which uses all of
-# these outputs. In a Transformer, a chain ends wherever its values are added to the *residual stream*, a sum to which
-# every block adds its outputs. Many layers use this sum. Even if one layer has no links from a neuron, another layer
-# may use this neuron.
+# Percolation looks for inactive neurons only inside a chain, not among its inputs and outputs. An input without links
+# is not an inactive neuron, because inputs never have incoming links. In our MLP, the outputs of the last sparse layer
+# feed a dense layer, which uses all of these outputs. In a Transformer, a chain ends wherever its values are added to
+# the *residual stream*, a sum to which every block adds its outputs. Many layers use this sum. Even if one layer has no
+# links from a neuron of the stream, another layer may use this neuron.
 
 # %% tags=["nbval-check-output"]
 ends = {"fc1": torch.tensor([[1, 0], [0, 0]], dtype=torch.bool), "fc2": torch.tensor([[1, 0]], dtype=torch.bool)}
@@ -896,8 +900,8 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # %% [markdown]
 # ## To discuss
 #
-# 1. Is an inactive neuron a disadvantage or an advantage? Name one situation in which it is a disadvantage and one in
-#    which it is an advantage, and say what you would measure to decide.
+# 1. Is an inactive neuron a disadvantage or an advantage? Name one situation for each answer. What would you measure to
+#    decide?
 # 2. The published script for LLaMA does not percolate. The incomplete links of such a run stay and count as links. Is a
 #    comparison at equal sparsity fair to such a run? What would you report besides the sparsity?
 # 3. In our runs, an inactive neuron never becomes active again. How would you make such a neuron active again, and what
@@ -925,8 +929,8 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 # </details>
 #
 # 3. A link of weight 0.01 is the only link of its output neuron. The input of this link has other links, and their
-#    weights sum to 9.99. What is the RI of this link? A second link is one of ten links with equal weights at its
-#    input, and also at its output. How do the two RI values compare?
+#    weights sum to 9.99. What is the RI of this link? The input of a second link has ten links, and its output has ten
+#    links too. All these links have equal weights. How do the two RI values compare?
 #
 # <details><summary>Answer</summary>
 #
@@ -944,12 +948,12 @@ for name, method in {**chts.METHODS, **chts.PRESETS}.items():
 #
 # ## Key takeaways
 #
-# - A hidden neuron is active only if it has links on both sides. Incomplete links carry no information, so percolation
-#   cuts them, and regrowth adds links elsewhere.
-# - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), both neurons must be active. A
-#   network with pairs may need more than one round of sweeps.
-# - RI protects the last links of weakly connected neurons. The sparser the layer, the more RI and WM differ. The paper
-#   chooses between RI and WM for each task. When CHTss lowers the density, it prunes links by RI.
+# - A hidden neuron is active only if it has incoming and outgoing links. Incomplete links carry no information, so
+#   percolation cuts them, and regrowth adds links elsewhere.
+# - A chain needs one sweep backward and one sweep forward. In a pair such as (gate, up), a neuron is active only if the
+#   matching neuron of the other layer is active too. A network with pairs may need more than one round of sweeps.
+# - RI usually keeps the last link of a neuron. The sparser the layer, the more RI and WM differ. The paper chooses
+#   between RI and WM for each task. When CHTss lowers the density, it prunes links by RI.
 # - You can remove inactive neurons from the model without changing its outputs.
 #
 # ## Further reading

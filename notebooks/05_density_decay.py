@@ -78,10 +78,10 @@ settings = notebooks.start("05_density_decay", profile, seed=seed, sparsity=spar
 # Gupta, 2017](https://arxiv.org/abs/1710.01878)), GraNet ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)) and
 # CHTss start with many links (in the paper, with half of all possible links). These methods remove links during
 # training, so the trained weights decide which links are removed. (GMP prunes by magnitude. A pruned link keeps its
-# last weight, and GMP restores the link when this weight is among the largest. GraNet prunes and also exchanges links.
-# SET, which appears below, has few links from the start and regrows links at random. Stage 06 compares all these
-# methods.) The price of a start with many links is more computation: a link that stays longer takes part in more
-# multiplications.
+# last weight. A later update restores the link if this weight is then among the largest weights of its layer. GraNet
+# prunes and also exchanges links. SET, which appears below, has few links from the start and regrows links at random.
+# Stage 06 compares all these methods.) The price of a start with many links is more computation: a link that stays
+# longer takes part in more multiplications.
 #
 # A **schedule** sets the sparsity of the network at each step $t$. The schedule starts at step $t_0$ with the sparsity
 # $s_i$, and it ends at step $t_f$ with the sparsity $s_f$. The steps from $t_0$ to $t_f$ are the *window* of the
@@ -108,10 +108,10 @@ for step, value in by_hand.items():
 #
 # $$s_t = s_i + (s_f - s_i) \left[\frac12 + \frac{\sigma(k(2u - 1)) - \frac12}{\sigma(k) - \sigma(-k)}\right]$$
 #
-# The expression in the brackets is the share of the rise in sparsity that is complete, a number between 0 and 1. At
-# $u = \tfrac12$ the argument of $\sigma$ is 0 and $\sigma(0) = \tfrac12$, so the share is $\tfrac12$ and
-# $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, the numerator $\sigma(-k) - \tfrac12$ is exactly minus half the denominator,
-# so the share is 0. At $u = 1$ the share is 1.
+# In the window, the sparsity rises from $s_i$ to $s_f$. The expression in the brackets is the *completed share* of this
+# rise, a number between 0 and 1. At $u = \tfrac12$ the argument of $\sigma$ is 0 and $\sigma(0) = \tfrac12$, so the
+# share is $\tfrac12$ and $s = 0.5 + 0.45/2 = 0.725$. At $u = 0$, the numerator $\sigma(-k) - \tfrac12$ is exactly
+# $-\tfrac12$ times the denominator, so the share is 0. At $u = 1$ the share is 1.
 
 
 # %% tags=["nbval-check-output"]
@@ -138,7 +138,7 @@ for step, value in {0: 0.5, 500: 0.725, 1000: 0.95}.items():
 missed = 0.45 * sigma(-6)
 print(f"bare sigmoid: from {0.5 + missed:.4f} to {0.95 - missed:.4f}")
 surplus = chts.topology.link_count(1000, 1000, 1 - (0.95 - missed)) - chts.topology.link_count(1000, 1000, 0.05)
-print(f"surplus links at the end: {surplus:,} more than 50,000")
+print(f"links at the end: {surplus:,} more than the correct 50,000")
 
 # %% [markdown]
 # **The sign.** The paper's poster prints Equation 1 with $(s_i - s_f)$ in place of $(s_f - s_i)$. What effect would the
@@ -163,8 +163,8 @@ figures.show(
             "sign as printed": [0.5 - 0.45 * share for share in shares],
         }
     ),
-    "The cubic schedule is steep at the start, and the sigmoid is steep in the middle. With the sign as printed, the "
-    "network would become denser. Both schedules take the sparsity from 0.5 to 0.95.",
+    "The cubic schedule is steep at the start, and the sigmoid is steep in the middle. Both schedules raise the "
+    "sparsity from 0.5 to 0.95. With the sign as printed, the network would become denser.",
 )
 
 # %% [markdown]
@@ -182,8 +182,8 @@ figures.show(
 # $\Delta$ steps:
 #
 # - cubic: $(s_f - s_i)\int_0^1 (1 - u)^3\,du \cdot \Delta = \frac{s_f - s_i}{4}\,\Delta$;
-# - sigmoid: the curve of its share is symmetric about the point $(\tfrac12, \tfrac12)$, so for any $k$ the mean excess
-#   density is $\frac{s_f - s_i}{2}$ and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
+# - sigmoid: the curve of the completed share is symmetric about the point $(\tfrac12, \tfrac12)$, so for any $k$ the
+#   mean excess density is $\frac{s_f - s_i}{2}$ and the sum is $\frac{s_f - s_i}{2}\,\Delta$.
 #
 # If the sparsity rises from 0.5 to 0.95 in 1000 steps, the sums are $0.45/4 \cdot 1000 = 112.5$ and
 # $0.45/2 \cdot 1000 = 225$ *dense steps*. A dense step is the computation of one training step with all links. We check
@@ -212,7 +212,7 @@ densities = {
 figures.show(
     figures.excess_density(densities, final=0.05),
     "The shapes differ, but the areas are equal: 0.45/4 · 75 % = 0.45/2 · 37.5 % = 8.4 % of all links, averaged over "
-    "the run. The shaded area is the excess of the density above the final 5 %.",
+    "the run. The shaded area is the excess density: the density minus the final 5 %.",
 )
 
 # %% [markdown]
@@ -242,10 +242,10 @@ assert math.isclose(flops["cubic to 75 %"], flops["sigmoid to 37.5 %"], abs_tol=
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Over the same window, the sigmoid costs 8.3 percentage points more than the cubic schedule. The mean excess density of
-# the sigmoid is larger than the mean excess density of the cubic schedule, by 8.4 % of all links. The output layer is
-# dense in all three plans, so the difference in FLOPs is slightly smaller than 8.4 points. If the sigmoid's window is
-# half as long, the sigmoid costs the same as the cubic schedule.
+# Over the same window, the sigmoid costs more than the cubic schedule, by 8.3 % of the FLOPs of the dense model. The
+# mean excess density of the sigmoid is larger than the mean excess density of the cubic schedule, by 8.4 % of all
+# links. The output layer is dense in all three plans, so the difference in FLOPs is slightly smaller than 8.4 %. If the
+# sigmoid's window is half as long, the sigmoid costs the same as the cubic schedule.
 # </details>
 #
 # ## The exchange falls too
@@ -268,7 +268,7 @@ for step, value in {0: 0.3, 250: 0.225, 375: 0.15, 750: 0.0}.items():
 # %% [markdown]
 # ## The damage of one update
 #
-# The paper chooses the sigmoid because it starts more smoothly than the cubic schedule: the sigmoid prunes few links
+# The paper chooses the sigmoid because the sigmoid starts more smoothly than the cubic schedule: it prunes few links
 # while the network is still warming up. We test this claim on the handwritten digits. We train a small MLP at 50 %
 # density for a quarter of the run. Then the density of the MLP falls along the cubic schedule, or along the sigmoid at
 # equal FLOPs.
@@ -334,8 +334,7 @@ def prune(method: chts.Method, run_seed: int) -> tuple[list[figures.PruningStep]
 
 
 # %% [markdown]
-# **Predict:** which schedule has the update that costs the most accuracy? Is this the update that removes the most
-# links?
+# **Predict:** which schedule has the update that costs the most accuracy? Does this update also remove the most links?
 
 # %%
 runs = {
@@ -347,9 +346,9 @@ steps = {name: [found for found, _ in results] for name, results in runs.items()
 # %%
 figures.show(
     figures.pruning_steps(steps),
-    "At its steepest updates, the sigmoid removes many more links than the cubic schedule at any update (left). It "
-    "also removes a larger share of the existing links (middle). The right panel shows the validation accuracy "
-    "that each update loses. The line is the mean over seeds, and each small mark is one seed.",
+    "An update in the middle of the sigmoid's window removes many more links than any update of the cubic schedule "
+    "(left). It also removes a larger share of the existing links (middle). The right panel shows how much "
+    "validation accuracy each update costs. The line is the mean over seeds, and each small mark is one seed.",
 )
 
 # %%
@@ -385,15 +384,16 @@ pd.DataFrame(rows).set_index("schedule").T.style.format("{:,.4g}", na_rep="one r
 # sigmoid has by far the worst update, just after the steep middle of its window. This update costs 23.39 points, while
 # the worst update of the cubic schedule costs 7.22 points.
 #
-# The *number* of removed links does not explain the drop in accuracy. The cubic schedule removes the most links at its
-# first update but loses almost no accuracy there, because the network still has half of all links. The *share* of
-# removed links (middle panel) is not enough to explain the drop either. The cubic schedule removes nearly the same
-# share at its first update and at its worst update. The drop is large when the share is large and few links are left.
-# (The sigmoid also has only half as many updates as the cubic schedule for the same fall in density.)
+# The *number* of removed links does not explain the drop in accuracy. The first update of the cubic schedule removes
+# more links than any of its later updates, but costs almost no accuracy, because the network still has half of all
+# links. The *share* of removed links (middle panel) is not enough to explain the drop either. The cubic schedule
+# removes nearly the same share at its first update and at its worst update. The drop is large when the share is large
+# and few links are left. (The sigmoid also has only half as many updates as the cubic schedule for the same fall in
+# density.)
 #
-# The final accuracies differ by less than their intervals, so these runs show no difference between the schedules. (The
-# sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say nothing about
-# Transformers, for which the paper reports gains.
+# The final accuracies differ by less than their confidence intervals, so these runs show no difference between the
+# schedules. (The sigmoid also has more time to recover, since its window ends halfway through the run.) These runs say
+# nothing about Transformers, for which the paper reports gains.
 # </details>
 #
 # ## A decay that ends after the last update
@@ -415,8 +415,8 @@ print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links tha
 # %% [markdown]
 # Without a check, such a run raises no error. A report of this run would state a sparsity of 90 %, but the model has
 # 1.1 % more links than the target allows. With the cubic schedule, the error in the sparsity is smaller,
-# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. The core refuses such settings before it
-# trains anything, and the error message names the two steps:
+# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. Before any training, the core refuses a
+# window that ends after the last update. The error message shows the two steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -429,7 +429,8 @@ except ValueError as error:
 
 # %% [markdown]
 # `Timeline.window` performs this check. It also computes the first and the last step of the window. If one of these two
-# steps is not an update step, `Timeline.window` takes the last update step before that step.
+# steps is not an update step, `Timeline.window` replaces it with the last update step before it, or with step 0 if
+# there is none.
 
 # %% tags=["nbval-check-output"]
 timeline = Timeline(total_steps=10_000, update_every=100, stop=0.75)
@@ -453,7 +454,7 @@ print(plan)
 #   one half and three quarters of the updates, and at the end. The last two columns show the number of links at the end
 #   and the number of links that the updates exchange. The output layer has no row, because it stays dense.
 # - **Final links** is the total number of links of the sparse layers.
-# - **Coverage** is the share of the weights that the sparse layers contain. This line also names the dense layer.
+# - **Coverage** shows which share of the weights is in the sparse layers, and which layer stays dense.
 # - **Updates** take place every 100 steps. The last update is at 75 % of the run.
 # - **Links exchanged** is the sum of the last column of the table.
 # - **Training FLOPs** count every linear layer, including the dense output layer. This count assumes that absent links
@@ -461,7 +462,7 @@ print(plan)
 # - **Memory** does not include the memory for activations. Here the weights are dense tensors that hold zeros, so
 #   sparsity saves no memory. *Past weights* are the last weights of removed links. The run keeps these weights because
 #   a regrown link starts from the last weight that it had.
-# - **The last line** names the cubic schedule that costs as many training FLOPs as the sigmoid. Compare the sigmoid
+# - **The last line** describes a cubic schedule that costs as many training FLOPs as the sigmoid. Compare the sigmoid
 #   with this cubic schedule.
 #
 # The plan contains the number of links at every step. Check one of these numbers by hand. The window ends at step 3000
@@ -496,31 +497,31 @@ pd.DataFrame({"training FLOPs, share of dense": table}).style.format("{:.1%}")
 # ## MEST: a few more links, in stages
 #
 # MEST ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032), the version with *elastic mutation and soft bound*) does
-# not start with half of all links. For the first 60 % of the steps up to the last update, the density of MEST is 5
-# percentage points above the target. After that, its density is 2.5 points above the target. Each update removes the
-# weakest links until the density reaches the target. Then the update regrows links at random, up to the density of the
-# current stage. The last update of the run only removes links. Suppose that updates end at step 750 of 1000 and the
-# target density is 5 %. The density is 10 % until step 450, 7.5 % until step 750, and then 5 %. So in the first stage,
-# an update exchanges 5 of 10 percentage points, which is half of the links. In the second stage, an update exchanges
-# 2.5 of 7.5 points, which is a third. The mean density over the run is
-# $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
+# not start with half of all links. MEST divides the steps before the last update into two stages. In the first stage
+# (60 % of these steps), the density is 5 percentage points above the target. In the second stage, the density is
+# 2.5 points above the target. Each update removes the weakest links until the density reaches the target. Then the
+# update regrows links at random, up to the density of the current stage. The last update of the run only removes links.
+# Suppose that updates end at step 750 of 1000 and the target density is 5 %. The density is 10 % until step 450, 7.5 %
+# until step 750, and then 5 %. So in the first stage, an update exchanges 5 of 10 percentage points, which is half of
+# the links. In the second stage, an update exchanges 2.5 of 7.5 points, which is a third. The mean density over the run
+# is $0.45 \cdot 10 + 0.3 \cdot 7.5 + 0.25 \cdot 5 = 8\,\%$.
 
 # %%
 staged = [1 - chts.METHODS["mest"].sparsity.at(step, run, 0.95) for step in range(1001)]
 assert math.isclose(sum(staged[:1000]) / 1000, 0.08, abs_tol=1e-6)
 figures.show(
     figures.excess_density({"MEST": staged, "cubic to 75 %": densities["cubic to 75 %"]}, final=0.05),
-    "Averaged over the run, MEST has a density 3 percentage points above the final density. For the cubic decay, the "
-    "difference is 8.4 points. The density of MEST falls in two stages.",
+    "Averaged over the run, the density of MEST is 3 percentage points above the final density. For the cubic decay, "
+    "the difference is 8.4 points. The density of MEST falls in two stages.",
 )
 
 # %% [markdown]
 # ## Explore
 #
 # **Predict before you move a slider:** at equal FLOPs, a cubic schedule needs a window twice as long as the sigmoid's
-# window. Move the end of the sigmoid's window to later steps: how late can this window end if the cubic window must not
-# end after the last update? Does a larger $k$ change the cost of the run? What will the text below the figure say if
-# the sigmoid's window ends after the last update?
+# window. The cubic window must not end after the last update. How late can the sigmoid's window end? Does a larger $k$
+# change the cost of the run? What will the text below the figure say if the sigmoid's window ends after the last
+# update?
 
 # %%
 explorer = widgets.DensityDesigner()
@@ -537,10 +538,10 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # <details><summary>What you should have seen</summary>
 #
 # The sigmoid's window can end at 37.5 % of the run at the latest. Then the cubic window ends at 75 %, at the last
-# update. The steepness $k$ hardly changes the cost, because the mean of the sigmoid's share is $\tfrac12$ for any $k$.
-# But $k$ changes how many links the steepest update removes. If the window ends after the last update, the part of the
-# window after this update is hatched in the figure. The sentence below the figure gives the sparsity that the run would
-# reach.
+# update. The steepness $k$ hardly changes the cost, because the mean of the completed share is $\tfrac12$ for any $k$.
+# But with a larger $k$, the largest update removes more links. If the window ends after the last update, the part of
+# the window after this update is hatched in the figure. The sentence below the figure gives the sparsity that the run
+# would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid
@@ -651,7 +652,7 @@ exercises.check("05.exchanged", links_exchanged)
 # the run. Write a function that computes this mean density. `sparsity_at(step)` is the schedule. The links change only
 # at steps that are multiples of `update_every`. So for each step, use the sparsity at the most recent update.
 #
-# Predict first: with fewer updates, does a falling density cost more or less?
+# Predict first: if the same decay takes place in fewer updates, does the run cost more or less?
 
 
 # %% tags=["exercise"]
@@ -676,8 +677,8 @@ exercises.check("05.mean_density", mean_density)
 #     return 1 - sum(held) / total_steps
 # ```
 #
-# With fewer updates, a falling density costs more. Links that the schedule would remove between two updates stay until
-# the next update.
+# If the same decay takes place in fewer updates, the run costs more. Links that the schedule would remove between two
+# updates stay until the next update.
 # </details>
 
 # %% [markdown]
@@ -717,12 +718,12 @@ exercises.check("05.sigmoid_end", sigmoid_end, planned=planned)
 # *★★★ · 25 minutes · optional · objective 2 · write code*
 #
 # The sigmoid starts gently, but in our runs it has the worst single update. Design a schedule with a gentle start and
-# no steep update. `share_of_fall(u)` is the share of the fall in density that is complete at $u$. For the cubic
-# schedule, this share is $1 - (1 - u)^3$. Your `share_of_fall` must
+# no steep update. `share_of_fall(u)` returns the completed share of the fall in density at position $u$ of the window.
+# For the cubic schedule, this share is $1 - (1 - u)^3$. Your `share_of_fall` must
 #
 # - be 0 at $u = 0$ and 1 at $u = 1$, and never decrease;
-# - cost the same as the cubic schedule in the same window: the mean of 1 minus the share is $\tfrac14$, to within
-#   0.005;
+# - cost the same as the cubic schedule in the same window: the mean of 1 minus the share differs from $\tfrac14$ by
+#   less than 0.005;
 # - start gently: at most 3 % of the fall is complete at $u = 0.1$;
 # - have no steep update: at most 4 % of the fall takes place in any hundredth of the window.
 #
@@ -755,8 +756,8 @@ exercises.check("05.own_schedule", share_of_fall)
 #     return min(max((u - 0.1) / 0.3, 0.0), 1.0)
 # ```
 #
-# The rules compete: at a given cost, a gentler start means a steeper fall later. We do not know whether this schedule
-# leads to a higher accuracy. Only training runs can show this.
+# At a given cost, a gentler start means a steeper fall later. We do not know whether this schedule leads to a higher
+# accuracy. Only training runs can show this.
 # </details>
 
 # %% [markdown]
@@ -838,8 +839,8 @@ exercises.check("05.reached", reached_sparsity)
 #
 # <details><summary>Answer</summary>
 #
-# No. For any $k$, the curve of the share is symmetric about the point $(\tfrac12, \tfrac12)$, so the mean density stays
-# the same. With a larger $k$, the steepest updates remove more links.
+# No. For any $k$, the curve of the completed share is symmetric about the point $(\tfrac12, \tfrac12)$, so the mean
+# density stays the same. With a larger $k$, the largest update removes more links.
 # </details>
 #
 # ## Key takeaways
@@ -847,8 +848,8 @@ exercises.check("05.reached", reached_sparsity)
 # - The cubic schedule prunes most at the start, and the sigmoid prunes most in the middle. At equal FLOPs, the sigmoid
 #   has half as many steps as the cubic schedule.
 # - The factor in Equation 1 is $(s_f - s_i)$. Only the rescaled sigmoid reaches both end values exactly.
-# - On this small task, the sigmoid lost little accuracy at its start but a lot in its middle. The final accuracies did
-#   not show which schedule is better.
+# - On this small task, the sigmoid lost little accuracy at the start of its window but a lot in the middle. The final
+#   accuracies did not show which schedule is better.
 # - A decay must not end after the last update. Before the run starts, `chts.plan` refuses a decay that ends later.
 #
 # ## Further reading

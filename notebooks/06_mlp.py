@@ -103,9 +103,10 @@ figures.show(figures.images(task), f"These are the first ten training images of 
 #
 # Most methods change their links during training, in *updates*. A method specifies how the network is wired at the
 # start, which links an update removes, which links the update regrows, how many links the network has at step $t$, and
-# how many links an update exchanges. Read each row of the table as a sentence. Compare two rows to see what a paper
-# changed. FC removes nothing and regrows nothing, so its row has a dash in the columns *removal* and *regrowth*. The
-# turnover of FC and GMP is *none*, because they exchange no links. But GMP lowers its number of links.
+# how many links an update exchanges. Each row of the table below describes one method. Compare two rows to see in which
+# choices the two methods differ. FC removes nothing and regrows nothing, so its row has a dash in the columns *removal*
+# and *regrowth*. The turnover of FC and GMP is *none*, because they exchange no links. But GMP lowers its number of
+# links.
 
 # %%
 table = pd.DataFrame({name: widgets.method_mixer.in_words(method) for name, method in chts.METHODS.items()}).T
@@ -121,13 +122,13 @@ table.rename(columns={"sparsity": "number of links"})
 # - **GMP**, *gradual magnitude pruning* ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)), lowers the number of
 #   links step by step. GMP remembers the last weight of each removed link. Each update compares these weights with the
 #   weights of the existing links, and keeps the links with the largest weights. So a removed link can return.
-# - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), prunes
-#   on the schedule of GMP and also exchanges links as RigL does.
+# - **GraNet**, *gradual pruning with neuroregeneration* ([Liu et al., 2021](https://arxiv.org/abs/2106.10404)), lowers
+#   the number of links on the same schedule as GMP, and also exchanges links as RigL does.
 # - **MEST**, *memory-economic sparse training* ([Yuan et al., 2021](https://arxiv.org/abs/2110.14032)), trains with
 #   more links than it keeps at the end. At first, the extra links are 5 % of all possible links. Later, they are 2.5 %.
 #   Every update removes the weakest links until only the final number of links remains, and then regrows the extra
 #   links at random. The last update only removes links.
-# - **CHT** is the first method in this list that predicts links from the topology alone. CHT starts from receptive
+# - **CHT** is the first method in this list that uses only the topology to predict links. CHT starts from receptive
 #   fields (stage 01). Its updates stop permanently when every layer has reached an overlap above 90 % (a later section
 #   explains *overlap*).
 # - **CHTs** also starts from receptive fields. CHTs removes links by soft sampling, so most of the removed links have
@@ -161,9 +162,9 @@ assert torch.allclose(importance, chts.removal.relative_importance(weight), atol
 assert importance[mask].min() == importance[2, 2]
 
 # %% [markdown]
-# Which score is better depends on the task. The paper removes links by magnitude on MNIST and EMNIST, in translation
-# and in LLaMA, and by relative importance on Fashion-MNIST. In this notebook, CHTs removes links by magnitude. The cell
-# below uses the hard rule and removes the weakest link. CHTs instead draws the links that stay, with probabilities
+# The better score depends on the task. The paper removes links by magnitude on MNIST and EMNIST, in translation and in
+# LLaMA, and by relative importance on Fashion-MNIST. In this notebook, CHTs removes links by magnitude. The cell below
+# uses the hard rule and removes the weakest link. CHTs instead draws the links that stay, with probabilities
 # proportional to $|W|^T$ (stage 03).
 
 # %%
@@ -226,14 +227,15 @@ assert history.groupby("layer").links.nunique().eq(1).all()
 history.drop(columns="seconds").round(3)
 
 # %% [markdown]
-# `overlap` is the share of regrown links that the same update had just removed. If the overlap is near 1, the network
-# is stuck in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are active after
-# the update. `itop` is the share of all possible links that were ever active. (The paper's ANP is a different share:
-# the number of neurons active after an update, divided by the number active before it. Stage 04 computes the paper's
-# ANP.)
+# `overlap` is the share of the regrown links that the same update had just removed. If the overlap is near 1, the
+# network is stuck in an *epitopological local minimum*. `anp` is the share of the layer's output neurons that are
+# active after the update. `itop` is the share of all possible links that were ever active. (The paper's ANP is a
+# different share: the number of neurons active after an update, divided by the number active before it. Stage 04
+# computes the paper's ANP.)
 #
-# An update is meant to exchange at most ζ = 30 % of the links, but it may remove more. With so few links, some neurons
-# have no incoming links. These neurons are inactive, and percolation cuts their outgoing links (stage 04).
+# An update should exchange at most ζ = 30 % of the links, but percolation may remove additional links. With so few
+# links, some neurons have no incoming links. These neurons are inactive, and percolation cuts their outgoing links
+# (stage 04).
 #
 # All weights outside the mask are 0:
 
@@ -273,11 +275,11 @@ print("chosen:", chosen)
 # %% [markdown]
 # The intervals are too wide to rank the three values of $r$. We did not use the test images to choose $r$, so the test
 # accuracy stays unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, but only
-# one setting of each of the other methods. CHTss uses the same $r$ as CHTs. The other methods run with the untuned
-# settings of the table above. Not all settings come from the papers. For image tasks, the paper starts CHT, CHTs and
-# CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). Here, these methods start
-# from receptive fields. The preset `chts/paper_mlp` starts from CSTI. In RigL's paper, there is one update every 100
-# steps. Here, every method has one update per epoch.
+# one setting of every other method. CHTss uses the same $r$ as CHTs. The other methods run with the settings in the
+# table of methods, which we did not tune. Not all settings come from the papers. For image tasks, the paper starts CHT,
+# CHTs and CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). Here, these
+# methods start from receptive fields. The preset `chts/paper_mlp` starts from CSTI. In RigL's paper, there is one
+# update every 100 steps. Here, every method has one update per epoch.
 #
 # ## The race
 #
@@ -297,8 +299,8 @@ runs = images.race(task, METHODS, sparsity, recipe, seeds=all_seeds, device=sett
 figures.show(
     figures.race(runs),
     "Methods that lower their number of links may lose accuracy while they remove many links (right). The methods "
-    "on the left keep their number of links. FC is in both panels. A line is the mean validation accuracy over "
-    "seeds. The section *What did we find?* has the intervals.",
+    "on the left keep their number of links. FC is in both panels. Each line is the mean validation accuracy over "
+    "seeds. The section *What did we find?* shows the intervals.",
 )
 
 # %% [markdown]
@@ -308,8 +310,8 @@ figures.show(
 # adapt. The accuracy of CHTss dips where its sigmoid is steep. GMP and GraNet have smaller dips. MEST shows no dip, not
 # even at its last update, because we measure the accuracy just after an update. At that moment, the extra links are new
 # and have weight 0, so they do not change the output. But MEST learns slowly at the start. The left panel shows no
-# dips, because its methods keep the number of links constant during the whole run. The table of differences below and
-# the section *What did we find?* show how many points each method is behind FC.
+# dips, because the methods in this panel keep the number of links constant during the whole run. The table of
+# differences below and the section *What did we find?* show how many points each method is behind FC.
 # </details>
 #
 # ## Equal steps are not equal cost
@@ -340,9 +342,10 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 # positions of the links (csr: *compressed sparse rows*). On the CPU of our recorded measurements, with 1 % of the
 # links, a layer of 1568 × 1568 processes 256 samples 12 times as fast as `nn.Linear`. With 5 % of the links, the layer
 # is 5 times as fast as `nn.Linear`, but with 30 % of the links, the layer is slower. The measurements include the
-# forward and the backward pass. A dense product reads whole blocks of numbers, which is fast. A sparse product must
-# look up each link. In a narrow layer, calling the operation takes longer than computing the product. So csr pays off
-# at a low density, in wide layers, and on a CPU. Stage 07 shows at which density csr starts to pay off on your machine.
+# forward and the backward pass. A product of dense matrices reads whole blocks of numbers, which is fast. A product
+# with a sparse matrix must look up each link. In a narrow layer, calling the operation takes longer than computing the
+# product. So csr pays off at a low density, in wide layers, and on a CPU. Stage 07 shows at which density csr starts to
+# pay off on your machine.
 #
 # ## Is the difference real?
 #
@@ -351,7 +354,7 @@ shown.style.hide(axis="index").format("{:.1%}", subset=percent, na_rep="–").fo
 #
 # $$t_{n-1} \cdot \frac{s}{\sqrt{n}}, \qquad s^2 = \frac{1}{n-1} \sum_i (x_i - \bar x)^2$$
 #
-# With few runs, the factor $t$ of Student's distribution is far above 1.96, its value for many runs:
+# With few runs, the factor $t$ of Student's distribution is much larger than 1.96, which is its value for many runs:
 
 # %%
 for n in (2, 3, 5, 10, 1000):
@@ -359,7 +362,8 @@ for n in (2, 3, 5, 10, 1000):
 
 # %% [markdown]
 # Runs with the same seed share their initial weights and batches. So subtract one accuracy from the other for each
-# seed, and report the interval of the mean *difference*. Luck that both runs share cancels out.
+# seed, and report the interval of the mean *difference*. If a seed is lucky for both runs, this luck cancels out in the
+# difference.
 
 # %%
 differences = [row for rival in ("fc", "chts") for row in statistics.paired_differences(runs, rival)]
@@ -371,7 +375,7 @@ for row in differences:
 pd.DataFrame(table).T
 
 # %% [markdown]
-# The numbers are differences in test accuracy, in percentage points. If an interval contains 0, these runs do not show
+# The table shows differences in test accuracy, in percentage points. If an interval contains 0, these runs do not show
 # that one of the two methods is better. The runs do not show that the two methods are equal either. The table contains
 # fifteen different comparisons. A 95 % interval misses the true difference in about one in twenty cases, so expect
 # about one wrong interval here. Do not expect the same order of the methods as in the paper's tables: images of 8×8
@@ -412,9 +416,9 @@ beside_small.style.format(percents, na_rep="–").set_caption(
 
 # %% [markdown]
 # A sparse method that is behind this network has no advantage over a narrow dense network on this task. For the digits,
-# `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. The digits are an easy task,
-# and the output layer of the narrow network is also smaller than the output layer of the sparse networks. The results
-# may differ on a larger task, so such a task needs new runs.
+# `results/README.md` shows recorded runs with ten seeds at sparsities of 90, 95 and 97 %. This comparison has two
+# limits: the digits are an easy task, and the output layer of the narrow network is smaller than the output layer of
+# the sparse networks. The results may differ on a larger task, so a larger task needs new runs.
 #
 # ## How to flatter a method
 #
@@ -438,8 +442,8 @@ shown.style.hide(axis="index").format("{:.1%}", subset=[*columns, "flattery"])
 # that lower their number of links have a second problem: their best epoch may come *before* the network reaches its
 # final sparsity. The accuracy of such an epoch is the accuracy of a denser network. The column `best had more links`
 # counts the runs with such a best epoch. (For MEST, this problem matters less: its extra links have weight 0 when we
-# measure the accuracy.) Choosing on the validation images solves the first problem, but not the second. So we report
-# the last epoch.
+# measure the accuracy.) If we choose the epoch on the validation images, we solve the first problem, but not the
+# second. So we report the last epoch.
 # </details>
 #
 # ## What happened to the network
@@ -468,7 +472,7 @@ figures.show(
 
 # %% [markdown]
 # **Predict:** will the first or the last updates exchange more links? Will the overlap rise or fall? Then play the
-# updates.
+# updates in the widget.
 
 # %%
 player = widgets.TopologyPlayer.of(played)
@@ -506,9 +510,8 @@ figures.show(widgets.TopologyPlayer.figure(state), widgets.TopologyPlayer.comput
 exploring = [run for run in runs if run.method in ("set", "rigl", "cht", "chts", "chtss")]
 figures.show(
     figures.overlap_and_itop(exploring),
-    "CHT regrows more and more of the links that it just removed (left). CHTss has the most links that were ever "
-    "active, because it begins with half of all links (right, logarithmic axis). The lines are means over layers "
-    "and seeds.",
+    "CHT regrows more and more of the links that it just removed (left). CHTss has the highest ITOP rate, "
+    "because it begins with half of all links (right, logarithmic axis). The lines are means over layers and seeds.",
 )
 
 # %% [markdown]
@@ -535,8 +538,9 @@ answer = sorted(answer, key=lambda row: -row["difference"])
 behind = [row for row in answer if row["interval"] is not None and row["difference"] + row["interval"] < 0]
 figures.show(
     figures.differences_ranked(answer, "FC"),
-    f"{len(behind)} of these {len(answer)} networks are behind FC by more than the 95 % confidence interval of their paired "
-    f"difference ({settings.seeds} seeds each). If an interval contains 0, these runs do not show which network is better.",
+    f"{len(behind)} of these {len(answer)} networks are behind FC by a paired difference whose 95 % confidence "
+    f"interval does not contain 0 ({settings.seeds} seeds each). If an interval contains 0, these runs do not show "
+    "which network is better.",
 )
 
 # %% [markdown]
@@ -570,17 +574,17 @@ pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "t
 #
 # - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8,
 #   CHT 5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals
-#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, the interval of GraNet
-#   was just below 0.
+#   contain 0. GraNet is a borderline case. In an earlier run of this page, with the same seeds, the upper end of
+#   GraNet's interval was just below 0, so the interval did not contain 0.
 # - **No sparse method is clearly better or worse than CHTs.** All seven intervals of the column *minus CHTs* contain 0.
 #   So this race shows neither an advantage nor a disadvantage of link prediction.
-# - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points, to 58.0 % in epoch 8. GMP falls by 8.6
-#   points and GraNet by 6.1. MEST also starts with extra links, but its accuracy falls by only 1.0 point.
+# - **CHTss stumbles most.** Its mean validation accuracy falls by 36.7 points and reaches 58.0 % in epoch 8. GMP falls
+#   by 8.6 points and GraNet by 6.1. MEST also starts with extra links, but its accuracy falls by only 1.0 point.
 # - **The sparse methods with the highest mean accuracies cost the most.** GraNet costs 13.0 % of FC's training FLOPs
 #   and GMP 12.3 %. RigL costs 3.4 % and CHTs 2.7 %.
 # - **The small dense network is hard to beat.** It is 1.6 ± 1.7 points behind FC and costs 1.0 % of FC's training
-#   FLOPs. The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is
-#   ahead of the small network by more than the interval: by 0.5 ± 0.4 points.
+#   FLOPs. The small network is clearly ahead of RigL, CHT and SET: the intervals of these three differences do not
+#   contain 0. Only GraNet is clearly ahead of the small network: by 0.5 ± 0.4 points.
 #
 # ### What do larger runs say?
 #
@@ -623,7 +627,7 @@ pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide
 # - **A small dense network that loses.** A sparse network is worth the effort on a task where it is ahead of a dense
 #   network with the same number of weights.
 # - **A task with more links per neuron.** Here the first layer has 164 links for 256 outputs. Link prediction needs
-#   paths of three links, and such a layer has almost none.
+#   paths of three links, and this layer has almost no such paths.
 # - **Equal FLOPs.** If SET and CHTs could use as many FLOPs as GraNet, they could train more than four times as long as
 #   they did here. We have not tried this.
 
@@ -648,20 +652,22 @@ figures.show(widgets.MethodMixer.figure(state), widgets.MethodMixer.compute(stat
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The figure shows a mix with an Erdős–Rényi start. The sentence below the figure names every choice in which the mix
+# The figure shows a mix with an Erdős–Rényi start. The text below the figure lists every choice in which the mix
 # differs from CHTs. To see the other change, set the topology to *receptive field* and the regrowth to *random*. Each
 # mix is trained only once, so the order of two close curves may change with the seed. So the mixer does not answer the
 # question above. The next exercise computes an interval. The mixer also shows which choices fit together. For example,
-# if the number of links does not fit a dense start, the sentence says so.
+# if you combine the topology *all links* with the number of links *constant*, the text explains why this mix cannot
+# work.
 # </details>
 #
 # ## Exercise: mix a method of your own
 #
 # *★★☆ · 10 minutes · optional · objectives 1 and 3 · write code*
 #
-# Change *one* choice of CHTs, and race the new method against CHTs with all seeds. Which does CHTs need more: its
-# receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument: `topology`, `removal`,
-# `regrowth`, `sparsity` or `turnover`. The check trains one network for each seed, which takes several seconds.
+# Change *one* choice of CHTs, and race the new method against CHTs with all seeds. Which of the two does CHTs need
+# more: its receptive field or its regrowth? Pass the new choice to `replace` as a keyword argument: `topology`,
+# `removal`, `regrowth`, `sparsity` or `turnover`. The check trains one network for each seed, which takes several
+# seconds.
 
 # %% tags=["exercise"]
 mine = replace(METHODS["chts"])
@@ -682,8 +688,9 @@ exercises.check(
 # <details><summary>Hint</summary>
 #
 # `replace(method, topology=...)` returns a copy with one field changed. `ErdosRenyi`, `Regrowth` and `Removal` are
-# imported above; `chts_core/choices.py` contains the other choices. Look at `METHODS["chts"]` first:
-# `Regrowth("random", history=True)` changes only the score, and a link that returns still starts with its last weight.
+# imported above; `chts_core/choices.py` contains the other choices. Look at `METHODS["chts"]` first, because a choice
+# may have several settings. For example, `Regrowth("random", history=True)` changes only the score of the regrowth, so
+# a link that returns still starts with its last weight.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -720,8 +727,8 @@ exercises.check("06.one_update", one_update)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# An absent link has $|W_{ij}| = 0$, so set its size to $\infty$ before you look for the smallest sizes. `argsort` and
-# `torch.randperm(n, generator=generator)` work on flat tensors.
+# An absent link has $|W_{ij}| = 0$, so replace this 0 with $\infty$ before you look for the smallest values. `argsort`
+# and `torch.randperm(n, generator=generator)` work on flat tensors.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -880,7 +887,8 @@ exercises.check("06.half_width", half_width)
 # half_width = 5.0
 # ```
 #
-# The three runs lie within four points, and yet their mean is uncertain by five points on either side.
+# The three accuracies differ by at most four points, and yet the interval of their mean extends five points to either
+# side.
 # </details>
 
 # %% [markdown]
@@ -896,7 +904,7 @@ exercises.check("06.half_width", half_width)
 
 # %% tags=["exercise"]
 def paired(mine, theirs):
-    """Mean and half-width of the paired difference. Write this function."""
+    """The mean of the paired difference and the half-width of its interval. Write this function."""
 
 
 # %% tags=["check"]
@@ -970,8 +978,8 @@ exercises.check("06.paired", paired)
 # - At every step, each layer has exactly the scheduled number of links. A removed link has weight 0 in the network, but
 #   CHTs remembers the link's last weight.
 # - A fair race uses equal steps and equal seeds, and reports the cost along with the accuracy.
-# - Choose on the validation images, and report the last epoch. A difference smaller than its interval may be due to
-#   chance.
+# - Choose on the validation images, and report the last epoch. If the interval of a difference contains 0, the
+#   difference may be due to chance.
 # - On the digits, five sparse methods are behind FC, and no sparse method is clearly better or worse than CHTs. A small
 #   dense network is clearly ahead of three sparse methods.
 #

@@ -139,8 +139,8 @@ assert healthy.findings == []
 evolution = panel.evolution(healthy.sparsifier.history)
 figures.show(
     panel.plot_evolution(evolution),
-    "In the healthy run, nearly all neurons stay active. The links of each layer fall along the sigmoid and then "
-    "stay constant. The overlap stays below the ELM line.",
+    "In the healthy run, nearly all neurons stay active. The number of links of each layer falls along the sigmoid and "
+    "then stays constant. The overlap stays below the dotted ELM line.",
 )
 
 # %% [markdown]
@@ -158,13 +158,14 @@ figures.show(
 first = admit("stale moments")
 figures.show(
     figures.vital_signs(healthy, first),
-    "Patient 1 looks healthy: its loss, its share of weights that are not zero and its active neurons are much like "
-    "those of the healthy run.",
+    "Patient 1 looks healthy: the loss, the share of weights that are not zero and the share of active neurons differ "
+    "little from the values of the healthy run.",
 )
 
 # %% [markdown]
-# The weights outside the mask are 0 at every step, and about as many neurons are active as in the healthy run.
-# **Predict:** which part of the optimizer state has the shape of the weight matrix? What could be wrong with this part?
+# The weights outside the mask are 0 at every step, and the number of active neurons is about the same as in the healthy
+# run. **Predict:** which part of the optimizer state has the shape of the weight matrix? What could be wrong with this
+# part?
 
 # %%
 name = "2.weight"
@@ -194,11 +195,11 @@ assert first.checks == injected_bugs.SIGNATURES["stale moments"]
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link, at once
-# or one update later, its momentum does not start from zero. So the first steps of this link follow the gradients of an
-# earlier network. (CHTss deliberately gives the link its last *weight*, but not its last momentum.) The loss curve does
-# not show the fault, and one run cannot show whether the accuracy suffers. But the run did not use the method that it
-# claims to use. Some published code did not mask the momentum of SGD.
+# *Stale moments.* The momentum of a removed link stays in the optimizer. If link prediction regrows this link in the
+# same update or in the next one, the momentum of the link does not start from zero. So the first steps of this link
+# follow the gradients of an earlier network. (CHTss deliberately gives the link its last *weight*, but not its last
+# momentum.) The loss curve does not show the fault, and one run cannot show whether the accuracy suffers. But the run
+# does not use the method that it claims to use. Some published code did not mask the momentum of SGD.
 #
 # Remedy: whenever an update removes or regrows a link, set the optimizer state of this link to 0. The optimizer keeps
 # one or more tensors with the shape of the weight matrix. In each of these tensors, one entry belongs to the link.
@@ -214,7 +215,8 @@ print(f"density of the masks after the run: {second.sparsifier.density():.2%}")
 figures.show(
     figures.vital_signs(healthy, second),
     "Patient 2: between updates, most weights are not zero, although the masks are as sparse as the masks of the "
-    "healthy run. At each update, the share drops to the density for one step.",
+    "healthy run. At each update, the share of weights that are not zero drops to the density of the masks. One step "
+    "later, the share rises again.",
 )
 
 # %% [markdown]
@@ -256,8 +258,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The loss stays near 2.30, and there are ten classes. **Predict:** what has a model with this loss learned? Where would
-# you look for the fault?
+# The images have ten classes, and the loss stays near 2.30. **Predict:** what has the model learned if its loss stays
+# at this value? Where would you look for the fault?
 
 # %%
 print(f"loss of the last 20 steps: {sum(third.loss[-20:]) / 20:.3f}; ln 10 = {math.log(10):.3f}")
@@ -281,9 +283,9 @@ assert third.checks == {"collapse"} == injected_bugs.SIGNATURES["collapsed layer
 #
 # *A collapsed layer.* The scheduled number of links of one layer fell to zero, so no signal passes through this layer.
 # The output depends only on the biases after the empty layer, so the output is the same for every image. The network
-# learns only how frequent each class is, and its loss stays near $\ln 10$. All links of the other layers are
-# incomplete, so no neuron is active. In published code, a density decay that did not start at step 0 reduced the
-# density of a network to 0.014 %.
+# learns only how frequent each class is, and its loss stays near $\ln 10$. No path leads from an input to an output, so
+# all links of the other layers are incomplete (stage 04) and no neuron is active. In published code, a density decay
+# that did not start at step 0 reduced the density of a network to 0.014 %.
 #
 # Remedy: before the run, look at the planned links of every layer over time. `chts.plan` shows the planned links and
 # refuses an empty layer.
@@ -324,7 +326,8 @@ assert "never be reached" in refusal
 fourth = admit("outliving decay")
 figures.show(
     figures.vital_signs(healthy, fourth),
-    "Patient 4: the share of weights that are not zero falls later than in the healthy run and ends slightly above it.",
+    "Patient 4: the share of weights that are not zero falls later than in the healthy run. At the end, the share is "
+    "slightly higher than in the healthy run.",
 )
 
 # %%
@@ -341,16 +344,17 @@ assert fourth.sparsifier.density() > healthy.sparsifier.density()
 assert fourth.checks == {"density"} == injected_bugs.SIGNATURES["outliving decay"]
 
 # %% [markdown]
-# The density by the formula may differ slightly from the density of the masks, because each layer has a whole number of
-# links and the last update may come slightly before 75 % of the run.
+# The density that the formula gives may differ slightly from the density of the masks, because each layer has a whole
+# number of links and the last update may come slightly before 75 % of the run.
 #
 # <details><summary>What you should have seen</summary>
 #
-# *A decay that outlives the updates.* The final density is about two percentage points too high. The tail of a sigmoid
-# is flat, so the error is small. The loss looks no worse, because this run had more links than the healthy run for most
-# of the training. But the additional links make a comparison with other methods unfair. In published code, a decay
-# window that ended after the last update left 1.1 % more links than the target density of 10 % allows (stage 05). With
-# a target density of 1 %, the window left 13.5 % more links than the target allows.
+# *An outliving decay.* The density should still fall after the last update, but only an update can lower it. So the
+# final density is about two percentage points too high. The tail of a sigmoid is flat, so the error is small. The loss
+# looks no worse, because this run had more links than the healthy run for most of the training. But the additional
+# links make a comparison with other methods unfair. In published code, a decay window that ended after the last update
+# left 1.1 % more links than the target density of 10 % allows (stage 05). With a target density of 1 %, the window left
+# 13.5 % more links than the target allows.
 #
 # Remedy: end the decay at an update, and count the links of the final model.
 # </details>
@@ -415,8 +419,9 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # we run the code twice with different seeds of the topology. Both runs have the same initial weights, the same batches
 # and the same initial masks, and both remove links by the hard rule.
 #
-# **Predict:** each run gains links that were not in the initial masks. What share of these links will both runs gain if
-# regrowth really draws links, and what share if regrowth takes the links with the highest scores?
+# **Predict:** each run gains links that were not in the initial masks. What share of the gained links will be the same
+# in both runs if regrowth really draws links? What share will be the same if regrowth takes the links with the highest
+# scores?
 
 # %%
 hard_removal = replace(chts.METHODS["chts"], removal=Removal("magnitude"))  # neither soft nor percolating
@@ -538,7 +543,7 @@ exercises.check("06b.drop_links", drop_links)
 # <details><summary>Hint</summary>
 #
 # `optimizer.state[weight]` is a dictionary of tensors. A tensor with one element per weight has the shape of `weight`.
-# Work on `weight.data`, so that autograd does not see the change.
+# Work on `weight.data`, so that autograd does not record the change.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -606,7 +611,7 @@ exercises.check("06b.not_held", not_held)
 
 # %% tags=["exercise"]
 def first_finding(sparsifier, train_step, steps):
-    """Step and check of the first finding, or None. Write this function."""
+    """The step and the check of the first finding, or None. Write this function."""
 
 
 # %% tags=["check"]
@@ -725,7 +730,7 @@ exercises.check("06b.which_fault", which_fault)
 # | `"best scores"` | regrowth takes the links with the best scores |
 # | `"random regrowth"` | every missing link is equally likely to be regrown |
 # | `"too many links"` | regrowth adds one and a half times as many links as it should |
-# | `"removal by place"` | the update removes all links of the first outputs, whatever the weights of these links are |
+# | `"removal by place"` | the update removes all links of the outputs with the lowest indices, whatever the weights of these links are |
 #
 # **First on paper:** for each fault, write down how it changes the overlap, the number of active neurons and the number
 # of links. Two of the faults lower the overlap. Which curve distinguishes these two faults from each other? Then look
@@ -850,8 +855,8 @@ for entry in contagion:
 #
 # So the optimizer must skip such a step. A `GradScaler` skips such steps in any precision. If an update is due at a
 # skipped step, the `Sparsifier` postpones the update and prints a warning, which names the layers whose gradients are
-# not finite. If a weight is NaN, the `Sparsifier` refuses the update. `chts train` skips such steps by itself and
-# records them.
+# not finite. If a weight is NaN, the `Sparsifier` refuses the update. `chts train` needs no `GradScaler`: it skips
+# every step whose loss or gradients are not finite, and it records the number of the step.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
@@ -886,8 +891,8 @@ assert chts.numerics.find_nonfinite(network) == []
 # masks were perfect, but most of the weights outside them were not zero.
 # </details>
 #
-# 2. `chts.audit.audit` looks at a single moment. Why can this function not see whether a regrown link started without
-#    momentum?
+# 2. `chts.audit.audit` checks a run at a single step. Why can this function not detect whether a regrown link started
+#    without momentum?
 #
 # <details><summary>Answer</summary>
 #
@@ -895,7 +900,7 @@ assert chts.numerics.find_nonfinite(network) == []
 # must look right after the update and know the masks from before the update.
 # </details>
 #
-# 3. Which patients would you have found by comparing accuracies?
+# 3. Which patients would you have found by comparing only the losses?
 #
 # <details><summary>Answer</summary>
 #

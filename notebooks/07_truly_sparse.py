@@ -68,7 +68,8 @@ settings = notebooks.start("07_truly_sparse", profile, seed=seed, sparsity=spars
 #
 # A linear layer with $n$ inputs and $m$ outputs does $2nm$ floating-point operations for each sample: a multiplication
 # and an addition for each weight. The backward pass does twice as many operations, for the gradients with respect to
-# the input and to the weight. If only a share $d$ of the links exists, $6\,d\,nm$ operations *would be enough*.
+# the input and to the weights. Both passes together do $6nm$ operations. If only a share $d$ of the links exists,
+# $6\,d\,nm$ operations *would be enough*.
 #
 # Check by hand: with 100 inputs and 50 outputs, a dense layer does 30 000 operations for each sample, forward and
 # backward. With 1 % of the links, 300 operations would be enough.
@@ -124,8 +125,9 @@ print(by_links)
 assert by_links == (weight @ x).tolist() == [5, 18, 20]
 
 # %% [markdown]
-# The backward pass goes through the links input by input, so the layer also stores how to sort the links by column.
-# `SparseLinear` does all this work in compiled loops. `SparseLinear` is a drop-in replacement for `nn.Linear`.
+# The backward pass goes through the links input by input, so the layer also stores the order of the links when they are
+# sorted by column. `SparseLinear` does all this work in compiled loops. `SparseLinear` is a drop-in replacement for
+# `nn.Linear`.
 
 # %%
 linear = nn.Linear(4, 3)
@@ -160,7 +162,7 @@ assert kept == 10_000 * (3 * 4 + 12) + 2 * 1001 * 4
 # operation in a dense product. If a layer has enough links, the dense product is faster.
 #
 # **Predict:** at which density do the dense and the sparse product take the same time on this machine: 1 %, 10 % or 40
-# %? With 32 samples, is this density lower than with 256 samples, higher, or about the same?
+# %? Is this density lower, higher or about the same if a batch has 32 samples instead of 256?
 
 # %%
 densities = [0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -207,9 +209,9 @@ for name, times in (("256 samples", many), ("32 samples", few)):
 #
 # ## The same run, link by link
 #
-# `Sparsifier(..., execution="csr")` replaces the layers of a model with layers that store only their links. The run is
-# the *same*: it removes and regrows the same links, and the weights agree up to rounding. (Here we compare only the
-# links. The tests of the core compare both the links and the weights.)
+# `Sparsifier(..., execution="csr")` replaces the layers of a model with layers that store only their links. A run with
+# csr is the *same* as a run with masks: it removes and regrows the same links, and the weights agree up to rounding.
+# (Here we compare only the links. The tests of the core compare both the links and the weights.)
 
 # %%
 task = data.load_images("digits")
@@ -283,7 +285,8 @@ for cost in meter:
 # CHTss starts with half of all links, so it needs more operations than CHTs. CHTss also needs more memory than CHTs,
 # but the column *kept* does not include this additional memory. A link that returns starts with its last weight, so
 # CHTs and CHTss remember every link that they removed. The position of such a link takes 8 bytes, and its weight takes
-# 4 bytes. CHTss has removed at least the links that it lost while its density fell from 50 % to the final value:
+# 4 bytes. While the density of CHTss falls from 50 % to the final value, CHTss removes more links than it regrows.
+# CHTss remembers at least the difference:
 
 # %%
 weights = task.features * settings.hidden + 2 * settings.hidden**2
@@ -303,9 +306,9 @@ print(
 # products. The run ends at a density at which sparse products are faster. `SparseLinear` can multiply link by link, or
 # it can fill in a dense matrix and multiply by that matrix. For each layer, `execution="auto"` measures once at which
 # density both ways take the same time. Below this density, the layer multiplies link by link. Filling in the matrix
-# takes time, so the dense way is slower than `nn.Linear`. Therefore the two ways take the same time at a higher density
-# than the density at which the lines of dense and csr cross in the first figure. The dotted line of this figure marks
-# the higher density, and the cell below prints it. On the published page, this density is 35 %, which is less than the
+# takes time, so the dense way is slower than `nn.Linear`. In the first figure, the lines of csr and dense (`nn.Linear`)
+# cross at one density. The density at which both ways take the same time is therefore higher. The dotted line marks
+# this higher density, and the cell below prints it. On the published page, this density is 35 %, which is less than the
 # density of 50 % in the first step. So auto multiplies densely in the first steps and link by link after the first
 # updates. If your machine prints more than 50 %, auto multiplies link by link in all steps, and the times of csr and
 # auto differ only by chance.
@@ -383,7 +386,7 @@ exercises.check("07.to_lists", to_lists)
 #
 # *★★☆ · 10 minutes · essential · objective 2 · write code*
 #
-# Compute the product $y = Wx$ for one sample from the three lists of CSR, without building the matrix. Replace the
+# From the three lists of CSR, compute the product $y = Wx$ for one sample. Do not build the matrix. Replace the
 # `return` statement.
 
 
@@ -420,10 +423,10 @@ exercises.check("07.multiply", multiply)
 # Write a function that returns how many bytes a layer without bias keeps between two steps of SGD with momentum. Each
 # number takes 4 bytes. `execution` is one of three values:
 #
-# - `"dense"`: for each possible link, the weight, its gradient and its momentum;
-# - `"masked"`: the same as for `"dense"`, and a Boolean mask of one byte per possible link;
-# - `"links"`: for each existing link, the value, its gradient, its momentum and 12 bytes for the position; also the
-#   beginnings of all rows and columns.
+# - `"dense"`: for each possible link, the layer keeps the weight, its gradient and its momentum;
+# - `"masked"`: the layer keeps the same numbers as with `"dense"`, and a Boolean mask of one byte per possible link;
+# - `"links"`: for each existing link, the layer keeps the value, its gradient, its momentum and 12 bytes for the
+#   position. It also keeps the beginnings of all rows and columns.
 #
 # For a small layer, the check compares your results with results that we computed by hand. For a second layer, it
 # compares your result with the measured memory of a `SparseLinear`.
@@ -521,11 +524,12 @@ exercises.check("07.meeting_density", meeting_density)
 #     return min(max((dense - fixed) / slope, 0), 1)
 # ```
 #
-# From the two sparsest measurements of the published page, this function predicts 29 % for 256 samples and 22 % for 32.
-# On that page, the measured lines cross between 20 and 30 % for both numbers of samples. So both predictions fit.
-# Timings change from run to run. In two earlier runs on machines of the same kind, the lines for 32 samples crossed
-# between 10 and 20 %, and one prediction for 256 samples was 33 %, which was too high. Machines differ too: in a run on
-# another machine, the lines crossed between 30 and 50 % for 256 samples, and between 20 and 30 % for 32 samples.
+# From the two sparsest measurements of the published page, this function predicts 29 % for 256 samples and 22 % for 32
+# samples. On that page, the measured lines cross between 20 and 30 % for both numbers of samples. So both predictions
+# fit. Timings change from run to run. In two earlier runs on machines of the same kind, the lines for 32 samples
+# crossed between 10 and 20 %, and one prediction for 256 samples was 33 %, which was too high. Machines differ too: in
+# a run on another machine, the lines crossed between 30 and 50 % for 256 samples, and between 20 and 30 % for 32
+# samples.
 # </details>
 
 # %% [markdown]
@@ -541,7 +545,7 @@ for samples, times in ((256, many), (32, few)):
         print(f"{samples} samples: predicted {met:.0%}; largest tested density at which csr was faster: {won:.0%}")
 
 # %% [markdown]
-# Two points that lie close together do not define a line well: a small error in one time moves the far end of the line
+# Two points that lie close together do not define a line well: a small error in one of the two times changes the slope
 # a lot. Which two densities would you measure instead?
 #
 # ## Exercise: what no sparsity removes
@@ -572,8 +576,8 @@ exercises.check("07.fixed_cost", fixed_cost)
 # fixed_cost = 2.9 / 0.99  # 2.929... ms
 # ```
 #
-# Even without any links, a step of the csr model takes 2.9 ms. So no sparsity makes this step 3.5 times as fast as the
-# dense step, although the FLOPs fall by a factor of 100.
+# Even without any links, a step of the csr model takes 2.9 ms. So at every sparsity, this step is less than 3.5 times
+# as fast as the dense step, although the FLOPs fall by a factor of 100 or more.
 # </details>
 
 # %% [markdown]
@@ -585,9 +589,9 @@ exercises.check("07.fixed_cost", fixed_cost)
 # $\partial L / \partial W_{ij}$ for the existing links only, and $\partial L / \partial x$. Use the `links` that
 # `chts.linear.compress` returns, not the matrix: `links.outputs()` lists the output of each link, and
 # `links.col_indices` lists its input. `x` has the shape (samples, inputs), and `dy` has the shape (samples, outputs).
-# Return two tensors. The first tensor is the gradient with respect to the values, summed over the samples; its shape is
-# (links,). The second tensor is the gradient with respect to `x`. The check compares both gradients with the gradients
-# of autograd, and it checks that none of your tensors is as large as the matrix.
+# Return two tensors. The first tensor is the gradient with respect to the values of the links, summed over the samples.
+# It has the shape (links,). The second tensor is the gradient with respect to `x`. The check compares both gradients
+# with the gradients of autograd, and it checks that none of your tensors is as large as the matrix.
 
 
 # %% tags=["exercise"]
@@ -655,10 +659,11 @@ exercises.check("07.gradients", gradients)
 #
 # <details><summary>Answer</summary>
 #
-# No. Storing only the links does not make the layer faster. On the published page, a layer that stores only its links
-# is faster than `nn.Linear` at densities up to 20 %, with 256 samples and with 32. Your own run may show a different
-# limit. Storing only the links does not save memory either: with momentum, a link takes 24 bytes, and a dense weight
-# takes 12 bytes. So half of the links take as much memory as all weights of a dense layer.
+# No. At this density, storing only the links does not make the layer faster. On the published page, a layer that stores
+# only its links is faster than `nn.Linear` at densities up to 20 %, for batches of 256 samples and of 32 samples. Your
+# own run may show a different limit. Storing only the links does not save memory at this density either: with momentum,
+# a link takes 24 bytes, and a dense weight takes 12 bytes. So half of the links take as much memory as all weights of a
+# dense layer.
 # </details>
 #
 # 4. What does `execution="auto"` decide, and how?

@@ -147,8 +147,8 @@ for sentence in corpus.validation[0]:
 #
 # The example has three *tokens*: the pieces *forty*, *-* and *two*. Each token is a row of four numbers. A head
 # computes three vectors for each token: a *query* (what do I look for?), a *key* (how can others find me?) and a
-# *value* (what do I say?). Each of these vectors comes from a linear layer with its own weight matrix. Where a weight
-# is 0, the link is absent.
+# *value* (what do I say?). Each of these vectors comes from a linear layer with its own weight matrix. In this example,
+# a weight of 0 means that the link is absent.
 
 # %%
 x = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 2, 1]])  # "forty", "-", "two"
@@ -188,8 +188,8 @@ assert torch.allclose(by_torch[0], mixture)
 #
 # Write a function that computes the attention of one head with absent links, for any number of tokens, inputs and
 # neurons. `weights` and `masks` are dictionaries, each with a matrix for "q", "k" and "v" (queries, keys and values).
-# Each matrix has a row for each neuron of the head. The weights of absent links are *not* 0 here. Do not use PyTorch's
-# attention functions.
+# Each matrix has a row for each neuron of the head. Unlike in the example above, the weights of absent links are *not*
+# 0. Do not use PyTorch's attention functions.
 
 
 # %% tags=["exercise"]
@@ -220,8 +220,8 @@ exercises.check("08.attend", attend)
 # ## The mask of a head
 #
 # Look at the products in a score. Neuron $j$ of a query is multiplied only by neuron $j$ of a key. So queries and keys
-# are a **pair**: if neuron $j$ is inactive on one side, the product is 0, whatever the number on the other side is. The
-# next picture shows the mask of the keys transposed, so the pair looks like a chain from stage 04.
+# are a **pair**: if neuron $j$ has no links in one of the two matrices, the product is 0, whatever number the other
+# matrix gives. The next picture shows the mask of the keys transposed, so the pair looks like a chain from stage 04.
 #
 # Which neurons of the head are inactive? Look at `w_query` and `w_key` before you look at the picture.
 
@@ -233,7 +233,7 @@ figures.show(
         [masks["q"], masks["k"].T], ("read by\nqueries", "neurons\nof the head", "read by\nkeys")
     ),
     "Two neurons of the head are of no use: neuron 2 has no link in the queries (left), and neuron 3 has no link "
-    "in the keys (right). Both are crossed out. Dashed lines are their links on the other side.",
+    "in the keys (right). Both are crossed out. The dashed lines are the links that they still have.",
 )
 
 # %% [markdown]
@@ -253,7 +253,7 @@ figures.show(
 )
 
 # %% [markdown]
-# A `LayerGraph` names the layers that belong to an attention block. Percolation then works head by head:
+# A `LayerGraph` says which layers belong to an attention block. Percolation then works head by head:
 
 # %%
 graph = chts.LayerGraph(attentions=(chts.Attention("q", "k", "v", "o", heads=1, key_heads=1),))
@@ -280,8 +280,8 @@ assert torch.allclose(after, by_torch @ w_output.T)
 
 # %% [markdown]
 # The output stays exactly the same only if the layers have no biases. Our model has biases, as most Transformers do.
-# With biases, an inactive neuron may contribute to the output through the links on its other side. When percolation
-# cuts these links, the output changes.
+# With biases, a neuron that has no links in one matrix may still contribute to the output through its links in the
+# other matrix. When percolation cuts these links, the output changes.
 #
 # ## Exercise: predict a head's percolation
 #
@@ -290,9 +290,9 @@ assert torch.allclose(after, by_torch @ w_output.T)
 # Write a function that applies percolation to one head. `masks` contains the Boolean masks of "q", "k" and "v", with a
 # row for each neuron of the head, and the mask of "o", with a *column* for each neuron. Check two things for each
 # neuron $j$. Do row $j$ of "q" and row $j$ of "k" both have a link? Do row $j$ of "v" and column $j$ of "o" both have a
-# link? If a check fails, cut all links in the rows or columns that it looks at. Return the new masks. Do not change the
-# masks that the function receives. Predict first: if row $j$ of "q" is empty, how many links of row $j$ of "v" does
-# percolation cut?
+# link? If a check fails, cut all links in the two rows (or in the row and the column) of this check. Return the new
+# masks. Do not change the masks that the function receives. Predict first: if row $j$ of "q" is empty, how many links
+# of row $j$ of "v" does percolation cut?
 
 
 # %% tags=["exercise"]
@@ -327,8 +327,8 @@ exercises.check("08.percolate_head", percolate_head)
 #     }
 # ```
 #
-# One pass is enough. A cut removes all links of a row or column, and the links that neuron $j$ loses affect no other
-# neuron of the head.
+# One pass over the neurons is enough. A cut removes all links of a row or column, and the links that neuron $j$ loses
+# affect no other neuron of the head.
 # </details>
 #
 # ## The model and its sparse matrices
@@ -342,8 +342,8 @@ exercises.check("08.percolate_head", percolate_head)
 figures.show(
     figures.blocks(["transformer"]),
     "One layer of our encoder has six sparse matrices. A layer of the decoder has a second attention block with "
-    "four more, whose keys and values read the output of the encoder. The embedding, the norms and the output "
-    "layer stay dense.",
+    "four more sparse matrices. This block reads its keys and values from the output of the encoder. The embedding, "
+    "the norms and the output layer stay dense.",
 )
 
 # %% [markdown]
@@ -370,8 +370,8 @@ print(str(plan).partition("\n\n")[2])
 
 # %% [markdown]
 # The embedding stays dense. The embedding is a table with a row for each piece. The last layer (the output layer in the
-# picture) uses the same table to score each possible next piece. How many weights does the embedding have? Is this
-# number larger than 10 % of the number of other weights?
+# picture) uses the same table to score each possible next piece. How many weights does the embedding have? If the other
+# matrices keep 10 % of their weights, does the embedding have more weights than they keep?
 
 # %%
 sizes = {recipe.size: vocabulary.size, "multi30k": 8000, "wmt": 32_000}
@@ -391,8 +391,8 @@ pd.DataFrame(rows).style.hide(axis="index").format(thousands=",").format("{:.1%}
 # `shapes` maps the name of each parameter of a translator to its shape. The names come from our model's
 # `named_parameters()`: "embedding.weight", "encoder.0.attention.q_proj.weight", "encoder.0.feed_forward.0.bias", …
 # Every sparse matrix has the same sparsity. Return a dictionary that maps each name to the number of weights that the
-# parameter keeps. Round each number of links to the nearest integer. The embedding, the norms and the biases stay
-# dense.
+# parameter keeps. Round the number of links in each sparse matrix to the nearest integer. The embedding, the norms and
+# the biases stay dense.
 
 
 # %% tags=["exercise"]
@@ -461,8 +461,8 @@ exercises.check("08.decoder_links", decoder_links)
 #
 # ## The schedule
 #
-# Adam's learning rate rises linearly for $w$ steps. Then it falls with the inverse square root of the step $t$. For a
-# model of width $d$ and a factor $c$, the learning rate is
+# Adam's learning rate rises linearly for $w$ steps. Then it falls in proportion to the inverse square root of the step
+# $t$. For a model of width $d$ and a factor $c$, the learning rate is
 #
 # $$c \cdot d^{-1/2} \cdot \min(t^{-1/2}, \; t \cdot w^{-3/2})$$
 #
@@ -480,8 +480,9 @@ for step, expected in ((200, 0.0025), (400, 0.005), (1600, 0.0025)):
 # %% [markdown]
 # Every update of the topology adds new links, and Adam has no moments for them yet. The paper gives the sparse methods
 # 20 *iterative warm-up steps*, but it gives no details. We interpret these steps as follows. After an update, the
-# learning rate starts at a twentieth of the scheduled rate. Then it rises linearly and reaches the scheduled rate after
-# 20 steps. The next cell compares the rate after an update at step 400 with the scheduled rate:
+# learning rate starts at a twentieth of the *scheduled rate*, which the formula gives. Then it rises linearly and
+# reaches the scheduled rate after 20 steps. The next cell compares the rate after an update at step 400 with the
+# scheduled rate:
 
 # %%
 for step in (401, 410, 420, 421):
@@ -489,8 +490,8 @@ for step in (401, 410, 420, 421):
     print(f"step {step}: {rate / translation.learning_rate_at(step, 100, by_hand):.0%} of the schedule")
 
 # %% [markdown]
-# Our short runs update the topology more often than the paper's runs, so they have fewer warm-up steps after each
-# update. Their recipes keep the paper's ratio of warm-up steps to steps between updates:
+# Our short runs update the topology more often than the paper's runs, so our runs have fewer warm-up steps after each
+# update. Our recipes keep the paper's ratio of warm-up steps to steps between updates:
 
 # %%
 for name, used in {"paper": translation.RECIPES["multi30k"], "this run": recipe}.items():
@@ -616,10 +617,10 @@ print(f"highest validation BLEU: beam {beams.beam[beams.BLEU.idxmax()]}; used fo
 # search can give. A wider beam takes more time. If a model is sure of each piece, greedy decoding writes the same
 # translation as beam search.
 #
-# BLEU depends on how words are split, whether capitals count and how counts of zero are smoothed. The *signature* of a
-# score names these choices. Scores are comparable only if their signatures are equal. The paper does not give its
-# signature. So we show our scores *beside* the paper's scores, but we do not rank them against each other. Our
-# signature is:
+# BLEU depends on how the text is split into words, on whether capital letters matter, and on how BLEU treats a text in
+# which no group of four words matches. The *signature* of a score describes these choices. Scores are comparable only
+# if their signatures are equal. The paper does not give its signature. So we show our scores *beside* the paper's
+# scores, but we do not rank them against each other. Our signature is:
 
 # %%
 print(run.signatures["bleu"])
@@ -658,8 +659,8 @@ for written, row in zip(attended.target, cross.mean(dim=0), strict=True):
 #
 # When the model writes the German units, it looks at the English units, which stand at the *end* of the number. The
 # heads divide the work, so a single head may look at other pieces. Attention shows what a head reads, not what the
-# model does with it. After such a short training run, the mean over the heads may be blurred. The printed lines show
-# how blurred it is.
+# model does with it. After such a short training run, the mean attention of the heads may be spread over many pieces.
+# In that case, the printed shares are small.
 # </details>
 #
 # ## The mask of a trained head
@@ -673,7 +674,8 @@ last_query, last_key = (run.last_masks[f"{attention_name}.{part}_proj.weight"] f
 figures.show(
     figures.attention_head(last_query, last_key, dimensions.heads, 0),
     f"In head 0 of {attention_name}, each row of the queries is paired with the same row of the keys. The right "
-    "panel shows how many links each row has. A red mark would show a row that has links on only one side.",
+    "panel shows how many links each row has. A red mark would show a row that has links in the queries or in the "
+    "keys, but not in both.",
 )
 
 # %%
@@ -686,8 +688,8 @@ figures.show(
 )
 
 # %% [markdown]
-# The history has a row for every update of every layer. The table shows means over the layers at the first, the middle
-# and the last update:
+# The history of the run has a row for each layer and each update. The table shows means over the layers at the first,
+# the middle and the last update:
 
 # %%
 history = pd.DataFrame(run.history)
@@ -698,8 +700,8 @@ by_step.iloc[sorted({0, len(by_step) // 2, len(by_step) - 1})].style.format(
 
 # %% [markdown]
 # Here `anp` is the share of active neurons among all output neurons of the layer. (In stage 04, we divided by the
-# number of neurons that were active before the update.) `itop` is the share of all possible links that were ever
-# active. `overlap` is the share of regrown links that the same update had removed.
+# number of neurons that were active before the update.) `itop` is the share of all possible links that have been active
+# at least once. `overlap` is the share of regrown links that the same update had removed.
 #
 # ## Try your own sentence
 #
@@ -749,7 +751,7 @@ print(f"factor c of the learning rate: FC {dense_rate:g}, sparse methods {recipe
 
 # %% [markdown]
 # **Predict:** how many BLEU points does each sparse method lose compared with FC at this sparsity? Will any sparse
-# method be ahead of FC? Write your answers down before you run the cells.
+# method have a higher BLEU than FC? Write your answers down before you run the cells.
 
 # %%
 rivals = [name for name in names if name != settings.method]
@@ -775,8 +777,8 @@ table.style.hide(axis="index").format("{:.1%}", subset=["density", "active", "it
 # %% [markdown]
 # `bleu` and `exact` (in per cent) are scores on the test pairs after the last step. `loss` is the loss on the
 # validation pairs. `FLOPs` is the cost of the training steps as a share of FC's cost, if absent links cost nothing.
-# This cost includes the dense last layer, so it cannot be as low as the density. `seconds` is the training time, with
-# masks on dense matrices (stage 07).
+# This cost includes the dense last layer, so it cannot be as low as the density. `seconds` is the training time. Here
+# the sparse layers are dense matrices with masks, so absent links also cost time (stage 07).
 
 # %%
 measured_seconds = sum(run.seconds for run in runs)
@@ -793,12 +795,12 @@ pd.DataFrame(minus).T.rename(columns={"fc": "BLEU minus FC", "chts": "BLEU minus
 # <details><summary>What you should have seen</summary>
 #
 # With the laptop profile, FC comes last, in BLEU and in `exact`. CHT has almost the same BLEU as FC. Do not conclude
-# that sparse networks translate better. The race has a single seed, so there is no interval and no ranking. The race
-# has only a few hundred steps, so it shows how fast each method *begins* to learn. Also, FC trains with half the
-# learning rate of the sparse methods. Both rates come from trials with twice as many steps as this race and with an
-# earlier version of the methods. In the longer runs below, FC has the highest mean of `exact`. Run the race with
-# `-p seeds 3` and more `steps` before you believe a difference. The measured time includes the updates of the topology,
-# but the predicted time does not. Both times leave out the evaluations on the validation pairs.
+# that sparse networks translate better. The race has a single seed, so it gives no confidence interval, and we do not
+# rank the methods. The race has only a few hundred steps, so it shows how fast each method *begins* to learn. Also, FC
+# trains with half the learning rate of the sparse methods. Both rates come from trials with twice as many steps as this
+# race and with an earlier version of the methods. In the longer runs below, FC has the highest mean of `exact`. Run the
+# race with `-p seeds 3` and more `steps` before you believe a difference. The measured time includes the updates of the
+# topology, but the predicted time does not. Both times leave out the evaluations on the validation pairs.
 # </details>
 #
 # ## Recorded runs
@@ -874,12 +876,13 @@ pd.DataFrame(translators.beside(of_multi30k, "validation_loss", digits=2)).style
 #   CHTss and CHTs have about the same BLEU here. In the paper, CHTs and SET have about the same BLEU with 5 % of the
 #   links. Here CHTs is ahead of SET by 1.6 ± 0.7 BLEU.
 # - **Not decided:** with 10 % of the links, SET loses 1.7 BLEU in the paper and 0.3 ± 1.5 here. In the paper, CHTss is
-#   ahead of FC by 1.5 BLEU with 10 % of the links and by 0.7 BLEU with 5 %. Our intervals are wider than these leads.
+#   ahead of FC by 1.5 BLEU with 10 % of the links and by 0.7 BLEU with 5 %. In our runs, the half-widths of the
+#   confidence intervals for these two differences are larger than these leads.
 # - **Differs:** our model has a tenth of the weights of the paper's model, and it was trained for a fifth of the
-#   paper's steps. We use our own subwords and sacrebleu's signature. We trained FC for 300 steps with three factors $c$
-#   of the learning rate and chose the factor with the lowest validation loss. The sparse methods share the factor 1,
-#   although CHTs had a lower loss with the factor 2 in runs of this length. FC learns more slowly at first, so longer
-#   training might change the order.
+#   paper's steps. We use our own subwords, and we compute BLEU with sacrebleu (see the signature above). We trained FC
+#   for 300 steps with three factors $c$ of the learning rate and chose the factor with the lowest validation loss. The
+#   sparse methods share the factor 1, although CHTs had a lower loss with the factor 2 in runs of this length. FC
+#   learns more slowly at first, so longer training might change the order of the methods.
 # - **Untested:** we have no runs with the other methods, with the paper's sizes, or on IWSLT and WMT. The setting
 #   `profile=paper` is made for such runs.
 #
@@ -903,7 +906,10 @@ pd.DataFrame(translators.times_as_fast(of_multi30k)).style.hide(axis="index")
 
 # %% tags=["exercise"]
 def lead_by_luck(rivals: int, seeds: int, deviation: float, generator: torch.Generator) -> float:
-    """Mean lead of the best of `rivals` methods over FC, in BLEU, if all are equally good. Write this function."""
+    """The mean lead over FC, in BLEU, of the best of `rivals` sparse methods, if all methods are equally good.
+
+    Write this function.
+    """
 
 
 # %% tags=["check"]
@@ -961,8 +967,8 @@ exercises.check("08.lead_by_luck", lead_by_luck)
 #
 # <details><summary>Answer</summary>
 #
-# The signatures may differ. The way in which words are split and the treatment of capitals can change BLEU by more than
-# 0.9. Also, without several seeds, nobody knows how much of the difference is due to chance.
+# The signatures may differ. Another way to split the text into words, or to treat capital letters, can change BLEU by
+# more than 0.9. Also, without several seeds, nobody knows how much of the difference is due to chance.
 # </details>
 #
 # 4. A method leads a table of nine methods by 0.9 BLEU, with one seed each. What does this lead show?

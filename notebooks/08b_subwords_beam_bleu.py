@@ -27,9 +27,9 @@
 # | Difficulty | ●●○ |
 # | Paper | *Brain network science modelling of sparse neural networks …* (NeurIPS 2025), Table 1 and the hyperparameters of its appendix |
 #
-# This stage is optional. It trains no network. The page explains three tools that the translator of stage 08 uses: the
-# pieces of words that the translator reads and writes, the search for its best translation, and the score of its
-# translations.
+# This stage is optional. It trains no network. The page explains three tools of stage 08. The translator of that stage
+# reads and writes pieces of words, and it searches for the best translation. A score shows how good its translations
+# are.
 
 # %% tags=["bootstrap"]
 # This cell does something only on Colab: it installs chts and those of its dependencies that Colab does not have. It
@@ -117,11 +117,11 @@ exercises.check("08b.merge", merge)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `zip(pieces, pieces[1:])` gives the pairs of neighbouring pieces of a word. Count each pair once for every time that
-# its word occurs. To join the most frequent pair, go through the pieces of each word from left to right, and build a
-# list. If the last piece of the list and the next piece of the word form this pair, replace the last piece of the list
-# with the joined piece. If not, append the next piece to the list. A joined piece differs from the first piece of the
-# pair, so you never join the same piece twice.
+# `zip(pieces, pieces[1:])` gives the pairs of neighbouring pieces of a word. If a word occurs five times, each of its
+# pairs counts five times. To join the most frequent pair, go through the pieces of each word from left to right, and
+# build a list. If the last piece of the list and the next piece of the word form this pair, replace the last piece of
+# the list with the joined piece. If not, append the next piece to the list. A joined piece differs from the first piece
+# of the pair, so you never join the same piece twice.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -149,7 +149,7 @@ exercises.check("08b.merge", merge)
 #
 # A batch is a rectangle of tokens. Shorter sentences are *padded* to the length of the longest one. The padding takes
 # computing time, but the model learns nothing from it. Here are four sentences of 3, 8, 4 and 9 tokens, in two batches
-# of two:
+# of two sentences:
 
 # %%
 lengths = torch.tensor([3, 8, 4, 9])
@@ -206,9 +206,10 @@ exercises.check("08b.padding_share", padding_share)
 # ## Greedy is not best
 #
 # A translator gives a probability to each possible next piece. *Greedy* decoding takes the most likely piece at each
-# step. We chose the probabilities of the following tree by hand. The task is to translate *forty-two*. It begins with
-# *forty*, which suggests "vier" (four) as the first piece. The function `search` keeps the `beam` most likely
-# beginnings at each step. With a beam of 1, this is greedy decoding.
+# step. We chose the probabilities of the following tree by hand. The task is to translate *forty-two*. The English word
+# begins with *forty*, which suggests "vier" (four) as the first piece of the translation. At each step, the function
+# `search` keeps only the most likely beginnings. The number of beginnings that it keeps is `beam`. With a beam of 1,
+# the search is greedy decoding.
 
 # %%
 TREE = {
@@ -279,9 +280,9 @@ assert math.isclose(found.score, by_hand, rel_tol=1e-6)
 #
 # Write a beam search that works for translations of any length. `following[piece]` gives the pieces that may follow
 # `piece`, with their probabilities. The probabilities depend only on the last piece. Each step extends every beginning
-# with each piece that may follow it, and then keeps only the `beam` most likely results. Set aside the beginnings that
-# end with `</s>`, and continue with the other beginnings until none is left. Return the pieces of the translation with
-# the best score, without `<s>` and `</s>`.
+# with each piece that may follow it, and then keeps only the most likely results, at most `beam` of them. Set aside the
+# beginnings that end with `</s>`, and continue with the other beginnings until none is left. Return the pieces of the
+# translation with the best score, without `<s>` and `</s>`.
 
 
 # %% tags=["exercise"]
@@ -357,9 +358,9 @@ exercises.check("08b.scores", score_a, score_b)
 #
 # BLEU counts how many words of a model's translation are also in the *reference*, the correct translation in the data.
 # BLEU counts pairs, triples and quadruples of neighbouring words in the same way. A group of $n$ neighbouring words is
-# an *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The share of
-# the n-grams that are found in the reference is the *precision* $p_n$. BLEU uses $p_1$ to $p_4$. A punctuation mark
-# counts as a word.
+# an *n-gram*. BLEU *clips* each count: an n-gram counts at most as often as it occurs in the reference. The *precision*
+# $p_n$ is the share of the translation's n-grams that are found in the reference. BLEU uses $p_1$ to $p_4$. A
+# punctuation mark counts as a word.
 
 # %%
 reference = "Montag , der dritte März zweitausend"
@@ -405,7 +406,7 @@ for written in (wrong_month, "der dritte März zweitausend", reference):
 # %% [markdown]
 # For a whole test set, BLEU first adds up the counts of all sentences and then computes the precisions from these sums.
 # BLEU also depends on how the text is split into words, whether capital letters matter and how counts of zero are
-# treated. The *signature* of a score names these choices. Scores are comparable only if their signatures are equal. The
+# treated. The *signature* of a score lists these choices. Scores are comparable only if their signatures are equal. The
 # paper does not give the signature of its scores. So stage 08 shows our scores *beside* the paper's scores, but it does
 # not rank them against each other.
 #
@@ -430,15 +431,15 @@ print(f"BLEU of one right word: {single:.0f}, exact: {scores.exact_share(['zweiu
 #
 # *★★☆ · 12 minutes · essential · objective 3 · write code*
 #
-# A sentence can have several good translations. With several references, BLEU clips the count of an n-gram at its
-# highest count in any *one* reference. Write a function `clipped` that returns two numbers: how many n-grams of a
-# translation are found in the references, after clipping, and how many n-grams the translation has. All sentences are
-# lists of words.
+# A sentence can have several good translations. With several references, BLEU looks for the *one* reference in which an
+# n-gram occurs most often. The n-gram counts at most as often as it occurs in this reference. Write a function
+# `clipped` that returns two numbers: how many n-grams of a translation are found in the references, after clipping, and
+# how many n-grams the translation has. All sentences are lists of words.
 
 
 # %% tags=["exercise"]
 def clipped(written: list[str], references: list[list[str]], n: int) -> tuple[int, int]:
-    """How many n-grams are in the references (clipped), and how many n-grams there are. Write this function."""
+    """How many n-grams of `written` are in `references` (clipped), and how many it has in all. Write this function."""
 
 
 # %% tags=["check"]
@@ -497,8 +498,8 @@ exercises.check("08b.bleu_of_six", bleu_of_six)
 #
 # 1. The vocabulary is trained on both languages together. When would you rather train one vocabulary for each language?
 # 2. A very wide beam often *lowers* the BLEU of large translators, although the search then finds translations with a
-#    better score (log-probability divided by length penalty). What does this finding say about this score? What does it
-#    say about the model?
+#    better score (log-probability divided by length penalty). What does this finding say about the score of the search?
+#    What does the finding say about the model?
 # 3. A translation is right, but its words differ from the words of the reference. How would you measure its quality,
 #    and what would your measure miss?
 #

@@ -137,7 +137,7 @@ for text in ("The statement returns a value.", "smörgåsbord 🙂"):
 # A batch in stage 08 contained padding. The batches of a language model need no padding. We write all documents in one
 # long line, with an end mark after each document, and cut this line into blocks. As an example, take the documents
 # "abc", "d" and "efgh", and `|` as the end mark. The *context* is the number of tokens that the model reads at a time,
-# here 3. A block has one more token, for the last guess:
+# here 3. A block has one token more than the context, for the last guess:
 
 # %%
 line = "abc|d|efgh|"
@@ -193,9 +193,9 @@ assert math.isclose(math.exp(loss), 4)
 # ## What a LLaMA is made of
 #
 # A LLaMA is a language model with a stack of layers. Each layer has an attention block with four linear layers (q, k,
-# v, o) and a *gated* feed-forward block with three (gate, up, down). None of these seven linear layers has a bias. The
-# gated block computes $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$. Here the dot multiplies the
-# outputs of two layers neuron by neuron, and $\text{silu}(a) = a / (1 + e^{-a})$.
+# v, o) and a *gated* feed-forward block with three linear layers (gate, up, down). None of these seven linear layers
+# has a bias. The gated block computes $\text{down}(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$. Here the dot
+# multiplies the outputs of two layers neuron by neuron, and $\text{silu}(a) = a / (1 + e^{-a})$.
 
 # %%
 figures.show(
@@ -220,9 +220,9 @@ assert torch.allclose(hidden, F.silu(gate @ x) * (up @ x))
 
 # %% [markdown]
 # The gate layer and the up layer are a **pair**, as queries and keys are: the output of neuron $j$ of the gate layer,
-# after silu, is multiplied by the output of neuron $j$ of the up layer. Since $\text{silu}(0) = 0$, a neuron without
-# links in one of these two layers outputs 0. The layers `gate` and `down` are a **chain**, and `up` and `down` are
-# another chain.
+# after silu, is multiplied by the output of neuron $j$ of the up layer. Since $\text{silu}(0) = 0$, neuron $j$ of the
+# block outputs 0 if it has no links in `gate` or no links in `up`. The layers `gate` and `down` are a **chain**, and
+# `up` and `down` are another chain.
 #
 # **Predict:** which of the eight links of `gate`, `up` and `down` lead nowhere?
 
@@ -258,9 +258,9 @@ assert torch.equal((down * left["down"]) @ kept, down @ hidden)
 # %% [markdown]
 # ## Heads that share their keys
 #
-# Larger LLaMAs save memory with *grouped queries*: several heads of queries share one head of keys and values. The
-# example has four heads of queries and two heads of keys. Each head has two neurons. Heads 0 and 1 of the queries share
-# head 0 of the keys.
+# Larger LLaMAs save memory with *grouped queries*: several query heads share one head of keys and values. The example
+# has four query heads and two heads of keys and values. Each head has two neurons. Query heads 0 and 1 share head 0 of
+# the keys.
 
 # %%
 grouped = chts.Attention("q", "k", "v", "o", heads=4, key_heads=2)
@@ -272,7 +272,7 @@ print("queries that lost their links:", (~cut["q"].any(dim=1)).nonzero().flatten
 assert (~cut["q"].any(dim=1)).nonzero().flatten().tolist() == [1, 3]
 
 # %% [markdown]
-# In head 0 of the keys, one neuron lost its links. So in *each* of the two heads of queries that share this head, one
+# In head 0 of the keys, one neuron lost its links. So in *each* of the two query heads that share this head, one
 # neuron lost its links too. (A real LLaMA encodes the position of a token by a *rotation*. The rotation turns neurons
 # $j$ and $j + d/2$ of a head of width $d$ by an angle that grows with the position. This rotation mixes the two
 # neurons, so a neuron counts as inactive only together with its partner. The package works out from the model which
@@ -344,11 +344,11 @@ print({name: round(float(output.std()), 3) for name, output in signal.items()})
 # outputs is about a third as large.
 # </details>
 #
-# But with $\sigma = 0.02$, the weights of the *embedding* are too small, and the model must first enlarge them. The
-# rescaled weights of a sparse model are larger, so the sparse model needs fewer steps to enlarge the embedding. In a
-# short run, this advantage alone can put sparse methods ahead of a dense network. The package has records of four runs
-# of the `tiny` model on Tiny Shakespeare, with one seed and 120 steps each. The runs compare FC with an earlier version
-# of CHTs, which trained a sparse network with a tenth of the links:
+# But with $\sigma = 0.02$, the weights of the *embedding* are too small, and the model must first enlarge them. A
+# sparse model may need fewer steps to enlarge the embedding, because its rescaled weights are larger than the weights
+# of a dense model. In a short run, the choice of $\sigma$ alone can put sparse methods ahead of a dense network. The
+# package has records of four runs of the `tiny` model on Tiny Shakespeare, with one seed and 120 steps each. The runs
+# compare FC with an earlier version of CHTs, which trained a sparse network with a tenth of the links:
 
 # %%
 first_weights = [
@@ -383,7 +383,7 @@ assert float(weight + 0.001) == 1
 # weight.
 #
 # **Predict:** bfloat16 has 128 numbers that are at least 1 and less than 2. Increase each of these numbers by 1/351 of
-# its value. How many of the 128 numbers change?
+# its value, and round the result to bfloat16. How many of the 128 numbers change?
 
 # %%
 weights = (torch.arange(128, 256) / 128).bfloat16()  # 128/128, 129/128, ..., 255/128
@@ -562,7 +562,7 @@ minus.assign(**per_cent).style.format("{:+.3f}", na_rep="").format("{:+.1f}", su
 # `results/language.jsonl` with its settings, the versions of the packages, its device and the seconds that it took.
 # This file contains runs of FC, SET, RigL and GraNet. We first ran the other methods in versions that did not yet
 # follow the paper. Those runs are in `results/revision_1`, and they say nothing about the current methods. We have run
-# the current versions at only one sparsity and on only one corpus. A table below shows these runs.
+# the current versions of these methods at only one sparsity and on only one corpus. A table below shows these runs.
 
 # %%
 recorded = language.recorded()
@@ -585,9 +585,10 @@ for name, rows in compared.items():
     )
 
 # %% [markdown]
-# The table shows the loss of each method minus the loss of FC, and minus the loss of SET, which regrows random links. A
-# positive number means that the method is worse than FC or SET. Each difference compares runs with the same seed, in
-# nats per token. A difference of 0.01 nats is about one per cent of the perplexity:
+# The table shows two differences for each method: its loss minus the loss of FC, and its loss minus the loss of SET,
+# which regrows random links. If the first difference is positive, the method is worse than FC. If the second difference
+# is positive, the method is worse than SET. Each difference compares runs with the same seed, in nats per token. A
+# difference of 0.01 nats is about one per cent of the perplexity:
 
 # %%
 tables = {name: report.beside(rows, ("fc", "set")) for name, rows in compared.items()}
@@ -595,7 +596,8 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 
 # %% [markdown]
 # The number after ± is the half-width of a 95 % confidence interval over three seeds. The models of size `tiny` trained
-# for 200 steps, about one epoch of Tiny Shakespeare. On both corpora, Tiny Shakespeare and books:
+# for 200 steps, about one epoch of Tiny Shakespeare. These statements hold for both corpora, Tiny Shakespeare and
+# books:
 #
 # - **At 70 %, the runs do not show whether SET is better or worse than FC.** RigL and GraNet are 0.03 to 0.04 nats
 #   behind FC, but on books, GraNet's interval contains 0.
@@ -603,7 +605,7 @@ pd.concat({name: pd.DataFrame(columns).fillna("") for name, columns in tables.it
 #   95 %. No interval contains 0.
 # - **RigL is behind SET at 70 %**, by 0.03 to 0.04 nats. At 95 %, the runs do not show which of the two is better.
 #
-# We compare these results with the paper's 60M model at 90 % sparsity (Table 2), again in nats:
+# We compare these results with the paper's results for the 60M model at 90 % sparsity (Table 2), again in nats:
 #
 # - **Agrees:** FC is ahead of all three sparse methods, and RigL is the worst of the three.
 # - **Does not agree:** in the paper, the methods are further apart than in our runs. There, SET is behind FC by 0.28
@@ -633,12 +635,12 @@ pd.DataFrame(report.beside(at_90, ("fc", "set"))).fillna("")
 # - **All eight sparse methods are behind FC**, by 0.05 to 0.10 nats. No interval contains 0.
 # - **MEST is ahead of SET**, by 0.018 ± 0.016 nats, and RigL is behind SET. The intervals of the other five methods
 #   contain 0, so the runs do not show whether these methods are better or worse than SET.
-# - **Does not agree:** in the paper's table, CHTs is 0.065 nats ahead of SET, and CHTss is 0.115 nats ahead. Both
-#   numbers are outside our intervals for the same differences. So at this size and after 200 steps, any advantage of
-#   CHTs or CHTss over SET is smaller than in the paper.
+# - **Does not agree:** in the paper's table, CHTs is 0.065 nats ahead of SET, and CHTss is 0.115 nats ahead. Our
+#   intervals for these two differences do not contain the paper's numbers. So at this size and after 200 steps, any
+#   advantage of CHTs or CHTss over SET is smaller than in the paper.
 #
 # The models of size `small` have nine times as many weights in their layers as the `tiny` models. The `small` models
-# trained for 100 steps, a third of an epoch of Tiny Shakespeare. On both corpora:
+# trained for 100 steps, a third of an epoch of Tiny Shakespeare. These statements hold for both corpora:
 #
 # - **At 90 %, the mean losses of all three sparse methods are below FC's**, by 0.02 to 0.17 nats, and most intervals do
 #   not contain 0. At 70 %, RigL is ahead of FC, by 0.07 to 0.15 nats.
@@ -758,9 +760,9 @@ exercises.check("09.perplexity_and_bits", perplexity, bits_per_byte)
 # *★★☆ · 10 minutes · useful · objective 3 · write code*
 #
 # Neuron `neuron` of the keys lost its links. Return the neurons of the queries that lose their links as a result. There
-# are `heads` heads of queries and `key_heads` heads of keys. Each head has `width` neurons. The neurons are numbered
-# head by head. Ignore the rotation of positions. Neighbouring heads of queries share a head of keys, as in the section
-# on shared keys, where neurons 1 and 3 of the queries lost their links.
+# are `heads` query heads and `key_heads` key heads. Each head has `width` neurons. The neurons are numbered head by
+# head. Ignore the rotation of positions. Neighbouring query heads share a key head, as in the section on shared keys,
+# where neurons 1 and 3 of the queries lost their links.
 
 
 # %% tags=["exercise"]
@@ -809,12 +811,17 @@ exercises.check("09.queries_of", queries_of)
 def percolate_gate(
     gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor, at_zero: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Masks of gate, up (neurons, inputs) and down (outputs, neurons) without incomplete links. Write this function."""
+    """The three masks without the links that lead nowhere. Write this function.
+
+    gate, up: the masks (neurons, inputs) of these two layers.
+    down: the mask (outputs, neurons) of this layer.
+    """
 
 
 # %% [markdown]
 # The check uses a block with four neurons. One neuron has links in `gate`, `up` and `down`. Each of the other three
-# neurons has no links in one layer: one neuron in `gate`, one in `up` and one in `down`.
+# neurons has links in only two of these layers: one neuron has none in `gate`, one has none in `up`, and one has none
+# in `down`.
 
 # %% tags=["check"]
 exercises.check("09.percolate_gate", percolate_gate)
@@ -852,9 +859,10 @@ exercises.check("09.percolate_gate", percolate_gate)
 #
 # `shortened` changes the paper's recipe so that the run fits into the available time. The new recipe has as many steps
 # as the time allows. In a step, the model sees `batch` · `context` tokens. Keep the proportions of the recipe: the
-# warm-up is a tenth of the steps, and `update_every` is a hundredth of them (rounded, and at least 1). Set
-# `iterative_warmup` to 0, since a warm-up of 20 steps would be longer than the interval between two updates. Change
-# nothing else. If you change only `steps`, the planner refuses the recipe with this message:
+# warm-up is a tenth of the steps, and `update_every` is a hundredth of them (rounded, and at least 1). After each
+# update, the learning rate starts low again and rises for `iterative_warmup` steps. Set `iterative_warmup` to 0, since
+# the recipe's 20 steps would be longer than the interval between two updates. Change nothing else. If you change only
+# `steps`, the planner refuses the recipe with this message:
 
 # %%
 try:
@@ -924,9 +932,9 @@ exercises.check("09.planned", shortened, facts)
 # *★★☆ · 15 minutes · optional · objective 5 · write code*
 #
 # A model keeps its weights in bfloat16. Write a function that gives half the distance from a positive weight to the
-# next larger number in bfloat16. A smaller step vanishes. Then answer a question. Adam takes steps of about the size of
-# the learning rate. If each step adds 0.001, large weights never change. What is the smallest weight that never
-# changes?
+# next larger number in bfloat16. A step below this limit vanishes. Then answer a question. Adam takes steps of about
+# the size of the learning rate. If each step adds 0.001, large weights never change. What is the smallest weight that
+# never changes?
 
 
 # %% tags=["exercise"]
@@ -1003,7 +1011,7 @@ exercises.check("09.winners", winners)
 #
 # ## To discuss
 #
-# 1. For each CHTs cell of Table 2, the paper chose the best of eight initial networks. For SET, there is no such
+# 1. For each result of CHTs in Table 2, the paper chose the best of eight initial networks. For SET, there is no such
 #    choice. Is the comparison of CHTs with SET fair, and how would you report it?
 # 2. The published code keeps the weights in bfloat16. Would you report results with these weights, with weights in
 #    float32, or with both? Which methods would rank higher with weights in float32?
@@ -1035,7 +1043,8 @@ exercises.check("09.winners", winners)
 # <details><summary>Answer</summary>
 #
 # Ask which initial weights and which learning rate the dense network had, and whether they were chosen for the dense
-# network. In a short run, unsuitable initial weights or an unsuitable learning rate can put the dense network behind.
+# network. In a short run, unsuitable initial weights or an unsuitable learning rate can make the dense network worse
+# than the sparse one.
 # </details>
 #
 # 4. With weights in bfloat16, RigL ends far behind SET. Does this result show that the gradient is a bad guide for
@@ -1052,8 +1061,8 @@ exercises.check("09.winners", winners)
 # - With bytes, every text can be turned into tokens. Packing needs no padding.
 # - Perplexity is $e$ to the power of the mean loss. The perplexities of two models are comparable only if the models
 #   use the same tokens.
-# - The layers `gate` and `up` are a pair. Each of these two layers forms a chain with `down`. Heads of queries may
-#   share their keys.
+# - The layers `gate` and `up` are a pair. Each of these two layers forms a chain with `down`. Several query heads may
+#   share one head of keys and values.
 # - Initial weights, learning rates and precision can decide a race before the topology has an effect.
 #
 # ## Further reading

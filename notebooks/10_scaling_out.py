@@ -164,7 +164,7 @@ for name, gradient in {
 # <details><summary>What you should have seen</summary>
 #
 # With only their own gradients, both ranks would regrow *a*, although its gradient over the whole batch is 0. Any small
-# change to its weight that helps one half of the batch hurts the other half. The right link is *b*. If the ranks
+# change to the weight of *a* that helps one half of the batch hurts the other half. The right link is *b*. If the ranks
 # averaged the sizes, they would also regrow *a*. Both mistakes have occurred in published code: ranks used only their
 # own gradients, or they averaged the sizes of the gradients. Another mistake is to let each rank draw its new links
 # with its own random numbers. Then the copies of the model differ, and no error message appears.
@@ -243,15 +243,15 @@ print(refusal)
 
 # %% [markdown]
 # The run stopped at that update, and the error message named the layer. Without this check, the run would have
-# continued. At the end, the run would have saved the model of rank 0. But the gradients that trained this model came
-# partly from a different network.
+# continued. At the end, the run would have saved the model of rank 0. But the gradients that trained this model would
+# have come partly from a different network.
 #
 # ## Sharing the update
 #
 # Link prediction takes time, and each layer evolves independently. So each rank updates some of the layers and sends
 # the new masks of these layers to the other ranks. The layers are assigned one by one, from the largest to the
-# smallest. Each layer goes to the rank that has the fewest weights so far. If two ranks have the same number of
-# weights, the rank with the lower number gets the layer.
+# smallest. Each layer goes to the rank that has the fewest weights so far. If several ranks have the fewest weights,
+# the layer goes to the first of these ranks.
 #
 # **Predict:** two ranks share layers of 10, 4, 4 and 3 million weights. Which rank gets which layers?
 
@@ -265,8 +265,8 @@ assert owners == {"a": 0, "b": 1, "c": 1, "d": 1}
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# Rank 0 gets layer *a*, which has 10 million weights. Rank 1 gets the other three layers with 11 million weights in
-# total, so the shares are nearly equal.
+# Rank 0 gets layer *a*, which has 10 million weights. Rank 1 gets the other three layers, which have 11 million weights
+# in total, so the shares are nearly equal.
 # </details>
 #
 # The next cell applies the same rule to LLaMA-1B, which has more than a billion weights, on eight ranks:
@@ -393,8 +393,8 @@ print([cell.name for cell in sweeps.cells(spec)])
 
 # %% [markdown]
 # FC is always dense, so it runs only once for each seed. The sweep checks all cells before the first cell starts. The
-# sweep keeps the results of finished cells. If a cell fails, the other cells still run. If a sweep is stopped, the same
-# call continues the sweep.
+# sweep keeps the results of finished cells. If a cell fails, the other cells still run. To continue a sweep that was
+# stopped, call `sweeps.sweep` with the same arguments again.
 
 # %%
 results = sweeps.sweep(spec, folder / "sweep", workers=2)
@@ -411,7 +411,7 @@ assert all(row["status"] == "done" for row in results)
 pd.DataFrame(rows_of_sweep).style.hide(axis="index").format({"perplexity": "{:.1f}", "seconds": "{:.1f}"})
 
 # %% [markdown]
-# You can also describe a sweep in a file. The same command runs the sweep on this machine or on a cluster:
+# You can also describe a sweep in a file. `chts sweep` runs this sweep on this machine or on a cluster:
 #
 # ```
 # chts sweep sweep.yaml --out runs/sweep                                        # workers on this machine
@@ -462,13 +462,13 @@ print(f"utilisation {dense['mfu']:.0%}; full utilisation would be {rate / dense[
 
 # %% [markdown]
 # The next table shows the paper's model sizes, each with the paper's number of tokens. For the column "days here", we
-# divide the number of operations of the training by the operations per second of the dense run above. A worker of the
-# sweep did this run, with the number of threads that is printed above. The days are for this number of threads, even if
-# the notebook itself uses a different number. Other programs on the same machine slow the run down and so increase the
-# estimated number of days. Run this notebook on an idle machine before you use the table for planning. The column "one
-# GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in bfloat16, according to its data
-# sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights needs as many operations as the dense
-# model.
+# divide the operations that the training needs by the operations per second of the dense run above. A worker of the
+# sweep did this run, with the number of threads that is printed above. The estimate in days is for this number of
+# threads, even if the notebook itself uses a different number of threads. Other programs on the same machine slow the
+# run down and so increase the estimated number of days. Run this notebook on an idle machine before you use the table
+# for planning. The column "one GPU, hours" is for a GPU with $989 \cdot 10^{12}$ operations per second (an H100 in
+# bfloat16, according to its data sheet) at an *assumed* utilisation of 40 %. A model with masks on dense weights needs
+# as many operations as the dense model.
 
 # %%
 rows = []
@@ -504,7 +504,7 @@ table.style.hide(axis="index").format(
 # Each rank computed the mean gradient of its part of the batch. Write a function that gets these gradients and the
 # number of examples in each part. The function returns the gradient of the mean loss over the whole batch. Before you
 # write the function, consider parts of 3 and 1 examples: is the plain mean of the two gradients right? (An all-reduce
-# takes the plain mean. So our trainer refuses a batch that the ranks cannot share evenly.)
+# takes the plain mean. So our trainer refuses a batch that it cannot divide evenly among the ranks.)
 
 
 # %% tags=["exercise"]
@@ -576,15 +576,16 @@ exercises.check("10.regrow", regrow)
 #
 # *★★☆ · 15 minutes · essential · objective 2 · write code*
 #
-# The examples of an epoch are numbered from 0, in the order of training. Write a function that returns the examples of
-# one rank in one step. Steps and ranks are numbered from 0, and `batch` is the number of examples that all ranks
-# together take in one step. A run may continue with a different number of ranks after any step. The continued run must
-# see the same batches as an undisturbed run. So the batch of a step must not depend on the number of ranks.
+# The examples of an epoch are numbered from 0, in the order of training. Write a function that returns the indices of
+# the examples that one rank takes in one step. Steps and ranks are numbered from 0, and `batch` is the number of
+# examples that all ranks together take in one step. A run may continue with a different number of ranks after any step.
+# The continued run must see the same batches as an undisturbed run. So the batch of a step must not depend on the
+# number of ranks.
 
 
 # %% tags=["exercise"]
 def my_examples(step: int, batch: int, rank: int, ranks: int) -> list[int]:
-    """The numbers of the examples of a rank in a step. Write this function."""
+    """The indices of the examples that one rank takes in one step. Write this function."""
 
 
 # %% tags=["check"]
@@ -593,8 +594,8 @@ exercises.check("10.my_examples", my_examples)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Find the batch of the step first: the numbers of the examples that a single process would take. Then divide these
-# numbers among the ranks.
+# Find the batch of the step first: the indices of the examples that a single process would take. Then distribute these
+# indices evenly among the ranks.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -654,8 +655,8 @@ exercises.check("10.continued", save_run, load_run, not_needed)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# Save the states of the five attributes of the trial. Load the other four attributes in any order, and then the
-# Sparsifier.
+# Save the states of all five attributes of the trial. Load the Sparsifier last. The order of the other four attributes
+# does not matter.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -793,8 +794,8 @@ exercises.check("10.schedule", schedule)
 #     return runs, max(free)
 # ```
 #
-# In this schedule, FC has no run with seed 1, so you cannot compare SET-1 and CHTs-1 with FC. If a sweep stops before
-# the first seed whose runs do not all fit, all comparisons are complete.
+# In this schedule, FC has no run with seed 1, so you cannot compare SET-1 and CHTs-1 with FC. To keep all comparisons
+# complete, start the runs with a seed only if all of them fit.
 # </details>
 #
 # ## To discuss
@@ -813,7 +814,8 @@ exercises.check("10.schedule", schedule)
 # <details><summary>Answer</summary>
 #
 # A link that helps one half of the batch may hurt the other half. A single process would compute the size of the mean
-# gradient over the whole batch. The mean of the sizes of the ranks' gradients is a different number.
+# gradient over the whole batch. If each rank first computes the size of its own gradient, the mean of these sizes is a
+# different number.
 # </details>
 #
 # 2. Two ranks have different masks, and no check compares the masks. What is wrong with the model that is saved at the
@@ -846,12 +848,12 @@ exercises.check("10.schedule", schedule)
 # ## Key takeaways
 #
 # - Ranks average signed gradients, draw the same random numbers, and compare their masks at each update.
-# - At an update, each rank updates some of the layers and sends their masks to the other ranks, with one bit per
-#   weight.
-# - A checkpoint belongs to a run, and any number of processes can continue this run.
+# - At an update, each rank updates some of the layers and sends the masks of these layers to the other ranks, with one
+#   bit per weight.
+# - A checkpoint does not store the number of ranks, so a run can continue with more or fewer ranks.
 # - A sweep is a list of independent cells, and finished cells do not run again.
-# - To estimate the time, count six operations per weight and token, and divide by the operations per second that the
-#   machine reaches.
+# - To estimate the time, count six operations per weight and token, and divide the total by the operations per second
+#   that the machine reaches.
 #
 # ## Further reading
 #
@@ -862,7 +864,7 @@ exercises.check("10.schedule", schedule)
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models* (SC 2020),
 #   [arXiv 1910.02054](https://arxiv.org/abs/1910.02054): why each rank needs only a part of the optimizer's moments.
 # - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel* (VLDB 2023), [arXiv
-#   2304.11277](https://arxiv.org/abs/2304.11277): how to share a model that no single GPU can hold.
+#   2304.11277](https://arxiv.org/abs/2304.11277): how to split a model that no single GPU can hold.
 # - A. Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways* (2022),
 #   [arXiv 2204.02311](https://arxiv.org/abs/2204.02311): the definition of the utilisation (MFU).
 # - U. Evci et al., *Rigging the Lottery: Making All Tickets Winners* (ICML 2020), [arXiv

@@ -17,7 +17,7 @@
 # **You will be able to**
 #
 # 1. say what a standard error covers and what it does not cover;
-# 2. compare differences where the scores themselves cannot be compared;
+# 2. compare the differences between methods if you cannot compare the scores of two studies;
 # 3. sort claims by what recorded runs show: a claim holds, does not hold, is undecided or is untested.
 #
 # | | |
@@ -242,10 +242,10 @@ pd.concat({f"{share:.0%}": minus_set(share) for share in (0.7, 0.9, 0.95)}).fill
 # methods as the paper defines them. On Tiny Shakespeare, we have runs of all nine methods at 90 % sparsity, each with
 # three seeds. In these runs, stage 09 finds no clear difference between SET and CHTs, or between SET and CHTss. In the
 # paper's column, RigL is 0.23 to 0.26 nats behind SET. Our runs show no gap of this size. But our `tiny` model has a
-# sixtieth as many weights as the paper's model, and saw about 410,000 tokens. Our `small` model has a sixth as many,
-# and saw about 102,000 tokens. The paper's model saw more than a billion tokens. The paper also reports numbers that
-# explain why RigL is so far behind. These numbers come from the 130M model, trained with the same settings, but with
-# weights in float32 instead of bfloat16:
+# sixtieth as many weights as the paper's model, and saw about 410,000 tokens. Our `small` model has a sixth as many
+# weights as the paper's model, and saw about 102,000 tokens. The paper's model saw more than a billion tokens. The
+# paper also reports numbers that explain why RigL is so far behind. These numbers come from the 130M model, trained
+# with the same settings, but with weights in float32 instead of bfloat16:
 
 # %%
 mixed, single = paper.PAPER_TABLE_2["130m"], paper.PAPER_FLOAT32
@@ -256,8 +256,9 @@ pd.DataFrame(
 ).style.format({"bfloat16": "{:.2f}", "float32": "{:.2f}"}).hide(axis="index")
 
 # %% [markdown]
-# At 70 %, float32 lowers the perplexity of RigL from 25.85 to 18.34, which is close to the 17.99 of CHTs. With 17.92,
-# GraNet is ahead of CHTs. So the ranking in the paper's table is valid only for weights in bfloat16.
+# At 70 % sparsity, float32 lowers the perplexity of RigL from 25.85 to 18.34. The perplexity of CHTs is close to this
+# value (17.99), and the perplexity of GraNet is even lower (17.92). So the ranking in the paper's table is valid only
+# for weights in bfloat16.
 #
 # ## Claims
 #
@@ -265,9 +266,10 @@ pd.DataFrame(
 # the difference of the scores for each seed, and the 95 % confidence interval of the mean difference. A claim *holds*
 # if at least one task has an interval above 0, and it *does not hold* if at least one task has an interval below 0. If
 # all intervals contain 0, or if two tasks contradict each other, the verdict is *undecided*. So each claim has one
-# verdict and appears in only one of the tables below. If the source is "its design", the paper has no numbers for the
-# claim. But the paper chose one of two variants, so we read this choice as a claim. The numbers under "ahead by" are
-# percentage points of accuracy on the digits, and points of BLEU in translation.
+# verdict and appears in only one of the tables below. If the column "source" says "its design", the paper has no
+# numbers for the claim. But the paper proposes the first of the two methods, so we read the design of this method as a
+# claim. The numbers under "ahead by" are percentage points of accuracy on the digits, and points of BLEU in
+# translation.
 #
 # **Predict:** we have three to ten seeds for each claim with runs. What share of these claims do our runs decide, for
 # or against the paper?
@@ -333,8 +335,9 @@ claims_that("untested")
 #
 # The final score does not show how a run reached this score. The figure shows the stored learning curves of one
 # comparison. To see another comparison, write its name from the first table into `comparison` in the parameters cell,
-# or call the function `curves` yourself. The figure leaves out methods that are written as an expression, such as `chts
-# with …`. The command at the end of this section writes a report, which contains tables of these methods.
+# or call the function `curves` yourself. The figure leaves out methods whose name contains the word `with` (`chts with
+# …`), because these names are too long. The command at the end of this section writes a report, whose tables contain
+# these methods.
 
 
 # %%
@@ -396,8 +399,8 @@ exercises.check("11.errors_away", errors_away)
 #
 # <details><summary>Solution</summary>
 #
-# The standard deviation is $\sqrt{2/3} = 0.816$. The standard error of four runs is half of this standard deviation,
-# 0.408. The paper's result is 2 points above your mean, and $2 / 0.408 = 4.9$:
+# The standard deviation is $\sqrt{2/3} = 0.816$. With four runs, the standard error is this standard deviation divided
+# by $\sqrt 4 = 2$, which gives 0.408. The paper's result is 2 points above your mean, and $2 / 0.408 = 4.9$:
 #
 # ```python
 # errors_away = 2 / (math.sqrt(2 / 3) / 2)
@@ -451,8 +454,8 @@ exercises.check("11.coverage", coverage)
 # *★★☆ · 10 minutes · useful · objective 2 · write code*
 #
 # With the seeds 0 to 3, method A reached accuracies of 90, 94, 98 and 92 per cent. With the same seeds, method B
-# reached 88, 93, 96 and 91 per cent. Is A ahead? Write a function that returns the half-widths of two 95 % confidence
-# intervals for the same number, the mean of A minus the mean of B:
+# reached 88, 93, 96 and 91 per cent. Is A ahead? You can compute the 95 % confidence interval of the difference (the
+# mean of A minus the mean of B) in two ways. Write a function that returns the half-widths of both intervals:
 #
 # - *paired*: the interval of the mean of the seed-by-seed differences, with $n - 1$ degrees of freedom;
 # - *unpaired*: the interval that you get if you treat the runs of A and B as independent. Add the squared standard
@@ -486,9 +489,10 @@ exercises.check("11.half_widths", half_widths)
 #     return paired, unpaired
 # ```
 #
-# The mean difference is 1.5 points. The paired half-width is 0.92, so A is ahead. The unpaired half-width is 5.87, so
-# this interval does not show which method is ahead. The scores vary by several points from seed to seed, but in the
-# same way for A and for B. So this variation cancels out in the differences.
+# The mean difference is 1.5 points. The half-width of the paired interval is 0.92. So this interval does not contain 0,
+# and A is ahead. The half-width of the unpaired interval is 5.87. So this interval contains 0, and it does not show
+# which method is ahead. The scores vary by several points from seed to seed, but in the same way for A and for B. So
+# this variation cancels out in the differences.
 # </details>
 
 # %% [markdown]
@@ -496,9 +500,9 @@ exercises.check("11.half_widths", half_widths)
 #
 # *★☆☆ · 10 minutes · useful · objective 2 · write code*
 #
-# In the paper's 60M model at 90 % sparsity, CHTs has a perplexity of 33.03 and SET has a perplexity of 35.26. On other
-# data, your SET has a perplexity of 120. Which perplexity would be better than your SET's perplexity by the same number
-# of nats? Write a function that returns this perplexity.
+# In the paper's 60M model at 90 % sparsity, CHTs has a perplexity of 33.03 and SET has a perplexity of 35.26. So CHTs
+# is better than SET by some number of nats. On other data, your SET has a perplexity of 120. Which perplexity is better
+# than 120 by the same number of nats? Write a function that returns this perplexity.
 
 
 # %% tags=["exercise"]
@@ -523,8 +527,8 @@ exercises.check("11.same_gain", same_gain)
 #     return math.exp(math.log(our_rival) - (math.log(rival) - math.log(better)))
 # ```
 #
-# The answer is 112.4. The paper's gain of 2.2 points corresponds to 0.065 nats. At a perplexity of 120, the same gain
-# of 0.065 nats corresponds to 7.6 points.
+# The answer is 112.4. The paper's gain of 2.2 points of perplexity corresponds to 0.065 nats. At a perplexity of 120,
+# the same gain of 0.065 nats corresponds to 7.6 points of perplexity.
 # </details>
 
 # %% [markdown]
@@ -657,8 +661,8 @@ exercises.check("11.verdict", verdict)
 # <details><summary>Answer</summary>
 #
 # Not necessarily. Chance differences between seeds do not explain such a gap. But the cause may be the paper's tuning,
-# your settings, different preprocessing, an error in the paper or an error of yours. The standard error does not show
-# which of these is the cause.
+# your settings, different preprocessing, or an error in the paper or in your own work. The standard error does not
+# show which of these is the cause.
 # </details>
 #
 # 2. Why should you not report the score of the best test epoch?

@@ -156,14 +156,14 @@ pd.DataFrame(needed).style.hide(axis="index")
 #
 # ## Open questions
 #
-# **Does the topology matter beyond its degrees?** A trained sparse network has hubs: some neurons have many links.
-# Perhaps training only has to find the hubs, and it does not matter which neurons the hubs connect to. Project 1 begins
-# to test this idea.
+# **Do only the degrees matter, or also which neurons are connected?** The degree of a neuron is the number of its
+# links. A trained sparse network has hubs: some neurons have many links. Perhaps training only has to find the hubs,
+# and it does not matter which neurons the hubs connect to. Project 1 begins to test this idea.
 #
-# **Does soft sampling help at scale?** In the paper's Table 11, the gain from soft sampling is large for translation on
-# two corpora. Our runs on the digits cannot decide this question. The published code for LLaMA has an option for soft
-# regrowth, but even with this option, the code always takes the links with the best scores. So we do not know how well
-# soft regrowth works in a language model.
+# **Does soft sampling help in large models?** In the paper's Table 11, the gain from soft sampling is large for
+# translation on two corpora. Our runs on the digits cannot decide this question. The published code for LLaMA has an
+# option for soft regrowth, but even with this option, the code always takes the links with the best scores. So we do
+# not know how well soft regrowth works in a language model.
 #
 # **Does the paper compare the rivals at equal training FLOPs?** CHTss and GMP begin with half of all possible links, so
 # they need more FLOPs than CHTs and SET (stage 05). In the paper, the sigmoid decay ends earlier than the cubic decay,
@@ -185,16 +185,17 @@ for name, kind in kinds.items():
 
 # %% [markdown]
 # **Why are sparse networks almost as good as dense networks?** A network with a tenth of the links loses little
-# accuracy on many tasks. Perhaps large networks contain many good subnetworks. Perhaps training changes the weights
-# along only a few directions anyway. Random masks do well in large models (S. Liu et al., below), so the choice of
-# links may be only a part of the explanation.
+# accuracy on many tasks. Perhaps large networks contain many good subnetworks. Perhaps training changes even the
+# weights of a dense network along only a few directions. Random masks do well in large models (S. Liu et al., below),
+# so the choice of links may be only a part of the explanation.
 #
 # ## Project 1: shuffle the links, keep the degrees
 #
-# Take the links of a trained network and exchange their ends in pairs: $(a, b)$ and $(c, d)$ become $(a, d)$ and
-# $(c, b)$. Each neuron keeps its number of links, and everything else is random. Check by hand: two outputs and two
-# inputs have the links $(0, 0)$ and $(1, 1)$. Only one other network has these degrees: its links are $(0, 1)$ and
-# $(1, 0)$. The shuffle should draw the two networks equally often.
+# A link is a pair (output, input). Take two links of a trained network and exchange their inputs: $(a, b)$ and $(c, d)$
+# become $(a, d)$ and $(c, b)$. Repeat this many times with random pairs of links. Each time, a fair coin decides
+# whether the exchange takes place. Each neuron keeps its number of links, and everything else is random. Check by hand:
+# two outputs and two inputs have the links $(0, 0)$ and $(1, 1)$. Only one other network has these degrees: its links
+# are $(0, 1)$ and $(1, 0)$. The shuffle should draw the two networks equally often.
 
 # %%
 diagonal = torch.eye(2, dtype=torch.bool)
@@ -204,8 +205,8 @@ print(f"of 100 draws, {swapped} have the links (0, 1) and (1, 0)")
 assert swapped + sum(torch.equal(network, diagonal) for network in drawn) == 100
 
 # %% [markdown]
-# Now train a network with CHTs, and make two more networks from its masks. In the first network, the links are
-# shuffled, and all degrees stay the same. The second network has the same number of links, but at random places.
+# Now train a network with CHTs, and make two more networks from its masks. In the first of these two, the links are
+# shuffled, and all degrees stay the same. The second one has the same number of links, but at random places.
 
 # %%
 trained = images.train(task, "chts", sparsity, recipe, seed=seed)
@@ -274,7 +275,8 @@ for name, scores in shuffles.items():
 # </details>
 #
 # **A good result** comes from ten trained networks, several shuffles of each network, and a larger task. If the learned
-# links are ahead of the shuffled links and the interval excludes 0, then the topology matters beyond its degrees.
+# links are ahead of the shuffled links and the interval excludes 0, then the degrees alone do not decide the accuracy:
+# it also matters which neurons are connected.
 #
 # ## Project 2: a regrowth rule of your own
 #
@@ -340,7 +342,8 @@ print(len(sweeps.cells(spec)), "runs")
 #
 # A sparse network should be better than a narrow dense network with the same number of weights. Three hidden layers of
 # width $w$ on $d$ inputs have $dw + 2w^2$ weights, so $L$ links give $w = (\sqrt{d^2 + 8L} - d) / 4$. For the digits at
-# 90 % sparsity, $d = 64$ and $L = 14746$. The formula gives $w = 71.3$, so the nearest width is 71.
+# 90 % sparsity, $d = 64$ and $L = 14746$. The formula gives $w = 71.3$. The function below rounds this result to a
+# whole number, so the width is 71.
 
 
 # %%
@@ -362,7 +365,7 @@ first, other = (chts.topology.link_count(1568, inputs, 0.01) for inputs in (784,
 print("the paper's MLP on Fashion-MNIST at 99 %:", narrow(784, first + 2 * other))
 
 # %% [markdown]
-# Our recorded runs of the narrow dense network on the digits use the nearest width for each sparsity. The table of
+# In our recorded runs on the digits, the narrow dense network has the rounded width for each sparsity. The table of
 # claims at the top shows the result at 95 % sparsity. At 95 and 97 %, the value of the formula is rounded up, so the
 # dense network has about 1 % more weights than the sparse network has links.
 #
@@ -398,9 +401,9 @@ for row in own_rows:
 # *★★☆ · 20 minutes · essential · objective 1 · write code*
 #
 # "The interval contains 0" does not mean "the two methods are equal". To say that two methods are level, you need a
-# *margin*: the smallest difference that matters to you. There is another problem: the table has nine intervals. To be
-# 95 % sure of all nine together, give each interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the
-# *Bonferroni correction*.)
+# *margin*: the smallest difference that matters to you. There is another problem: the table has nine intervals, and
+# each of them may miss the true difference by chance. To be 95 % sure of all nine intervals together, give each
+# interval a confidence of 1 - 0.05 / 9 instead of 95 %. (This is the *Bonferroni correction*.)
 #
 # Write a function that reads one row of the table. `looks` is the number of intervals that you read together. Return
 #
@@ -410,9 +413,9 @@ for row in own_rows:
 # - `"undecided"` in all other cases.
 #
 # A row contains `advantage` (the mean), `interval` (the half-width at 95 %) and `seeds` (the number of seeds, $n$). The
-# half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. With more looks, only
-# $t_{n-1}$ changes: it becomes `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. The next cell sets a margin for each unit
-# and shows the numbers of all rows:
+# half-width is $t_{n-1} \cdot s / \sqrt n$, and `stats.t.ppf(1 - 0.05 / 2, n - 1)` is $t_{n-1}$. If `looks` is larger
+# than 1, only $t_{n-1}$ changes: it becomes `stats.t.ppf(1 - 0.05 / looks / 2, n - 1)`. The next cell sets a margin for
+# each unit and shows the numbers of all rows:
 
 # %%
 margins = {"BLEU": 0.5, "nats": 0.02, "points": 0.5}
@@ -454,9 +457,9 @@ exercises.check("12.read_row", read_row, claims=claims, margins=margins)
 #     return "level" if max(-low, high) < margin else "undecided"
 # ```
 #
-# With one look, two rows are level: the comparison of CHTs with SET in the language model, and the comparison of soft
-# with hard regrowth. The other four rows whose interval contains 0 are undecided: their intervals reach beyond the
-# margin. With nine looks, no claim is decided, and no row is level. The half-width becomes three times as large for a
+# With `looks = 1`, two rows are level: the comparison of CHTs with SET in the language model, and the comparison of
+# soft with hard regrowth. The other four rows whose interval contains 0 are undecided: their intervals reach beyond the
+# margin. With `looks = 9`, no claim is decided, and no row is level. The half-width then is three times as large for a
 # claim with three seeds, and 1.6 times as large for a claim with ten seeds.
 # </details>
 #
@@ -558,9 +561,9 @@ exercises.check("12.swap", swap)
 #
 # <details><summary>Answer</summary>
 #
-# A random network differs from the learned network in two ways: in its degrees, and in which neurons are connected. The
-# shuffled network has the same degrees as the learned network. So if the shuffled network and the learned network
-# differ in accuracy, the only possible cause is which neurons are connected.
+# A random network differs from the learned network in two ways: its neurons have other degrees, and its links connect
+# other neurons. The shuffled network has the same degrees as the learned network. So if the accuracies of the shuffled
+# and of the learned network clearly differ, the degrees are not the cause: it matters which neurons are connected.
 # </details>
 #
 # 3. Random regrowth is ahead of link prediction on the digits. Why is this result only weak evidence against link
@@ -575,9 +578,10 @@ exercises.check("12.swap", swap)
 # ## Key takeaways
 #
 # - For each claim, ask four questions: what the paper reports, what your runs show, how sure you are, and what would
-#   settle it.
+#   settle the claim.
 # - Most claims about a difference of half a point are still open, because we have few seeds and small tasks.
-# - A fair rival has the same number of weights, the same FLOPs, or the same degrees.
+# - A fair rival has the same number of weights, the same FLOPs or the same degrees as the network that you compare it
+#   with.
 # - A project begins with one code cell and with a sentence that says what a good result looks like.
 #
 # ## Further reading

@@ -328,12 +328,12 @@ def densified(model: nn.Module) -> nn.Module:
         (
             "csr",
             narrower,
-            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense although the average",
+            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense in the model but",
         ),
         (
             "csr",
             densified,
-            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense although the average",
+            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense in the model but",
         ),
     ],
 )

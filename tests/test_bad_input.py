@@ -176,7 +176,7 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         r"predictor is 'ch9'; expected one of 'ch2_l3n'",
     ),
     # percolation and diagnostics
-    "graph names an unknown layer": (lambda: percolate(("a", "z")), r"names layer 'z', which has no mask.* a, b, c"),
+    "graph names an unknown layer": (lambda: percolate(("a", "z")), r"contains layer 'z', which has no mask.* a, b, c"),
     "graph lets a layer feed two": (
         lambda: percolate(("a", "c"), ("a", "c")),
         r"layer 'a' feeds more than one layer in the graph; expected at most one",
@@ -223,8 +223,8 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: SCHEDULES.linear_temperature(5, 0),
         r"ends at step 0; expected a step above",
     ),
-    "updates stop at 0": (lambda: Timeline(100, 10, 0.0), r"stop at 0\.0 of the run; expected a fraction in \(0, 1\]"),
-    "updates stop after the run": (lambda: Timeline(100, 10, 1.5), r"stop at 1\.5 of the run; expected a fraction"),
+    "updates stop at 0": (lambda: Timeline(100, 10, 0.0), r"stop is 0\.0; expected the fraction .* in \(0, 1\]"),
+    "updates stop after the run": (lambda: Timeline(100, 10, 1.5), r"stop is 1\.5; expected the fraction"),
     "window reversed": (lambda: Timeline(100, 10, 0.75).window(0.5, 0.2), r"from 0\.5 to 0\.2 of the run; expected"),
     "window before the run": (lambda: Timeline(100, 10, 0.75).window(-0.5, 0.2), r"from -0\.5 to 0\.2 of the run"),
 }

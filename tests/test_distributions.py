@@ -269,7 +269,7 @@ def test_a_distribution_of_ones_own_gives_the_links() -> None:
     ("distribution", "method", "error", "message"),
     [
         (Half("a list"), "set", TypeError, r"returned \[26, 26\]; expected a mapping of layer names to numbers"),
-        (Half("another layer"), "set", ValueError, r"links of 0.weight, 2.weight, c; expected exactly the layers"),
+        (Half("another layer"), "set", ValueError, r"the layers 0.weight, 2.weight, c; expected exactly the layers"),
         (Half("too many"), "set", ValueError, r"1000000 links to layer '0.weight' of shape \(20, 16\); expected"),
         (Half("no whole number"), "set", ValueError, r"2\.5 links to layer .*; expected a whole number in \[0, 320\]"),
         (Half("gains"), "granet", ValueError, r"layer '0.weight' would gain links"),

@@ -111,7 +111,7 @@ def turnover_in_words(turnover: Turnover) -> str:
             zeta = f"ζ = {initial:g}, cosine"
         case number:
             zeta = f"ζ = {number:g}"
-    words = [f"{zeta}, to {turnover.stop:g} of the run"]
+    words = [f"{zeta}, until {turnover.stop:g} of the run"]
     if turnover.early_stop is not None:
         who = "all layers stop together" if turnover.together else "a layer stops"
         words.append(f"{who} at overlap {turnover.early_stop:g}")

@@ -225,7 +225,7 @@ def test_exact_links_and_clean_absent_links_with_any_optimizer(method: str, opti
 
 @pytest.mark.parametrize("method", SPARSE_METHODS)
 def test_exact_links_with_bfloat16_weights(method: str) -> None:
-    with pytest.warns(UserWarning, match=r"the weights are torch\.bfloat16: .* Keep float32 weights") as warned:
+    with pytest.warns(UserWarning, match=r"have the dtype torch\.bfloat16, .* Keep the weights in float32") as warned:
         run = start(method, 0.9, widths=(64, 48, 80, 3), optimizer="momentum", dtype=torch.bfloat16)
     assert len(warned) == 1
     for step in run.train():
@@ -537,7 +537,7 @@ def test_a_layer_that_values_feed_is_not_equally_partitioned() -> None:
 
 
 def test_a_graph_of_unknown_layers_is_refused_before_layers_are_placed() -> None:
-    with pytest.raises(ValueError, match="the graph names layer 'mine', which has no mask"):
+    with pytest.raises(ValueError, match="the graph contains layer 'mine', which has no mask"):
         masks_of(methods.ScaleFree(resort="rigid"), graph=chts.LayerGraph(chains=(("mine", "0.weight"),)))
 
 
@@ -1273,7 +1273,7 @@ def test_a_closure_cannot_be_left_out(by_name: bool) -> None:
     run.optimizer.step(closure)  # type: ignore[arg-type]  # no update follows
     wait(run)
     before = run.weight("0.weight").detach().clone()
-    with pytest.raises(RuntimeError, match=r"a closure computes the gradients; call backward\(\) first"):
+    with pytest.raises(RuntimeError, match=r"a closure that computes the gradients; call backward\(\) first"):
         run.optimizer.step(closure=closure) if by_name else run.optimizer.step(closure)  # type: ignore[arg-type]
     assert torch.equal(run.weight("0.weight"), before)
 
@@ -1702,7 +1702,7 @@ BAD_STATES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], st
     "past weights of an old version": (
         lambda s: s["past_weights"].update({"2.weight": torch.zeros(16, 16)}),
         ValueError,
-        r"2\.weight.*from a version that stored a dense weight",
+        r"2\.weight.*from a version of chts that stored a dense weight",
     ),
     **{
         f"no {key}": (lambda s, key=key: s.pop(key), ValueError, key)

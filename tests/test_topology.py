@@ -898,7 +898,7 @@ def test_a_resorted_layer_is_the_same_but_for_the_order_of_its_inputs(
 
 
 def test_layers_that_do_not_feed_each_other_are_not_resorted() -> None:
-    with pytest.raises(ValueError, match="before has 2 outputs but after has 3 inputs; expected two layers of which"):
+    with pytest.raises(ValueError, match="before has 2 outputs but after has 3 inputs; expected two layers where"):
         chts.topology.resort(AFTER, AFTER, generator=torch.Generator())
 
 

@@ -1,4 +1,4 @@
-"""The compiled loop of dropout. The plain reference is `torch.nn.functional.dropout`; χ² tests compare the two."""
+"""The compiled loop of dropout. It replaces `torch.nn.functional.dropout`, and χ² tests compare the two."""
 
 from typing import Any
 

@@ -134,7 +134,8 @@ def next_random(state: Any) -> Any:  # pragma: no cover (compiled)
 def random_below(state: Any, end: int) -> Any:  # pragma: no cover (compiled)
     """An exactly uniform integer in [0, end).
 
-    The 2^64 possible draws are divided into runs of `end` numbers. A draw from an incomplete last run is repeated.
+    The 2^64 possible draws are divided into groups of `end` consecutive numbers. A draw from an incomplete last group
+    is repeated.
     """
     size = np.uint64(end)
     complete = np.uint64(0) - (np.uint64(0) - size) % size  # 2^64 - (2^64 mod end), where 0 stands for 2^64

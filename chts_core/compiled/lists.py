@@ -9,7 +9,7 @@ from chts_core.compiled.jit import compiled
 
 @compiled
 def mark_shared(values: Any, others: Any, shared: Any) -> None:  # pragma: no cover (compiled)
-    """Mark in `shared`, Boolean (values,), which `values` are also in `others`. Both lists are in ascending order."""
+    """Set shared[i] to whether values[i] is also in `others`. `values` and `others` are in ascending order."""
     at = 0
     for i in range(len(values)):
         while at < len(others) and others[at] < values[i]:

@@ -22,7 +22,7 @@ def _random(seed: Any, counter: Any) -> Any:  # pragma: no cover (compiled)
 
 
 def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]:
-    """For :func:`race`, compute the window of time in which the last link of each row probably arrives.
+    """For each row of :func:`race`, compute a window of time. The row's last link probably arrives in this window.
 
     This function uses NumPy, because torch's waiting threads would take cores from the threads of the loop.
 
@@ -60,9 +60,9 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
 
 
 def _arrived(times: Any, logs: Any) -> Any:
-    """Probability that columns with exponent · ln(1 + distance) = logs have arrived by each time.
+    """Probability that each column has arrived by each time.
 
-    Times are given as ln t.
+    `times` are values of ln t. `logs` are the columns' values of exponent · ln(1 + distance).
     """
     # Beyond e^4, the probability is 1 to within BITS bits. The limit keeps the exponential from overflowing.
     return -np.expm1(-np.exp(np.minimum(times[..., None] - logs, 4.0)))
@@ -79,10 +79,11 @@ def _arrival(number: int, distance: float, exponent: float) -> float:  # pragma:
 def _set_links(  # pragma: no cover (compiled)
     row: Any, start: int, verdicts: Any, contenders: Any, num: int, arrivals: Any, last: float, needed: int
 ) -> None:
-    """Link a row to the columns with verdict 2, and to the first `needed` contenders that arrive, out of `num`.
+    """Link a row to all columns that arrive before its window, and to the first `needed` contenders that arrive.
 
-    Columns are counted from `start` on, around the ring. Verdict 2 means that a column arrives before the window.
-    `last` is the time at which the last of these contenders arrives.
+    Columns that arrive before the window have verdict 2. The `num` contenders, which may arrive in it, have verdict 1.
+    `last` is the time at which the last needed contender arrives. Column numbers in `verdicts` and `contenders` start
+    with 0 at column `start` and go around the ring.
     """
     columns = len(row)
     for column in range(start, columns):
@@ -115,10 +116,10 @@ def race(  # pragma: no cover (compiled)
     """Link row i to the degrees[i] columns that arrive first, for first_row <= i < end_row.
 
     A column at ring distance x from the row's centre arrives at a time t: ln t = ln E + exponent · ln(1 + x), where E
-    is exponentially distributed. Only a few columns need the logarithms. For w = windows[i], the last of the row's
-    links probably arrives while ln t is between times[w, 0] and times[w, 1]. A column arrives by times[w, 0] if its
-    random integer is below in_by[w, 0], and after times[w, 1] if this integer is at least in_by[w, 1]. Exact times are
-    computed for the columns in between, or for all columns if the last arrival is outside this window.
+    is exponentially distributed. Only a few columns need the logarithms, because each row has a window of time in which
+    its last link probably arrives: times[w, 0] <= ln t <= times[w, 1], where w = windows[i]. A column arrives before
+    the window if its random integer is below in_by[w, 0], and after the window if this integer is at least in_by[w, 1].
+    Exact times are computed only for the other columns, or for all columns if the last link arrives outside the window.
     """
     columns = mask.shape[1]
     verdicts = np.empty(columns, np.uint8)
@@ -166,7 +167,8 @@ def race(  # pragma: no cover (compiled)
 def fill(first_row: int, end_row: int, seeds: Any, degrees: Any, mask: Any) -> None:  # pragma: no cover (compiled)
     """Set more columns of row i, all equally likely, until degrees[i] are set, for first_row <= i < end_row.
 
-    Each free column in turn is taken with probability needed / left (selection sampling; Knuth, volume 2, 3.4.2 S).
+    Each free column in turn is taken with probability needed / left: the number of links that are still needed, divided
+    by the number of free columns that are left (selection sampling; Knuth, volume 2, 3.4.2 S).
     """
     for i in range(first_row, end_row):
         row, seed = mask[i], seeds[i]

@@ -134,7 +134,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
 
 @compiled
 def zero_absent(array: Any, mask: Any) -> None:  # pragma: no cover (compiled)
-    """Zero the integers of a 2-D array where a mask has no link. They can be bits of floats, including NaN."""
+    """Set a 2-D array of integers to 0 where a mask has no link. The integers can be bits of floats, even of NaN."""
     for i in range(array.shape[0]):
         for j in range(array.shape[1]):
             array[i, j] = array[i, j] if mask[i, j] else 0

@@ -1,4 +1,4 @@
-"""Draw the rows of an initial network in several threads. The plain references are in :mod:`chts_core.row_links`."""
+"""Draw the rows of an initial network in several threads. The plain torch version is :mod:`chts_core.row_links`."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +29,9 @@ def fill(mask: Tensor, degrees: Tensor, generator: torch.Generator) -> None:
 
 
 def _run_rows(loop: Callable[..., None], mask: Tensor, generator: torch.Generator, *arguments: object) -> None:
-    """Call loop(first row, end row, seed of every row, *arguments, mask) on all rows.
+    """Call loop(first_row, end_row, seeds, *arguments, mask) for batches of rows, until all rows are done.
 
-    The function uses as many threads as torch uses.
+    Each row has its own seed. The function uses as many threads as torch uses.
     """
     rows, threads = mask.shape[0], torch.get_num_threads()
     seeds = torch.randint(2**63 - 1, (rows,), generator=generator).numpy().view("uint64")

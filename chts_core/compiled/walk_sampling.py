@@ -1,18 +1,21 @@
 """Soft regrowth by a node-based score: random walks draw the links without computing the score.
 
-The plain reference computes the scores and calls :func:`chts_core.sampling.draw`; χ² tests check that the two agree.
+χ² tests compare these draws with :func:`chts_core.sampling.draw`, which needs the scores of all missing links.
 
-Insert the definition of R (:mod:`chts_core.link_prediction`) into S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v].
-For CH2, each output z that shares P_zu > 0 inputs with u and is linked to v adds (1 + P_zu) / (d_z - P_zu) to the score
-of a missing link u–v. Here, d_z - P_zu is the number of inputs of z that u lacks. So drawing
+The score of a missing link u–v is S_uv = Σ_z R_U[z, u] A[z, v] + Σ_z A[u, z] R_V[z, v], where R is defined in
+:mod:`chts_core.link_prediction`. In the first sum for CH2, each output z that is linked to v and shares P_zu > 0 inputs
+with u adds (1 + P_zu) / (d_z - P_zu). Here, d_z - P_zu is the number of inputs of z that are not inputs of u. So the
+code draws
 
-    a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among the inputs of z that u lacks, each equally likely,
+    a pair (z, u) with p ∝ 1 + P_zu   (CH3: 1),   then v among these d_z - P_zu inputs, each equally likely.
 
-gives u–v with p ∝ S_uv. The second sum, over the inputs, works in the same way. P_zu counts the wedges z – x – u (paths
-of two links), so integers are enough to draw pairs. Each draw takes one of the wedges (only for CH2) or one of the
-pairs that share an input, all equally likely. To find such a pair, the code draws from the smaller of two sets: all
-wedges, of which only one per pair counts, or all pairs. A link that was drawn before is skipped, so the draws are
-without replacement. :func:`walk_compiled` needs no score, no matrix product and no rounding.
+This gives the link u–v with p ∝ S_uv. The second sum, over the inputs, works in the same way.
+
+P_zu counts the wedges z – x – u (paths of two links), so integers are enough to draw pairs. Each draw takes one of the
+wedges (only for CH2) or one of the pairs that share an input, all equally likely. To find a pair that shares an input,
+the code draws from the smaller of two sets: all wedges, of which only one per pair counts, or all pairs, of which only
+those with a shared input count. A link that was drawn before is skipped, so the draws are without replacement.
+:func:`walk_compiled` needs no score, no matrix product and no rounding.
 """
 
 from collections.abc import Callable
@@ -176,7 +179,7 @@ def walk_batched(
 
 
 def _ordered_pair(choice: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """The ordered pair of different numbers in [0, others] that has the index `choice` < others · (others + 1)."""
+    """Pair number `choice` of the others · (others + 1) ordered pairs of different numbers in [0, others]."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 

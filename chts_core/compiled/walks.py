@@ -86,13 +86,13 @@ def count_shared(one: int, other: int, start: Any, neighbours: Any, enough: int)
 
 @compiled
 def linked(exists: Any, shape: Any, one: int, other: int) -> Any:  # pragma: no cover (compiled)
-    """Whether a link joins two nodes of different sides. The nodes have the numbers of :func:`adjacency`."""
+    """Whether a link joins an output and an input. Both have the indices that :func:`adjacency` gives to nodes."""
     return has(exists, min(one, other) * shape[1] + max(one, other) - shape[0])
 
 
 @compiled
 def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cover (compiled)
-    """Pair number `choice` of the others · (others + 1) ordered pairs of different numbers in [0, others]."""
+    """The pair with index `choice` among all ordered pairs of two different integers from 0 to `others`."""
     first, second = choice // others, choice % others
     return first, second + (second >= first)
 
@@ -101,14 +101,15 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links` (int64) with independent draws of missing links, p ∝ node-based score. A failed draw gives -1.
+    """Fill `links` (int64) with missing links, drawn independently of each other. A failed draw gives -1.
 
-    See :mod:`chts_core.compiled.walk_sampling` for the method. A link is given by its position in the flattened mask.
+    The probability of a missing link is proportional to its node-based score. :mod:`chts_core.compiled.walk_sampling`
+    describes the method. A link is given by its position in the flattened mask.
 
     Args:
         exists: a bit for each element of the flattened mask; `start` and `neighbours` come from :func:`adjacency`.
         shape: (outputs, inputs) of the mask.
-        wedges: sum of d (d - 1) over the nodes so far, starting with 0; d is the number of links of a node.
+        wedges: entry n is the sum of d (d - 1) over the nodes before node n; d is the number of links of a node.
         pairs: number of ordered pairs of different nodes of the same side.
         inside: True for CH2, False for CH3.
     """

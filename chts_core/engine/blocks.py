@@ -229,10 +229,11 @@ def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: 
 def _attention(
     model: nn.Module, module: nn.Module, names: Mapping[str, str | None]
 ) -> tuple[Attention | None, list[str | None]]:
-    """An attention block with LLaMA's names, and the layers whose links percolation must keep.
+    """An attention block whose parts have LLaMA's names, and the layers whose links percolation must keep.
 
-    Similar models differ in the steps between the projections and the products. If neurons are normalised together, or
-    rotated in unknown planes, a neuron has an effect even if the other factor of its product is inactive.
+    Blocks with these names differ in the steps between the projections and their products (queries times keys, and
+    attention weights times values). If such a step normalises neurons together, or if rotary positions mix unknown
+    pairs of neurons, a neuron has an effect even if the other factor of its product is inactive.
     """
     shapes = {name: part.weight.shape for name, part in module.named_children() if isinstance(part, nn.Linear)}
     output = next((name for name in _OUTPUTS if name in shapes), None)
@@ -316,7 +317,7 @@ def keeps_channels(function: object) -> bool:
 def _gates(block: nn.Module, names: tuple[str, str, str]) -> bool:
     """Whether a block computes down(act(gate(x)) * up(x)), and whether no neuron of the product depends on another.
 
-    Then a neuron has no effect if its gate, or the factor that it gates, is zero.
+    If both are true, a neuron of the product has no effect when one of its factors, from gate or from up, is zero.
     """
     if is_altered_within(block):
         return False

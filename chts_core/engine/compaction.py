@@ -96,14 +96,14 @@ def _check_outputs(smaller: nn.Module, expected: list[Tensor], *args: Any, **kwa
     why = (
         "Something other than the layers of the graph changes or reads their neurons: a hook, a forward method "
         "that only one instance has, random numbers in evaluation mode, or weights outside the masks. Remove it, or "
-        "build the Sparsifier with a graph without these layers; graph=LayerGraph() names no layer."
+        "build the Sparsifier with a graph without these layers; graph=LayerGraph() has no layers."
     )
     try:
         found = _outputs(smaller, *args, **kwargs)
     except RuntimeError as error:
         raise ValueError(f"the model without its inactive neurons does not run: {error}. {why}") from error
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
-        raise ValueError(f"the shapes of the outputs change without the inactive neurons. {why}")
+        raise ValueError(f"the shapes of the outputs change if the inactive neurons are removed. {why}")
     tolerance = _tolerance(smaller, expected)
     for ours, theirs in zip(found, expected, strict=True):
         if not theirs.is_floating_point():
@@ -136,10 +136,10 @@ def _tolerance(model: nn.Module, outputs: list[Tensor]) -> float:
 def _junctions(
     model: nn.Module, masks: Mapping[str, Tensor], graph: LayerGraph
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """The links of each layer, and the layers that feed each layer, if the neurons between them may be dropped.
+    """The links of each layer, and the layers that feed each layer through neurons that may be dropped.
 
-    If one factor of a product is dense, the graph does not name this factor. A dense factor loses the same neurons as
-    the other factor.
+    If one factor of a gated product is dense, the graph does not contain this factor. The function adds it, because
+    both factors must lose the same neurons.
     """
     feeders: dict[str, list[str]] = {}
     # Layers that are packed into an attention block are not modules, so they stay as they are.

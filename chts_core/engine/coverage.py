@@ -23,7 +23,7 @@ class Coverage:
 
     sparse: number of elements of the sparse layers.
     total: number of elements of all matrices.
-    dense: the number of elements of each matrix that is trained but stays dense, and the reason, by name.
+    dense: for each matrix that is trained but stays dense, by name: its number of elements, and why it stays dense.
     """
 
     sparse: int
@@ -44,7 +44,8 @@ class Coverage:
         if self.sparse < _LITTLE * (self.sparse + dense):
             warn(
                 f"{self}. The sparsity counts only the sparse layers; density(whole_model=True) counts all matrices "
-                "except embeddings. To silence this warning, name the layers with include."
+                "except embeddings. To silence this warning, choose the sparse layers with the "
+                "argument include."
             )
 
     def __str__(self) -> str:

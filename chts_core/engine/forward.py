@@ -128,7 +128,7 @@ class Tracer(fx.Tracer):
         return lambda module, *arguments: root_fn(module, *arguments, **keywords), [self.root, *given]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """See :class:`torch.fx.Tracer`. The method also works if `fully_shard` has put its own class before torch's."""
+        """See :class:`torch.fx.Tracer`. If `fully_shard` has replaced a module's class, the original class decides."""
         if self._is_closed(m) or type(m) is Dropout:
             return True
         if is_fully_sharded(m) and not isinstance(m, nn.Sequential):

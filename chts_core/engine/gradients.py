@@ -32,8 +32,8 @@ class Gradients:
         guard: knows whether another Sparsifier now controls the weights.
 
     Attributes:
-        dense: the gradient of all links of each weight, in float32, summed over the backward passes of the step. The
-            dictionary has an entry only if an update that needs the gradient is due.
+        dense: for each weight, by name: the gradient of all links, existing and absent, in float32, summed over the
+            backward passes of the step. The dictionary has an entry only if an update that needs the gradient is due.
     """
 
     def __init__(self, weights: Mapping[str, Weight], collects: bool, guard: Guard) -> None:
@@ -70,7 +70,7 @@ class Gradients:
         self._arriving.clear()
 
     def mean(self, name: str, ranks: Ranks) -> Tensor | None:
-        """The gradient of all links, averaged over the ranks, or None if it was not kept; a collective operation."""
+        """The gradient of all links, averaged over the ranks. None if it was not kept. A collective operation."""
         if name not in self.dense:
             return None
         gradient, weight = self.dense[name], self._weights[name].parameter
@@ -99,8 +99,8 @@ class Gradients:
     def _clear(self, name: str, parameter: Tensor) -> None:
         """Overwrite the gradient of absent links with zeros, so that a NaN there becomes zero too.
 
-        If an update needs the gradient of all links, the method first adds a copy of this gradient to `dense`. `dense`
-        is the sum over the backward passes of the step, as `grad` is for the existing links.
+        If an update needs the gradient of all links, the method first adds a copy of this gradient to `dense`. Both
+        `dense` and `grad` are sums over the backward passes of the step; `grad` is zero for absent links.
         """
         held = self._weights[name]
         if not self._guard.rules(parameter) or parameter.grad is None:

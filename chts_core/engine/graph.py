@@ -37,7 +37,7 @@ def find_layers(
     graph: LayerGraph | None,
     per_head: bool,
 ) -> Found:
-    """The sparse layers of a model under the settings of the Sparsifier."""
+    """The layers of a model that a Sparsifier with these arguments makes sparse."""
     if graph is not None and not isinstance(graph, LayerGraph):
         raise TypeError(
             f"graph is a {type(graph).__name__}; expected a LayerGraph. Pass graph=LayerGraph(chains=((first, second, "
@@ -50,8 +50,8 @@ def find_layers(
     if guessed:
         notes = [
             f"{', '.join(guessed)} stays dense: it is registered last, so chts guesses that it gives the model's "
-            "outputs. The forward method could not be traced. Use exclude to name the layers that give the "
-            "outputs.",
+            "outputs. The forward method could not be traced. Use exclude to choose the layers that give the "
+            "outputs and stay dense.",
             *notes,
         ]
     return Found(chosen, split_heads(layers, graph) if per_head else layers, graph, notes)
@@ -78,8 +78,8 @@ def find_graph(model: nn.Module, method: Method, layers: Mapping[str, Layer]) ->
         effect = "Percolation removes no link, because chts found no layer of this model that feeds another layer."
     return graph, [
         f"Percolation leaves out {outside}, which could not be traced. {effect} If you know which layer feeds "
-        "which, pass graph=LayerGraph(chains=((first, second, ...),)) with all of them; chts.plan(...).graph has the "
-        "layers that were found."
+        "which, pass graph=LayerGraph(chains=((first, second, ...),)) with the names of all layers; "
+        "chts.plan(...).graph has the layers that were found."
     ]
 
 

@@ -143,13 +143,13 @@ class Guard:
         if share > _NOTEWORTHY_LOSS:
             self.complain(
                 "lost",
-                f"{share:.0%} of a step of {type(self._optimizer).__name__}, measured by its squared norm, changed "
-                "weights of absent links and is lost, because the optimizer does not treat every element separately. "
-                "AdamW and SGD lose nothing.",
+                f"{share:.0%} of a step of {type(self._optimizer).__name__} (of its squared norm) is lost. This part "
+                "changes weights of absent links, because the optimizer does not treat every element separately, and "
+                "the masks undo these changes. AdamW and SGD lose nothing.",
             )
 
     def check_attached(self, update_due: bool) -> None:
-        """Refuse to continue if the Sparsifier's model or optimizer is not the one in use."""
+        """Refuse to continue unless the run still trains the Sparsifier's model with the Sparsifier's optimizer."""
         replaced = self._watch.replaced()
         if replaced:
             raise RuntimeError(
@@ -304,8 +304,8 @@ def warn_of_rounding(dtypes: Iterable[torch.dtype]) -> None:
     low = sorted({str(dtype) for dtype in dtypes if dtype.itemsize < 4})
     if low:
         warn(
-            f"the weights are {', '.join(low)}: rounding loses small changes, which hurts most in methods that regrow "
-            "by gradient. Keep float32 weights and compute under torch.autocast."
+            f"the weights have the dtype {', '.join(low)}, so rounding loses small changes. Methods that regrow by "
+            "gradient suffer most. Keep the weights in float32 and compute under torch.autocast."
         )
 
 
@@ -317,9 +317,9 @@ def check_conversion(execution: str, model: nn.Module, weights: Iterable[str]) -
     if stay:
         raise ValueError(
             f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
-            "nn.Linear layers inside the model and outside nn.MultiheadAttention, without a subclass, "
-            "parametrisation, pruning, state-dict hook or forward method of their own. Choose execution='auto', which "
-            "leaves these weights masked, or exclude them."
+            "nn.Linear layers inside the model. Such a layer is not part of nn.MultiheadAttention, is no subclass, and "
+            "has no parametrisation, pruning, state-dict hook or forward method of its own. Choose execution='auto', "
+            "which leaves these weights masked, or exclude them."
         )
 
 
@@ -332,8 +332,8 @@ def check_execution(
         return
     if ranks.size > 1:
         raise ValueError(
-            f"execution is {execution!r} in {ranks.size} processes, which exchange gradients of dense "
-            "weights; choose execution='masked', or train in one process."
+            f"execution is {execution!r} in {ranks.size} processes. Several processes exchange gradients of dense "
+            "weights, so choose execution='masked', or train in one process."
         )
     check_elementwise(optimizer)
 

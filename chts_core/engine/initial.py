@@ -28,11 +28,11 @@ def generator_of(seed: int, part: str, device: torch.device) -> torch.Generator:
 
 
 def with_correlation(topology: Topology, correlation: Tensor | None, budget: Budget, start: Start) -> Topology:
-    """The topology of a run, with the correlations of the inputs if the run starts from them.
+    """The topology that a run starts from. It uses the correlations of the model's inputs if they are given.
 
     Raises:
-        ValueError: if correlations are given but the run or its topology does not start from them, or if they do
-            not fit the inputs of any sparse layer.
+        ValueError: if correlations are given although `start` or the topology does not use them, or if they do not fit
+            the inputs of any sparse layer.
     """
     if correlation is None:
         return topology
@@ -77,7 +77,7 @@ def first_masks(
 
     Raises:
         TypeError, ValueError: if a mask belongs to no part, or has a wrong shape or number of links; if masks are given
-            with a start that makes its own masks.
+            although `start` is not "method".
     """
     links = budget.links(0)
     _check_given(start, given, parts)
@@ -116,8 +116,8 @@ def first_masks(
 def _check_given(start: Start, given: Mapping[str, Tensor] | None, parts: Mapping[str, Layer]) -> None:
     if not isinstance(given, Mapping | None):
         raise TypeError(
-            f"initial_masks is {given!r}; expected masks by layer name. For the largest weights, pass "
-            'start="magnitude".'
+            f"initial_masks is {given!r}; expected masks in a dictionary by layer name. To start from the largest "
+            'weights, pass start="magnitude".'
         )
     if start != "method" and given is not None:
         raise ValueError(f"start is {start!r} and initial_masks is given; leave one of them out.")

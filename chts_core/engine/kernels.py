@@ -1,7 +1,7 @@
 """The links of a layer in compressed form, and the three products of a linear layer with them.
 
-The reference is :class:`DenseKernels`, which fills in the dense weight and multiplies by the whole weight. Tests
-compare the other kernels with this class.
+Tests compare all other kernels with :class:`DenseKernels`, which builds the dense weight from the links and multiplies
+by it.
 """
 
 import threading
@@ -40,11 +40,11 @@ class Links(NamedTuple):
         return len(self.crow_indices) - 1, len(self.ccol_indices) - 1
 
     def outputs(self) -> Tensor:
-        """The output of each link, int64 in ascending order."""
+        """The output of each link (int64, in ascending order)."""
         return torch.repeat_interleave(self.crow_indices.diff().long())
 
     def positions(self) -> Tensor:
-        """The position of each link in the flattened weight, int64 in ascending order."""
+        """The position of each link in the flattened weight (int64, in ascending order)."""
         return self.outputs() * self.shape[1] + self.col_indices
 
 
@@ -84,8 +84,8 @@ def damage_of(crow: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
 class Kernels(Protocol):
     """The three products of a linear layer, with features as rows: x is (in, samples), y and dy are (out, samples).
 
-    `forward` and `input_gradient` may return memory that the next product in this thread overwrites. `forward` does not
-    do this for a single sample.
+    `forward` and `input_gradient` may return memory that the next product in this thread overwrites. For a single
+    sample, `forward` returns new memory.
     """
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Kernels(Protocol):
 
 
 class DenseKernels:
-    """Dense products with a weight that is filled in from the links, for "masked" execution."""
+    """Dense products for "masked" execution, with a dense weight that is built from the links."""
 
     def forward(self, links: Links, values: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """W x + b."""
@@ -188,8 +188,8 @@ def _matrix(start: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ..
 def scratch(name: str, like: Tensor, rows: int, columns: int) -> Tensor:
     """An uninitialised matrix, valid until the next call with this name in this thread.
 
-    Allocating a few megabytes takes as long as a product, because the system provides memory page by page. Each thread
-    keeps its largest matrix for each name and dtype, up to a limit.
+    Allocating a matrix of a few megabytes takes as long as computing a product of this size, because the system
+    provides memory page by page. Each thread keeps its largest matrix for each name and dtype, up to a limit.
     """
     if rows * columns > _LARGEST_KEPT:
         return like.new_empty(rows, columns)
@@ -284,7 +284,7 @@ _CROSSOVER_SIZE = 1024  # larger layers are measured at this size
 
 
 def crossover_density(out_features: int, in_features: int, device: torch.device, dtype: torch.dtype) -> float:
-    """The density up to which sparse products are faster than dense products with the filled-in weight.
+    """The density up to which sparse products are faster than products with the dense weight.
 
     The function measures this density on this machine, once per process for each shape, in a few tenths of a second. It
     times forward and backward passes of 256 samples at two densities. If a layer has more than 1024 inputs or outputs,

@@ -1,4 +1,4 @@
-"""The kinds of weights that can become sparse, and how each kind is seen as a bipartite network."""
+"""The kinds of weights that can become sparse, and the bipartite networks in a weight of each kind."""
 
 import math
 import re
@@ -13,15 +13,16 @@ from chts_core.engine.forward import is_convolution, is_transposed_linear
 
 @dataclass(frozen=True)
 class Layer:
-    """A bipartite network: a part of a parameter, seen as a matrix of shape (out_features, in_features).
+    """A bipartite network. Its matrix, of shape (out_features, in_features), is a parameter or a part of a parameter.
 
     Element (o, i) of the matrix is element offset + o · strides[0] + i · strides[1] of the flattened parameter. So the
     matrix may be a whole weight, some rows of a packed weight, a transposed weight, or one matrix of a stack of
-    experts. For a convolution, the inputs are the channels times the positions of the kernel: i = channel · positions +
-    position.
+    experts. For a convolution, each input is one position of the kernel in one channel: i = channel · (number of
+    positions) + position.
 
-    name: the name of the parameter. A part of it has a suffix: ":q", ":k" or ":v" in a packed weight, the gate in a
-        recurrent layer (":i"), or the number of a head, expert or group (":0").
+    name: the name of the parameter. If the network is only a part of the parameter, the name has a suffix: ":q", ":k"
+        or ":v" in a packed weight, the gate in a recurrent layer (":i"), or the number of a head, expert or group
+        (":0").
     parameter: the name of the parameter, without a suffix.
     shape: (out_features, in_features) of the network itself.
     strides, offset: see above.
@@ -47,7 +48,7 @@ class Layer:
 
     @property
     def keeps_order(self) -> bool:
-        """Whether positions that ascend in the flattened layer also ascend in the flattened parameter."""
+        """Whether the elements of this layer have the same order in the flattened layer and the flattened parameter."""
         return self.strides[0] >= self.strides[1]
 
     def matrix(self, tensor: Tensor) -> Tensor:
@@ -196,9 +197,10 @@ def _attention(module: nn.Module, prefix: str) -> Iterator[Layer]:
 
 
 def _convolution(module: nn.Module, prefix: str) -> Iterator[Layer]:
-    """For each group, a network from all positions of the kernel to the output channels.
+    """For each group, a network from each kernel position of each input channel to the output channels.
 
-    The rows of a transposed convolution are its input channels, because its weight is stored in this way.
+    The rows of a transposed convolution are its input channels, because its weight is stored in this way. A depthwise
+    convolution has one network for all groups.
     """
     assert isinstance(module, nn.modules.conv._ConvNd)
     name, groups, kernel = f"{prefix}weight", module.groups, tuple(module.kernel_size)
@@ -221,7 +223,7 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def _recurrent(module: nn.Module, prefix: str) -> Iterator[Layer]:
-    """For each gate, a network from the inputs and another network from the previous hidden state."""
+    """For each gate, a network from the inputs to the gate, and another from the previous hidden state to the gate."""
     gates = next((gates for kinds, gates in _GATES if isinstance(module, kinds)), "")
     for name, weight in module._parameters.items():
         if weight is None or not re.fullmatch(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?", name):

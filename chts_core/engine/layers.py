@@ -51,7 +51,7 @@ def all_layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model without the wrappers of `torch.compile` and `DistributedDataParallel`, which change names."""
+    """The model without the wrappers of `torch.compile` and `DistributedDataParallel`, which rename its layers."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return unwrap(model.module)
     inner = getattr(model, "_orig_mod", None)
@@ -153,7 +153,7 @@ def _nothing_left(model: nn.Module, layers: int) -> ValueError:
 
 
 def _is_router(model: nn.Module, path: str) -> bool:
-    """Whether a layer is a router: it chooses the experts for an input, so a mistake there is costly."""
+    """Whether a layer is a router. A router chooses the experts for an input, so its mistakes are costly."""
     parent, _, name = path.rpartition(".")
     beside = {child for child, _ in model.get_submodule(parent).named_children()}
     named = "router" in path.lower() or "Router" in type(model.get_submodule(path)).__name__
@@ -163,7 +163,8 @@ def _is_router(model: nn.Module, path: str) -> bool:
 def gated_feed_forward(module: nn.Module) -> tuple[str, str, str] | None:
     """The names of `gate`, `up` and `down` in a module that computes down(act(gate(x)) * up(x)), or None otherwise.
 
-    A module that normalises the product, as in BitNet, does not count, because there each neuron changes all others.
+    The result is also None for a module that normalises the product, as in BitNet, because each neuron of such a module
+    changes all others.
     """
     if any("norm" in name for name, _ in module.named_children()):
         return None
@@ -216,9 +217,9 @@ def split_heads(layers: Mapping[str, Layer], graph: LayerGraph) -> dict[str, Lay
 def _select(
     found: list[Candidate], others: list[Candidate], selection: Selection, argument: str, by_default: Mapping[str, str]
 ) -> list[Candidate]:
-    """The candidates that a selection names. A pattern names other matrices only if it fits no candidate.
+    """The layers and matrices that a selection chooses. A pattern chooses from `others` only if `found` has no match.
 
-    Raise an error if a pattern fits only layers in `by_default`, which gives the reasons why these layers stay dense.
+    Raise an error if a pattern fits only layers that stay dense by default; `by_default` contains the reasons.
     """
     if callable(selection) and not isinstance(selection, type | nn.Module):
         return [entry for entry in found if selection(entry.path, entry.module)]

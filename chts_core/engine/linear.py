@@ -36,7 +36,7 @@ Carry = Callable[[Tensor], Tensor]
 
 
 class SparseLinear(nn.Module):
-    """A linear layer that stores only its links: a drop-in replacement for an `nn.Linear` under a known mask.
+    """A linear layer that stores only its links. It is a drop-in replacement for an `nn.Linear` with a mask.
 
     It needs memory for the values, their gradient and the optimizer's moments. The positions of the links take 12 bytes
     per link and 4 bytes per neuron. The layer accepts inputs with any number of dimensions. It supports first
@@ -46,22 +46,22 @@ class SparseLinear(nn.Module):
         "csr": the cost of the products grows with the number of links. The dtype must be float32 or float64. A CPU uses
             compiled loops. CUDA uses torch's sparse products, which are faster than dense products only at the highest
             sparsities.
-        "masked": the weight is filled in for each product, and the products are dense. These products are the
-            reference, and they are faster than sparse products if there are many links.
+        "masked": the layer builds the dense weight for each product. Tests compare the sparse products with these dense
+            products, which are faster if there are many links.
         "auto": the faster of the two at this density, as measured for this shape on this machine
             (:func:`crossover_density`). "csr" and "masked" differ in rounding, so the last bits of a result may depend
             on the measurement.
 
     Under `torch.autocast`, the layer computes in the dtype of its values, and returns a result of this dtype.
-    `torch.func`, `torch.vmap`, `torch.jit.trace` and `torch.export` see a dense product with the filled-in weight.
+    For `torch.func`, `torch.vmap`, `torch.jit.trace` and `torch.export`, the layer multiplies by the dense weight.
 
     A state dict contains the values and the links, and can be loaded into a layer with different links. A state dict of
     an `nn.Linear` can be loaded too: the layer takes the weights at its own links. Hugging Face's `save_pretrained`
     writes the dense weight, so that `from_pretrained` finds it.
 
     If a layer changes its links, its copies (`copy.deepcopy`) do not. An average of a copy and the original, as in
-    `torch.optim.swa_utils.AveragedModel`, would mix values of different links. In this case, the copy raises an error;
-    :class:`chts_core.tools.averaging.AveragedModel` follows the links.
+    `torch.optim.swa_utils.AveragedModel`, would mix values of different links, so the copy raises an error. Use
+    :class:`chts_core.tools.averaging.AveragedModel`, which follows the links.
 
     Args:
         in_features, out_features, bias, device, dtype: as in `nn.Linear`.
@@ -71,9 +71,9 @@ class SparseLinear(nn.Module):
     Attributes:
         values: the parameter with one value for each link, by rows of the mask.
         bias: the parameter, or None.
-        dense_gradient_hook: a function, or None. The backward pass calls it with the layer and a function that computes
-            the gradient with respect to all of W, (out_features, in_features). Methods that regrow by gradient need
-            this hook.
+        dense_gradient_hook: a function, or None. The backward pass calls this hook with two arguments: the layer, and a
+            function that computes the gradient with respect to all of W, (out_features, in_features). Methods that
+            regrow by gradient need this hook.
     """
 
     values: nn.Parameter
@@ -180,7 +180,7 @@ class SparseLinear(nn.Module):
     def _begin(self) -> None:
         """Record that nothing has happened to the layer or its copies yet."""
         self._copies: weakref.WeakSet[SparseLinear] = weakref.WeakSet()
-        self.has_trained = False  # whether a gradient has ever reached the values
+        self.has_trained = False  # whether a backward pass has ever computed the gradient of the values
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a copy. No Sparsifier controls the copy."""
@@ -219,10 +219,10 @@ class SparseLinear(nn.Module):
     def _check_unmixed(self) -> None:
         if self._mixed_beyond is not None and not self.has_trained and _writes(self.values) != self._mixed_beyond:
             raise RuntimeError(
-                f"this copy of a sparse layer ({self.extra_repr()}) has been overwritten both before and after its "
-                "original changed its links, but never trained or loaded. So it mixes values that belong to different "
-                "links, as in torch.optim.swa_utils.AveragedModel. For an average, use chts_core.AveragedModel, which "
-                "follows the links; to copy a model again, use load_state_dict()."
+                f"code wrote values into this copy of a sparse layer ({self.extra_repr()}) before and after the "
+                "original layer changed its links, but never trained or loaded the copy. So the copy mixes values of "
+                "different links, as in torch.optim.swa_utils.AveragedModel. For an average, use "
+                "chts_core.AveragedModel, which follows the links; to copy a model again, use load_state_dict()."
             )
 
     def _set_links(self, links: Links) -> None:
@@ -286,12 +286,12 @@ class SparseLinear(nn.Module):
 
         Args:
             mask: the new links.
-            survivors: the old links that keep their values if they stay. A link that is removed and regrown in the same
-                update starts from zero. Default: all old links.
+            survivors: the old links that were not removed. They keep their values if `mask` contains them. A link that
+                is removed and regrown in the same update starts from zero. Default: all old links.
 
         Returns:
             A function that changes other state of each link, such as an optimizer's moments, in the same way. It keeps
-            the entries of the survivors, and sets the other entries to 0.
+            the entries of the links that keep their values, and sets the other entries to 0.
         """
         check_mask(mask)
         before, after = self.links.positions(), positions(mask)
@@ -304,8 +304,8 @@ class SparseLinear(nn.Module):
     def exchange(self, removed: Tensor, regrown: Tensor) -> Carry:
         """Change the links as :meth:`rewire` does, given the positions of the removed and the regrown links.
 
-        Positions refer to the flattened weight, int64 in ascending order. A link may be in both lists; then it
-        starts from zero.
+        The positions are indices of the flattened weight (int64, in ascending order). A link may be in both lists; then
+        it starts from zero.
         """
         before = self.links.positions()
         stays = ~among(before, removed)
@@ -327,7 +327,7 @@ class SparseLinear(nn.Module):
     def follow(self, other: "SparseLinear") -> None:
         """Take the links of another layer of the same shape. Common links keep their values. New links start from 0.
 
-        Use this method to average this layer with the other; this layer may be an earlier copy of the other.
+        Call this method before you average the two layers. This layer may be an earlier copy of the other one.
         """
         if not self.has(other.links):
             self.rewire(other.mask.to(self.values.device))
@@ -368,7 +368,7 @@ class SparseLinear(nn.Module):
         return y.view(*input.shape[:-1], self.out_features)
 
     def _dense_forward(self, input: Tensor) -> Tensor:
-        """Torch's own operations on the filled-in weight, for tools that must see or transform each operation."""
+        """Torch's own operations on the dense weight, for tools that must see or transform each operation."""
         try:
             with without_autocast(input.device.type):
                 return F.linear(input.to(self.values.dtype), self.weight, self.bias)
@@ -434,7 +434,7 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 def _writes(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; 0 if it was made in inference mode, where PyTorch counts nothing."""
+    """How often a tensor was changed in place; 0 if it was made in inference mode, which does not count changes."""
     return 0 if tensor.is_inference() else tensor._version
 
 

@@ -24,15 +24,15 @@ class SparseNetwork:
     values), and if heads evolve separately, a layer has several parts. The masks of layers and parts are views of the
     masks of weights.
 
-    An update uses lists of link positions, so its memory depends on the number of links. Scores of missing links, and
-    training in several processes, need masks.
+    An update uses lists of link positions, so its memory depends on the number of links. Scores of missing links need
+    whole masks, and so does training in several processes.
 
     Args:
         model: the model without wrappers.
         layers, parts: the layers and the parts, by name.
         graph: which layer feeds which.
-        weights: the weights, by the name of the parameter. When a layer starts to store only its links, its weight in
-            this dictionary is replaced.
+        weights: the weights, by the name of the parameter. When a layer starts to store only its links, a
+            :class:`chts_core.engine.weights.LinkWeight` replaces its weight in this dictionary.
         sparse: the names of the weights that are not dense at the end of the run.
         ranks: the processes that train the model together.
     """
@@ -62,7 +62,7 @@ class SparseNetwork:
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """The masks, by weight; do not change them."""
+        """The mask of each weight, under the name of the weight; do not change the masks."""
         return {name: weight.mask for name, weight in self.weights.items()}
 
     @property
@@ -87,7 +87,7 @@ class SparseNetwork:
         return {name: part.matrix(masks[part.parameter]) for name, part in self.parts.items()}
 
     def with_weights(self, masks: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The weight and the mask of each part of the sparse weights, as matrices (out_features, in_features)."""
+        """For each part of each sparse weight: its weight and its mask, as matrices (out_features, in_features)."""
         for parameter, parts in self.parts_by_weight():
             if parameter in self.sparse:
                 weight = self.weights[parameter].dense()
@@ -100,11 +100,11 @@ class SparseNetwork:
             yield parameter, list(parts)
 
     def num_links(self) -> dict[str, int]:
-        """Number of links of each part."""
+        """The number of links of each part."""
         return {name: self.weight_of(name).count(part) for name, part in self.parts.items()}
 
     def positions(self, part: str) -> Tensor:
-        """The links of a part, as positions in the flattened part, int64 in ascending order."""
+        """The links of a part, as positions in the flattened part (int64, in ascending order)."""
         return self.weight_of(part).positions(self.parts[part])
 
     def lists(self) -> LinkLists:
@@ -113,7 +113,12 @@ class SparseNetwork:
         return LinkLists(shapes, {name: self.positions(name) for name in self.parts})
 
     def in_weight(self, parameter: str, links: Mapping[str, Tensor]) -> Tensor:
-        """Links of the parts of a weight, as positions in the flattened weight, int64 in ascending order."""
+        """All given links that are in one weight, as positions in the flattened weight (int64, in ascending order).
+
+        Args:
+            parameter: the name of the weight.
+            links: the links of each part, as positions in the flattened part.
+        """
         parts = self._parts_of(parameter)
         whole = torch.cat([part.in_parameter(links[name]) for name, part in parts])
         return whole if len(parts) == 1 and parts[0][1].keeps_order else whole.sort().values
@@ -131,11 +136,11 @@ class SparseNetwork:
         return self.share(self.num_links())
 
     def share(self, counts: Mapping[str, int]) -> float:
-        """The density, from the number of links of each part."""
+        """The density of a network with the given number of links in each part."""
         return sum(counts.values()) / sum(part.shape[0] * part.shape[1] for part in self.parts.values())
 
     def counts(self, packed: Mapping[str, Tensor]) -> dict[str, int]:
-        """The number of links of each part, from the weights' masks as packed bits."""
+        """The number of links of each part in the given masks of the weights, which are stored as packed bits."""
         found = {}
         for parameter, parts in self.parts_by_weight():
             shape, bits = self.weights[parameter].shape, packed[parameter]
@@ -159,14 +164,20 @@ class SparseNetwork:
         return self._owners[part] == self.ranks.rank
 
     def share_out(self, links: LinkLists) -> None:
-        """Send the links of each process's parts to all processes, and change `links`; a collective operation."""
+        """Send the links of each part from the process that works on it to all processes, and write them into `links`.
+
+        This is a collective operation: all processes must call it.
+        """
         if self.ranks.size > 1:
             masks = {name: mask_of(links[name], part.shape) for name, part in self.parts.items()}
             self.ranks.share(masks, self._owners)
             links.update({name: positions(mask) for name, mask in masks.items()})
 
     def share_generators(self, generators: Mapping[str, torch.Generator]) -> None:
-        """Send the generator states of each process's parts to all processes; a collective operation."""
+        """Send the generator state of each part from the process that works on it to all processes.
+
+        This is a collective operation: all processes must call it.
+        """
         if self.ranks.size > 1:
             states = {name: generator.get_state() for name, generator in generators.items()}
             self.ranks.share(states, self._owners)
@@ -241,7 +252,7 @@ class SparseNetwork:
         return where[missing], past.values[mine][order][missing]
 
     def empty_links(self, packed: Mapping[str, Tensor]) -> int:
-        """The number of links with a weight of exactly zero, from the weights' masks as packed bits."""
+        """The number of links in the given masks, stored as packed bits, whose weight is exactly zero."""
         return sum(
             weight.num_zero(positions(unpack_bits(packed[name], weight.shape)).to(weight.parameter.device))
             for name, weight in self.weights.items()
@@ -252,14 +263,18 @@ class SparseNetwork:
         return {name: weight.layer for name, weight in self.weights.items() if isinstance(weight, LinkWeight)}
 
     def set_crossovers(self, crossovers: Mapping[str, float | None]) -> None:
-        """Let layers that store only their links use the kernels of a saved run, given its crossover densities."""
+        """Give the crossover densities of a saved run to the layers that store only their links.
+
+        These layers then use the same kernels as in the saved run.
+        """
         for name, layer in self.stored().items():
             layer.crossover = crossovers.get(name, layer.crossover)
 
     def clear(self, optimizer: torch.optim.Optimizer, execution: str) -> None:
         """Set everything outside the masks to zero.
 
-        If `execution` is not "masked", each layer that can store only its links does so from now on.
+        If `execution` is not "masked", each layer that can become a :class:`chts_core.engine.linear.SparseLinear`
+        becomes one, and stores only its links from now on.
         """
         for name in self.sparse:
             weight = self.weights[name]

@@ -14,11 +14,11 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
     Such an optimizer needs more than the vector of the links' weights.
 
     To find out, the function takes some steps with a copy of the optimizer, on small matrices and on vectors with the
-    same numbers. Muon and Shampoo need matrices. Adafactor and LARS treat matrices and vectors differently. LBFGS keeps
+    same values. Muon and Shampoo need matrices. Adafactor and LARS treat matrices and vectors differently. LBFGS keeps
     one state for all parameters together. If the steps on the matrices fail, the function accepts the optimizer.
 
     Raises:
-        ValueError: if the optimizer is refused. The message names the optimizer.
+        ValueError: for such an optimizer. The message contains the optimizer's name.
     """
     if type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
         return
@@ -39,7 +39,7 @@ def check_elementwise(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _trial(optimizer: torch.optim.Optimizer, flat: bool) -> Tensor | None:
-    """Train two matrices, or vectors with the same numbers, with a copy of an optimizer.
+    """Train two matrices, or vectors with the same values, with a copy of an optimizer.
 
     The result is None if the optimizer has one state for both matrices.
     """
@@ -102,7 +102,7 @@ def check_moments(optimizer: torch.optim.Optimizer, name: str, parameter: nn.Par
     """Refuse an optimizer's state if chts does not know how the state's dtype stores a zero.
 
     Raises:
-        TypeError: if a state is not floating-point; the message names the optimizer and the state.
+        TypeError: if a state is not floating-point. The message contains the names of the optimizer and the state.
     """
     for key, tensor in moments(optimizer, parameter):
         if not tensor.is_floating_point():

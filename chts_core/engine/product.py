@@ -1,4 +1,4 @@
-"""The product of a layer that stores only its links, as autograd, autocast and PyTorch's tracers see it."""
+"""The product of a layer that stores only its links, and how it works with autograd, autocast and PyTorch's tracers."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -10,20 +10,23 @@ from torch.autograd import forward_ad
 
 from chts_core.engine.kernels import DENSE, Kernels, Links, scratch, transposed
 
-REMEDY = "call chts_core.engine.linear.to_dense(model) on a copy of the model first, or compact() of its Sparsifier"
+REMEDY = (
+    "first call chts_core.engine.linear.to_dense(model) on a copy of the model, or call the compact() method of its "
+    "Sparsifier"
+)
 
 
 class Layer(Protocol):
     """The attributes of a layer that the backward pass of its product reads or sets.
 
-    has_trained: whether a gradient has ever reached the values.
+    has_trained: whether a backward pass has ever computed the gradient of the values.
     """
 
     has_trained: bool
 
     @property
     def dense_gradient_hook(self) -> Callable[..., None] | None:
-        """If set, a backward pass calls it with the layer and a function for the gradient with respect to all of W."""
+        """A function, or None. The backward pass calls it with the layer and a function that computes W's gradient."""
 
 
 def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernels: Kernels, layer: Layer, /) -> Tensor:
@@ -40,8 +43,8 @@ def product(x: Tensor, values: Tensor, bias: Tensor | None, links: Links, kernel
 class _Product(torch.autograd.Function):
     """x Wᵀ + b, and the gradients with respect to x (samples, in), the values and the bias.
 
-    The results are contiguous, like the results of an `nn.Linear`, because most operations on a transposed view would
-    lose more time than it takes to transpose the view back.
+    The results are contiguous, like the results of an `nn.Linear`. Most later operations would lose more time on a
+    transposed view than it takes to make the result contiguous.
     """
 
     @staticmethod
@@ -55,7 +58,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Tensor:
-        raise NotImplementedError(f"a sparse layer has no forward-mode derivative; {REMEDY}.")
+        raise NotImplementedError(f"a sparse layer does not support forward-mode differentiation; {REMEDY}.")
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -74,7 +77,7 @@ class _Product(torch.autograd.Function):
 
 
 def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor:
-    """Transpose (samples, features), so that each feature has a contiguous row, as sparse kernels need it.
+    """Transpose (samples, features). For sparse kernels, each feature has a contiguous row in the result.
 
     Args:
         passing: whether the next backward pass through a layer may overwrite the result.
@@ -85,14 +88,14 @@ def _by_feature(x: Tensor, kernels: Kernels, *, passing: bool = False) -> Tensor
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Compute in the dtypes of the tensors, without autocast."""
+    """A context in which operations compute in the dtypes of their tensors, without autocast."""
     if not torch.is_autocast_enabled(device_type):  # a call for one token must be fast
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
 def is_transformed() -> bool:
-    """Whether PyTorch traces, exports or transforms the model, and so must see each operation."""
+    """Whether PyTorch traces, exports or transforms the model. Then all operations must be PyTorch's own."""
     return torch._C._get_tracing_state() is not None or _is_exporting() or torch._C._are_functorch_transforms_active()
 
 

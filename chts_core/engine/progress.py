@@ -108,8 +108,9 @@ class Progress:
 def to_state(progress: Progress, network: SparseNetwork, settings: Mapping[str, object]) -> dict[str, Any]:
     """Everything that a run needs to continue bit for bit, apart from the states of the model and the optimizer.
 
-    A mask is Boolean. If a layer stores only its links, its mask is {"bits", "shape"} instead, which has an eighth of
-    the size: `numpy.unpackbits(bits)[: rows * columns].reshape(shape)` gives the mask.
+    A mask is a Boolean tensor. If a layer stores only its links, its mask is a dictionary with the keys "bits" and
+    "shape" instead, which takes an eighth of the memory. Then `numpy.unpackbits(bits)[: rows * columns].reshape(shape)`
+    gives the mask.
     """
     masks = {name: weight.bits() for name, weight in network.weights.items()}
     stored, shapes = network.stored(), network.shapes
@@ -164,8 +165,9 @@ def from_state(
     if saved.gains and state["total_steps"] != saved.timeline.total_steps:
         raise ValueError(
             f"the saved state is from a run of {state['total_steps']} steps but this run has "
-            f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls; this run has "
-            f"{saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or the callback."
+            f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls, but the sparsity of "
+            f"this run follows {saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or "
+            "the callback."
         )
     reschedule = reschedule and not saved.gains  # the next update follows the schedule even if links come back
     behind = state.get("behind", {})
@@ -246,7 +248,7 @@ def _check_layers(state: Mapping[str, Any], progress: Progress, shapes: Mapping[
 
 
 def _bits_of(mask: Tensor | Mapping[str, Any]) -> Tensor:
-    """A saved mask as bits on the CPU. The result is a copy, because the run will set more bits."""
+    """A saved mask as bits on the CPU. The result is a copy, because the run will set more of its bits."""
     return pack_bits(mask) if isinstance(mask, Tensor) else mask["bits"].cpu().clone()
 
 
@@ -262,13 +264,14 @@ def _check_bits(mask: Mapping[str, Any], shape: tuple[int, ...], what: str) -> N
     ):
         found = f"{tuple(bits.shape)} {bits.dtype}" if isinstance(bits, Tensor) else repr(bits)
         raise ValueError(
-            f"{what} is not a mask of shape {shape} in bits; expected this shape and {math.ceil(places / 8)} bytes, "
-            f"got shape {mask.get('shape')} and {found}. The saved state was changed or damaged."
+            f"{what} is not a valid packed mask; expected shape {shape} and {math.ceil(places / 8)} bytes "
+            f"(torch.uint8) with zeros in the unused last bits, got shape {mask.get('shape')} and {found}. The saved "
+            "state was changed or damaged."
         )
 
 
 def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None:
-    """Raise an error unless `past` has positions in a weight of this shape, in order, and one value for each."""
+    """Raise an error unless `past` has ascending positions in a weight of this shape, and one value per position."""
     positions, values = (
         (past.get(key) for key in ("positions", "values")) if isinstance(past, Mapping) else (None, None)
     )
@@ -283,7 +286,8 @@ def _check_past_weights(past: object, shape: tuple[int, ...], what: str) -> None
     ):
         raise ValueError(
             f"{what} are not valid; expected positions in a weight of shape {shape}, in ascending order, with one "
-            "value each. The saved state was changed or damaged, or comes from a version that stored a dense weight."
+            "value each. The saved state was changed or damaged, or comes from a version of chts that stored a "
+            "dense weight."
         )
 
 
@@ -293,7 +297,7 @@ def _of_shape(shape: tuple[int, ...]) -> Tensor:
 
 
 def _rescheduled(saved: Budget, state: Mapping[str, Any]) -> Budget:
-    """The budget of a continued run. The saved run may have a different length, and it has already lost links."""
+    """The budget for continuing a saved run, which may have another `total_steps` and has already lost links."""
     timeline = saved.timeline
     before = Timeline(state["total_steps"], timeline.update_every, timeline.stop)
     budget = replace(saved, least=replace(saved, timeline=before).least_at(state["updated_at"]))
@@ -314,7 +318,10 @@ def _generators(states: Mapping[str, Tensor], ours: Mapping[str, torch.Generator
         try:
             generator.set_state(states[name].cpu())  # torch.load may have moved it to another device
         except (AttributeError, RuntimeError, TypeError) as error:
-            raise ValueError(f"the saved generator of layer {name!r} does not fit: {error}") from error
+            raise ValueError(
+                f"the saved generator of layer {name!r} does not fit; load an undamaged state on the type of device "
+                f"(cpu or cuda) that saved it. PyTorch says: {error}"
+            ) from error
     return generators
 
 

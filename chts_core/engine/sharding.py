@@ -56,9 +56,10 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
-    """Put a whole tensor together from the rows that each rank has; a collective operation.
+    """Put a whole tensor together from the rows that each rank has.
 
-    The tensor is sharded in the same way as `like`.
+    The rows are distributed in the same way as the rows of `like`. This is a collective operation if `like` is
+    sharded.
     """
     if not is_sharded(like):
         return part
@@ -73,7 +74,7 @@ def full_from_shards(part: Tensor, like: Tensor) -> Tensor:
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Shard a tensor in the same way as `like`, a tensor of the same shape.
 
-    Every rank must have the whole tensor, so this needs no communication.
+    Every rank must already have the whole tensor, so the function needs no communication between ranks.
     """
     if not is_sharded(like) or is_sharded(tensor) or tensor.shape != like.shape:
         return tensor

@@ -1,4 +1,4 @@
-"""Find out which sparse layer of a model feeds which, for percolation.
+"""Find out which sparse layer of a model feeds which other sparse layer, for percolation.
 
 Attention and feed-forward blocks are recognised by their type (`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`)
 or by the names of their projections, as in LLaMA, BERT, T5 and similar models. `torch.fx` traces all other parts:
@@ -36,7 +36,7 @@ _METADATA = ("shape", "device", "ndim", "size", "dim")
 
 
 def layer_graph(model: nn.Module, layers: Mapping[str, Layer]) -> tuple[LayerGraph, set[str]]:
-    """Find out which sparse layer of a model feeds which.
+    """Find out which sparse layer of a model feeds which other sparse layer.
 
     Args:
         model: any module. It is traced in training and in evaluation mode, but never run on data. If it cannot be
@@ -74,8 +74,8 @@ def _traced(
 ) -> Iterator[tuple[str, str | None]]:
     """Every unknown layer in a part that could be traced, and the unknown layer that it feeds, if any.
 
-    The function also yields the closed modules in these parts, by their paths. It may yield a closed module several
-    times.
+    A trace does not look into the closed modules, which are known attention blocks. The function also yields the closed
+    modules in these parts, by their paths. It may yield a closed module several times.
     """
     prefix = f"{path}." if path else ""
     if not any(name.startswith(prefix) for name in unknown):
@@ -140,21 +140,21 @@ class _Feeds:
         return cls(feeds, used)
 
     def agrees(self, name: str, after: str | None) -> bool:
-        """Whether one layer feeds another in this trace too, or whether the trace uses neither of them."""
+        """Whether `name` feeds `after` in this trace too, or whether the trace uses neither of these two layers."""
         if name in self.next:
             return self.next[name] == after
         return bool(self.used) and not {name, after} & self.used
 
 
 def _first_results(node: fx.Node) -> set[fx.Node]:
-    """The nodes that take the first of several results of a module; the node itself if it has other uses."""
+    """The nodes that take the first of a module's results; the module's own node if it is also used in other ways."""
     taken = [user for user in node.users if user.op == "call_function" and user.target is operator.getitem]
     plain = len(taken) == len(node.users) and all(isinstance(user.args[1], int) for user in taken)
     return {user for user in taken if user.args[1] == 0} if plain else {node}
 
 
 def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, nn.Module]) -> str:
-    """Module name of the only layer that reads a module's neurons, after elementwise operations; "" if there is none.
+    """Path of the only layer that reads a module's neurons, perhaps after elementwise operations; "" if there is none.
 
     The neurons of a convolution are its channels. Operations on each channel, such as pooling, keep the channels apart.
     """
@@ -163,7 +163,7 @@ def _next_layer(source: nn.Module, sources: Set[fx.Node], modules: Mapping[str, 
     width = getattr(source, "out_features", getattr(source, "nf", None))
     of_channels = is_convolution(source)
     derived, readers = set(sources), set[str]()
-    flat = set[fx.Node]()  # nodes with the positions of a channel as separate inputs, or with their mean
+    flat = set[fx.Node]()  # nodes after flattening: the positions of a channel are separate, or averaged
     todo = list(sources)
     for node in todo:  # this list grows
         for user in node.users:

@@ -22,9 +22,10 @@ _UNLIKELY = 6.0
 
 
 def method_from(start: Start, method: str | Method) -> Method:
-    """The method that a run follows. With the start "dense", its density begins at 1 and decays.
+    """The method that a run follows. The start "dense" changes a method so that its density begins at 1 and decays.
 
-    A sigmoid or cubic decay then begins at sparsity 0. A constant sparsity becomes a cubic decay.
+    A sigmoid or cubic decay then begins at sparsity 0. A constant sparsity becomes a cubic decay. A dense method stays
+    dense.
 
     Raises:
         ValueError: for an unknown start, or for "dense" with a schedule that is not constant, sigmoid, cubic or dense.
@@ -42,8 +43,8 @@ def method_from(start: Start, method: str | Method) -> Method:
         case Dense():
             return method
     raise ValueError(
-        f'start is "dense", but the sparsity follows {method.sparsity!r}, which this start cannot change; leave '
-        'start out and choose a decay that begins with all links, as in method="mest/exchange with '
+        f'start is "dense", but the sparsity follows {method.sparsity!r}, which this start cannot change; omit '
+        'start and choose a decay that begins with all links, as in method="mest/exchange with '
         'sparsity=Cubic(initial=0)".'
     )
 
@@ -92,10 +93,10 @@ def loses_training(layers: Iterable[tuple[Tensor, Tensor]]) -> bool:
 
 
 def _is_trained(squares: Tensor) -> bool:
-    """Whether the squared weights of a layer's neurons differ by more than chance explains.
+    """Whether the mean squared weights of a layer's neurons differ by more than chance explains.
 
-    Initial weights are independent and have the same distribution. So the mean squares of rows and of columns vary like
-    means of independent numbers. Training makes some neurons matter more than others.
+    Initial weights are independent and have the same distribution. So the mean squares of rows and of columns vary as
+    much as means of independent numbers. Training makes some neurons matter more than others, so these means vary more.
     """
     variance = float(squares.var())
     for dim in (0, 1):

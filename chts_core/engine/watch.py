@@ -29,7 +29,7 @@ class Watch:
 
     Attributes:
         steps: number of optimizer steps since the last :meth:`settle`.
-        counts: whether the steps can be counted. For this, the optimizer must call hooks.
+        counts: whether the optimizer calls hooks, so that its steps can be counted.
         other: the type of another optimizer that has changed the weights since the last :meth:`settle`.
     """
 
@@ -151,7 +151,7 @@ class LostSteps:
         self._hook = optimizer.register_step_pre_hook(self._keep)
 
     def share(self) -> float | None:
-        """The lost share of the squared norm of a step, or None if it is not known yet.
+        """The share of a step's squared norm that the masks undo, or None if this share is not known yet.
 
         Call this method after each step, before the masks are applied, until it returns a number.
         """

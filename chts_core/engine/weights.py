@@ -95,11 +95,11 @@ class Weight(Protocol):
         ...
 
     def clear_absent(self, keeps_zeros: bool) -> None:
-        """Zero the weight and the state of absent links.
+        """Set the weights of absent links, their gradients and their optimizer state to zero.
 
         Args:
             keeps_zeros: whether the optimizer keeps a zero state at zero if the link has no gradient. If so, only the
-                weight is zeroed.
+                weight is set to zero.
         """
         ...
 
@@ -107,8 +107,8 @@ class Weight(Protocol):
 class MaskedWeight:
     """A dense weight with zeros where the mask has no link. The optimizer's state has zeros in the same places.
 
-    If `fully_shard` has sharded the weight, this rank has only some of its rows, but the whole mask. Reading the whole
-    weight is then a collective operation.
+    If `fully_shard` has sharded the weight, this rank has the whole mask, but only some rows of the weight. Reading the
+    whole weight is then a collective operation.
     """
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -207,12 +207,12 @@ class MaskedWeight:
         return rows.ge(self._rows.start) & rows.lt(self._rows.stop)
 
     def _local_ends(self, positions: Tensor) -> tuple[Tensor, ...]:
-        """The indices of the links that this rank holds, within its share of the weight."""
+        """Where the links on this rank are in its share of the weight: one tensor of indices for each dimension."""
         mine = positions[self._is_local(positions)] - self._rows.start * math.prod(self.shape[1:])
         return torch.unravel_index(mine, self.local_mask.shape)
 
     def _tensors(self) -> Iterator[Tensor]:
-        """This rank's share of the weight, of its gradient if any, and of each optimizer state of the same shape."""
+        """This rank's share of the weight, of its gradient if it has one, and of each state of the same shape."""
         yield local_shard(self.parameter.data)
         if self.parameter.grad is not None:
             yield local_shard(self.parameter.grad)
@@ -309,14 +309,14 @@ class LinkWeight:
             self.layer.rewire(mask, current & mask)
 
     def clear_absent(self, keeps_zeros: bool) -> None:
-        """See :class:`Weight`. Absent links are not stored, so nothing is zeroed."""
+        """See :class:`Weight`. Absent links are not stored, so there is nothing to set to zero."""
 
     def _indices(self, positions: Tensor) -> Tensor:
         """Indices of the given links in the list of all links of the layer."""
         return torch.searchsorted(self.layer.links.positions(), positions)
 
     def _range(self, part: Layer) -> slice:
-        """The slice of the layer's links that are in the rows of a part."""
+        """Where the links of a part are in the list of all links of the layer."""
         crow = self.layer.links.crow_indices
         return slice(int(crow[part.first_row]), int(crow[part.first_row + part.shape[0]]))
 

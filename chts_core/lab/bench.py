@@ -1,4 +1,4 @@
-"""Run the benchmarks. Each one measures our speed and a named rival's speed in the same run, and reports the ratio."""
+"""Run the benchmarks. Each one measures the times of `chts` and of a rival in the same run, and reports their ratio."""
 
 import ast
 import importlib
@@ -32,8 +32,8 @@ def topics() -> dict[str, str]:
 
 
 def bench(names: Sequence[str], out_dir: Path) -> bool:
-    """Run the benchmarks of the named topics, or all benchmarks. Print a table row by row, and write
-    `out_dir`/TOPIC.json for each topic.
+    """Run the benchmarks of the topics `names`, or all benchmarks if `names` is empty. Print a table row by row, and
+    write `out_dir`/TOPIC.json for each topic.
 
     If a topic raises an error, the function reports it, keeps the topic's rows so far, and runs the other topics.
 

@@ -53,8 +53,8 @@ def forward_and_backward(layer: nn.Module, x: Tensor) -> Callable[[], tuple[Tens
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Seconds of a step of :func:`forward_and_backward` for a dense layer, a masked layer and a layer that stores only
-    links.
+    """How many seconds a step of :func:`forward_and_backward` takes for a dense layer, a masked layer and a layer that
+    stores only links.
     """
 
     density: float

@@ -50,14 +50,13 @@ def beam_search(
     `max_length` tokens, only END may follow. The search never produces PAD or BEGIN.
 
     The score of a hypothesis of `length` tokens, including END, is log-probability / ((5 + length) / 6)^length_penalty
-    (Wu et al., 2016). A beginning has the score of a hypothesis with the same log-probability and number of tokens. A
-    sentence is done if it has `beam` hypotheses, and if no beginning has a higher score than the best hypothesis. The
-    second condition is necessary because END is often the second-likeliest token, even if its probability is low.
-    Without this condition, `beam` hypotheses that stop too early could end the search before it finds the complete
-    translation.
+    (Wu et al., 2016). The same formula gives the score of a beginning; its `length` is its number of tokens. A sentence
+    is done if it has `beam` hypotheses, and if no beginning has a higher score than the best hypothesis. The second
+    condition is necessary because END is often the second-likeliest token, even if its probability is low. Without this
+    condition, the search could stop too early: it could find `beam` incomplete translations before the complete one.
 
     If two continuations are equally likely, the continuation of the likelier beginning comes first. If they also have
-    the same beginning, the continuation with the lower token number comes first.
+    the same beginning, the continuation whose last token has the lower index comes first.
 
     Args:
         model: the Transformer. The function puts the model into evaluation mode, without dropout, and restores its
@@ -81,7 +80,7 @@ def beam_search(
 
 def _search(model: Transformer, source: Tensor, beam: int, max_length: int, length_penalty: float) -> list[Hypothesis]:
     best: dict[int, Hypothesis] = {}
-    # These variables describe the unfinished sentences: the number of each sentence, how many hypotheses it has, the
+    # These variables describe the unfinished sentences: the index of each sentence, how many hypotheses it has, the
     # best score of these hypotheses, and its beginnings (sentences, width, length), which are consecutive rows of the
     # state. If a sentence has fewer than `width` beginnings, impossible beginnings with log-probability -inf fill the
     # free places.
@@ -154,7 +153,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row, in descending order, and their places. Equal values keep their order.
+    """The `number` largest values of each row, in descending order, and their columns. Equal values keep their order.
 
     `torch.topk` alone may return any of several equal values, and sorting a whole vocabulary would take a long time.
     """

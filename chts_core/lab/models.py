@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def mlp(in_features: int, hidden: int, classes: int, *, layers: int = 3, generator: torch.Generator) -> nn.Sequential:
     """An MLP with `layers` hidden layers of `hidden` ReLU units and an output layer, as in the paper's image tasks.
 
-    The weights follow a uniform distribution with the variance of He et al. (2015). Only the generator provides random
-    numbers. The biases are zero.
+    The weights follow a uniform distribution with the variance of He et al. (2015). All random numbers come from
+    `generator`. The biases are zero.
     """
     sizes = [in_features, *[hidden] * layers, classes]
     modules: list[nn.Module] = []
@@ -72,7 +72,7 @@ class Transformer(nn.Module):
         dropout: the dropout rate in training.
 
     Raises:
-        ValueError: if the width is odd, or if the heads cannot share it evenly.
+        ValueError: if the width is odd, or if the width is not divisible by the number of heads.
     """
 
     def __init__(self, vocabulary_size: int, size: TransformerSize, *, dropout: float = 0.1) -> None:
@@ -213,11 +213,11 @@ class _Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(size.width, size.width) for _ in range(4))
 
     def forward(self, queries: Tensor, memory: Tensor, there: Tensor | None) -> Tensor:
-        """Return outputs (n, Q, width) for queries (n, Q, width) that attend to the places of `memory` (n, K, width).
+        """Return outputs (n, Q, width) for queries (n, Q, width) that attend to `memory` (n, K, width).
 
         Args:
             there: Boolean (n, 1, 1, K), True for the keys that queries may attend to; with None, each query may attend
-                to the keys up to its own place.
+                to the keys up to its own position.
         """
         return self.attend(queries, self.keys_and_values(memory), there, causal=there is None)
 
@@ -258,7 +258,7 @@ class _EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, there: Tensor) -> Tensor:
-        """Return the output (n, S, width) for an input of the same shape; `there` marks the places that are not PAD."""
+        """Return the output (n, S, width) for an input of the same shape; `there` marks the positions without PAD."""
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, there))
         return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))  # type: ignore[no-any-return]
@@ -283,7 +283,7 @@ class _DecoderLayer(nn.Module):
         Args:
             hidden: the input, of the same shape.
             memory: the output of the encoder.
-            there: Boolean (n, 1, 1, S), True for the places of `memory` that are not PAD.
+            there: Boolean (n, 1, 1, S), True for the positions of `memory` that are not PAD.
         """
         normed = self.attention_norm(hidden)
         hidden = hidden + self.dropout(self.attention(normed, normed, None))
@@ -321,7 +321,7 @@ def _attended(source: Tensor) -> Tensor:
 
 
 def _places(first: int, last: int, width: int, device: torch.device) -> Tensor:
-    """Sines and cosines (last - first, width) for places `first` to `last` - 1 (Vaswani et al., 2017, section 3.5)."""
+    """Sines and cosines (last - first, width) for positions first to last - 1 (Vaswani et al., 2017, section 3.5)."""
     places = torch.arange(first, last, device=device, dtype=torch.float32).unsqueeze(1)
     frequencies = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000) / width))
     return torch.stack([torch.sin(places * frequencies), torch.cos(places * frequencies)], dim=2).flatten(1)
@@ -335,8 +335,8 @@ class LlamaSize:
     query heads, and the number of key-value heads.
 
     Raises:
-        ValueError: if a size is below 1, if the heads cannot split the width into equal parts of an even size, or if
-            the query heads cannot share the key-value heads evenly.
+        ValueError: if a size is below 1, if the width is not divisible by twice the number of query heads, or if the
+            number of query heads is not a multiple of the number of key-value heads.
     """
 
     width: int
@@ -347,7 +347,7 @@ class LlamaSize:
 
     def __post_init__(self) -> None:
         if min(self.width, self.feed_forward, self.layers, self.heads, self.key_heads) < 1:
-            raise ValueError(f"{self}; expected at least 1 of each.")
+            raise ValueError(f"{self}; expected every size to be at least 1.")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width is {self.width} and heads {self.heads}; expected a width divisible by {2 * self.heads}. The "
@@ -417,10 +417,10 @@ def initialise_llama(
         model: a whole model, or one that `fully_shard` has divided among GPUs.
         device: the device to move the model to.
         generator: a generator on the CPU.
-        deviation: standard deviation of all weights; LLaMA uses 0.02 at any width. With None, the deviation depends on
-            the layer, and keeps the size of a signal constant at any width and depth. The deviation is 1 for
-            embeddings, inputs^-½ for linear layers, and (2 · layers)^-½ · inputs^-½ for layers that add to the residual
-            stream.
+        deviation: standard deviation of all these other weights; LLaMA uses 0.02 at any width. With None, the deviation
+            depends on the layer, so that signals have about the same size at any width and depth. The deviation is then
+            1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½ · inputs^-½ for layers that add to the
+            residual stream.
     """
     model.to_empty(device=device)
     # The values of buffers are computed, not learned, and "meta" tensors have no values yet.

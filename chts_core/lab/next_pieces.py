@@ -42,12 +42,12 @@ class _NextPieces(nn.Module):
 def search(
     following: Mapping[str, Mapping[str, float]], beam: int, max_length: int = 20
 ) -> tuple[list[str], Hypothesis]:
-    """Search a table of next pieces for the best translation, with :func:`chts_core.lab.decoding.beam_search`.
+    """Find the best translation in a table of next pieces, with :func:`chts_core.lab.decoding.beam_search`.
 
     Args:
         following: for each piece, the chances of the pieces that may come next; a translation begins after "<s>" and
             ends with "</s>".
-        beam: number of beginnings.
+        beam: the number of beginnings of translations that the search keeps at each step.
         max_length: the largest number of pieces in a translation.
 
     Returns:

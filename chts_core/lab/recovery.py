@@ -58,7 +58,7 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
 
     Args:
         mask: Boolean (out_features, in_features).
-        share: share of the links to hide, in (0, 1); the number of hidden links is rounded.
+        share: the share of the links that the function hides, in (0, 1); the number of hidden links is rounded.
 
     Raises:
         ValueError: if the share hides no link or all links.
@@ -69,8 +69,8 @@ def hide(mask: Tensor, share: float, *, generator: torch.Generator) -> Tensor:
     count = round(share * len(links))
     if not 0 < count < len(links):
         raise ValueError(
-            f"share is {share}, which hides {count} of {len(links)} links; choose a share that hides some links and "
-            "leaves some links."
+            f"share is {share}, which hides {count} of {len(links)} links; choose a share that hides at least "
+            "one link, but not all links."
         )
     chosen = links[torch.randperm(len(links), generator=generator)[:count]]
     hidden = torch.zeros_like(mask)
@@ -98,8 +98,8 @@ def measure(scores: Tensor, seen: Tensor, hidden: Tensor) -> Recovery:
     count, others = int(hidden.sum()), int((candidates & ~hidden).sum())
     if (hidden & seen).any() or not count or not others:
         raise ValueError(
-            f"{count} links are hidden and {others} others are missing; expected at least one of each, and no hidden "
-            "link in seen."
+            f"{count} links are hidden and {others} other links are missing; expected at least one link of each kind, "
+            "and no hidden link in seen."
         )
     score, wanted = scores[candidates], hidden[candidates]
 

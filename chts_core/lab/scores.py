@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Score:
     """A score from 0 to 100, and sacrebleu's signature, which lists all settings of the score.
 
-    Scores are comparable only if their signatures agree.
+    Two scores are comparable only if their signatures are equal.
     """
 
     value: float

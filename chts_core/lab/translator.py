@@ -29,7 +29,7 @@ class Translator:
         """Translate sentences by beam search. With a beam of 1, the translation is greedy.
 
         Raises:
-            ValueError: if a sentence is empty or too long; the message names the sentence.
+            ValueError: if a sentence is empty or too long; the message shows the sentence.
         """
         encoded = self.encode(sentences)
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -47,10 +47,10 @@ class Translator:
         return translations
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """The subwords of each sentence, as token numbers.
+        """The indices of the subwords of each sentence.
 
         Raises:
-            ValueError: if a sentence is empty or too long; the message names the sentence.
+            ValueError: if a sentence is empty or too long; the message shows the sentence.
         """
         if isinstance(sentences, str):
             raise TypeError("sentences is one string; expected a list of sentences, so write [sentences].")
@@ -94,8 +94,8 @@ class Attended:
     """A translation and its attention.
 
     source, target: the pieces that the model read and wrote, each with END at the end.
-    weights: the weights (heads, queries, keys) of each attention block, by the name of the block. Each query of the
-        decoder belongs to the piece that the model wrote next.
+    weights: the weights (heads, queries, keys) of each attention block, by the name of the block. Query i of the
+        decoder belongs to `target[i]`, the piece that the model wrote with this query.
     """
 
     translation: str

@@ -1,4 +1,4 @@
-"""Check a sparse training run: look at a Sparsifier between steps and say what is wrong, with numbers.
+"""Checks of a sparse training run. They look at a Sparsifier between steps and report what is wrong, with numbers.
 
     findings = audit(sparsifier)          # at any time between two steps
 
@@ -56,8 +56,9 @@ class Auditor:
         for batch in batches:
             loss(batch).backward(); optimizer.step(); sparsifier.step(); auditor.check(); optimizer.zero_grad()
 
-    The Auditor remembers the links before a step, so that it knows which links an update has regrown. Their optimizer
-    states must have their initial values, and their weights must be zero, unless the method restores past weights.
+    The Auditor remembers the links before a step, so that it knows which links an update has regrown. The
+    optimizer states of these links must have their initial values. Their weights must be zero, unless the method
+    restores past weights.
 
     Attributes:
         findings: all findings so far, but only the first one for each check and layer.
@@ -95,7 +96,7 @@ class Auditor:
 
 
 def moments(sparsifier: Sparsifier, name: str) -> dict[str, Tensor]:
-    """The optimizer's tensors, such as the momentum, that have one value for each element of a sparse weight, by name.
+    """The optimizer's tensors with one value for each element of a sparse weight, by name, for example the momentum.
 
     Args:
         name: a key of `Sparsifier.masks`.

@@ -1,4 +1,4 @@
-"""Average a model over steps while its links change: moving averages (EMA) or averages with equal weights (SWA)."""
+"""Averages of a model while its links change: moving averages (EMA), or averages that count all steps equally (SWA)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ class AveragedModel(swa_utils.AveragedModel):
 
     A removed link is also removed from the average. A new link starts with the model's weight and is averaged from then
     on. A link also starts again with the model's weight if its weight is zero in the model or the average, for example
-    after the same update has removed and regrown it. PyTorch's own class keeps removed links, so its average is denser
-    than the model. If layers store only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's class
-    mixes values of different links, and the average raises an error when you use it.
+    after one update has removed and regrown this link. PyTorch's own class keeps removed links, so its average is
+    denser than the model. If layers store only their links (:class:`chts_core.engine.linear.SparseLinear`), PyTorch's
+    class mixes values of different links, and its average raises an error when you use it.
 
     You can make the average before or after the :class:`chts_core.Sparsifier`. The `state_dict()` of the average
     contains its links. With `execution="csr"`, load this state into an average that was made or updated after the
@@ -69,7 +69,7 @@ def _check_same_model(average: nn.Module, model: nn.Module) -> None:
         raise ValueError(
             f"the model has {len(theirs)} parameters, and the average has {len(ours)}"
             + "".join(
-                f"; {name} has a different shape, or is dense although the average stores links"
+                f"; {name} has a different shape, or is dense in the model but stored as links in the average"
                 for name in different[:1]
             )
             + ". Expected the model that the average was made from; make a new AveragedModel of this model."
@@ -100,7 +100,7 @@ def _follow(average: nn.Module, model: nn.Module) -> None:
 
 @contextmanager
 def _without_links(model: nn.Module) -> Iterator[None]:
-    """A context in which the positions of links are not buffers of the model, because positions cannot be averaged."""
+    """In this context, the positions of links are not buffers of the model, because positions cannot be averaged."""
     held = {layer: layer._buffers for layer in _layers_of_links(model).values()}
     for layer, buffers in held.items():
         layer._buffers = {name: tensor for name, tensor in buffers.items() if name not in Links._fields}

@@ -30,10 +30,10 @@ def begin(
     """Attach a Sparsifier when training begins, begins again or resumes.
 
     Args:
-        model, optimizer: if training resumes, they have already loaded the checkpoint.
+        model, optimizer: the model and its optimizer, with the states from the checkpoint if training resumes.
         given: the user's settings, with or without `total_steps`.
         total_steps, step: the number of optimizer steps in the whole run, and the number of finished steps.
-        before: the Sparsifier of the callback, if training has begun before.
+        before: the callback's Sparsifier from earlier training, or None if this is the first training.
         saved: the state of the Sparsifier in the checkpoint, if training resumes.
         rescale: whether to call `rescale_weights()` if this is a fresh model.
     """
@@ -51,8 +51,8 @@ def begin(
         if longer and "total_steps" not in given:
             warn(
                 f"training resumes from a run of {saved['total_steps']} steps but has {total_steps} steps. From step "
-                f"{step} on, it follows the schedule of {total_steps} steps, but no layer gains links. To keep the old "
-                f"schedule, pass total_steps={saved['total_steps']} to the callback."
+                f"{step} on, the run follows the schedule of {total_steps} steps, but the number of links of a layer "
+                f"never grows. To keep the old schedule, pass total_steps={saved['total_steps']} to the callback."
             )
         settings |= {"resume_from": saved, "reschedule": longer}
     if begun is not None or saved is not None:
@@ -80,7 +80,7 @@ def warn_if_dense(sparsifier: Sparsifier, which: str) -> None:
         warn(
             f"{which} at step {sparsifier.steps}, before the final sparsity was reached: the density is "
             f"{sparsifier.density():.4g} but {sparsifier.density() * final / found:.4g} was requested. Train to "
-            f"step {sparsifier.timeline.last_update}, and choose the best checkpoint from that step on."
+            f"step {sparsifier.timeline.last_update}, and choose the best checkpoint saved at that step or later."
         )
 
 
@@ -97,7 +97,7 @@ def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
     """A pre-hook of `load_state_dict`, which converts saved weights to the form in which each layer stores its weight.
 
     For a dense layer, it converts saved links and values to a dense weight. For a layer that stores only its links, it
-    converts a saved dense weight with zeros, as `save_pretrained` writes it, to links and values.
+    converts a saved dense weight to links and values. `save_pretrained` saves such a weight, with 0 for absent links.
 
     Raises:
         ValueError: if the saved links are incomplete or damaged, or do not fit the shape of the layer.
@@ -122,7 +122,10 @@ def fit_checkpoint(module: nn.Module, state_dict: dict[str, Any], prefix: str, *
         crow, columns, values = (state_dict.pop(name) for name in names)
         damage = damage_of(crow, columns, values, (layer.out_features, layer.in_features))
         if damage:
-            raise ValueError(f"the saved links of layer {prefix + path!r} {damage}.")
+            raise ValueError(
+                f"the saved links of layer {prefix + path!r} {damage}. Load an undamaged checkpoint of a model with "
+                "the same layers."
+            )
         weight = values.new_zeros(layer.out_features, layer.in_features)
         weight[torch.repeat_interleave(crow.long().diff()), columns.long()] = values
         state_dict[f"{prefix}{path}.weight"] = weight

@@ -21,7 +21,7 @@ _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 
 
 def dense_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model with an `nn.Linear` for each layer that stores only its links, and without a Sparsifier.
+    """A copy of a model without a Sparsifier. In the copy, each layer that stores only its links is an `nn.Linear`.
 
     Absent links have weight 0. The outputs are the same, up to rounding. Hooks on the replaced layers are left out.
     """
@@ -38,10 +38,10 @@ def save_links(model: nn.Module, path: str | Path, *, int8: bool = False) -> Non
     Args:
         model: any module; a Sparsifier may be attached to it.
         path: the file to write.
-        int8: whether to store each weight of two dimensions or more as 8-bit integers, with one scale for each row
-            along the last dimension, or for each filter of a convolution. The scale is the largest |W| of the row or
-            filter, divided by 127. A weight changes by at most half its scale and, in half precision, by the rounding
-            to its dtype. Zeros stay zeros.
+        int8: whether to store each weight of two dimensions or more as 8-bit integers. Each row along the last
+            dimension has its own scale; in a convolution, each filter has one. The scale is the largest |W| of the row
+            or filter, divided by 127. A weight changes by at most half its scale. If its dtype is a half precision,
+            rounding to this dtype changes the weight a little more. Zeros stay zeros.
 
     Raises:
         TypeError, ValueError: if the file cannot hold one of the tensors. In this case nothing is written.
@@ -116,8 +116,10 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def _links(tensor: Tensor) -> Tensor | None:
-    """Where a tensor is not 0, as bits (uint8) or flattened positions (int32); None if storing zeros takes less
-    space."""
+    """The places where a tensor is not 0, as bits (uint8) or flattened positions (int32).
+
+    None if storing the zeros takes less space.
+    """
     links = int(tensor.count_nonzero())
     bits, positions = math.ceil(tensor.numel() / 8), 4 * links
     if (tensor.numel() - links) * tensor.itemsize <= min(bits, positions):
@@ -128,7 +130,7 @@ def _links(tensor: Tensor) -> Tensor | None:
 
 
 def _rounded(name: str, weight: Tensor, by_filter: bool) -> tuple[Tensor, Tensor]:
-    """A weight as 8-bit integers, and the scale to multiply them by, which has the same number of dimensions.
+    """A weight as 8-bit integers, and a scale with the same number of dimensions. Their product is about the weight.
 
     The scale is at least float32, because half precision would round it too coarsely.
     """

@@ -17,7 +17,7 @@ from chts_core.tools import callbacks
 
 FILE_NAME = "sparsifier.pt"
 
-# The Trainer's state, which the Trainer saves and loads, contains the folder of a checkpoint under this name.
+# The key of a checkpoint's folder in the Trainer's state. The Trainer saves and loads this state.
 _PLACE = "chts"
 
 
@@ -25,10 +25,10 @@ class SparsifierCallback(TrainerCallback):
     """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
     Every checkpoint of the Trainer contains the Sparsifier's state, in `sparsifier.pt`. `resume_from_checkpoint`
-    continues from this state with the same masks. If the Trainer has more steps than the run that saved the checkpoint,
-    for example more epochs, the new run follows the schedule for its own number of steps, but no layer gains
-    links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number as
-    `total_steps`.
+    continues from this state with the same masks. If the Trainer trains for more steps than the run that saved the
+    checkpoint, the new run follows the schedule for its own number of steps. Even then, the number of links of a layer
+    never grows (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number of steps
+    as `total_steps`.
 
     Training may begin again on the same model: in a second call of `train()`, and in each new try of
     `auto_find_batch_size`. Then a new schedule starts from the current links. The links are not drawn again, and the
@@ -44,8 +44,8 @@ class SparsifierCallback(TrainerCallback):
     `save_pretrained` writes the checkpoint. For the layers that store only their links, a checkpoint of any other model
     contains the links and their values, but no dense weight. To be able to resume, build the Trainer with the model
     itself (not with `model_init`) and with this callback. After the best checkpoint is loaded, the optimizer has no
-    state for the layers that store only their links. Before you save a state dict for others, call
-    :func:`chts_core.engine.linear.to_dense`.
+    state for the layers that store only their links. Before you save a state dict for programs without `chts_core`,
+    call :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
@@ -54,7 +54,7 @@ class SparsifierCallback(TrainerCallback):
         checkpoint: the folder that training resumes from, if it was moved out of the Trainer's `output_dir`.
 
     Raises:
-        ValueError: when training resumes with layers that store only their links, if the Trainer has built or loaded
+        ValueError: if training resumes with layers that store only their links, but the Trainer has built or loaded
             the model without this callback, for example with `model_init`.
 
     Attributes:
@@ -171,6 +171,6 @@ def _folder(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _places(state: TrainerState) -> dict[str, Any]:
-    """The callbacks' data in the Trainer's state: a dictionary, although its annotation says that it is a list."""
+    """The callbacks' data in the Trainer's state. `transformers` annotates it as a list, but it is a dictionary."""
     kept: Any = state.stateful_callbacks
     return cast(dict[str, Any], kept)

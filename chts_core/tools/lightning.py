@@ -19,10 +19,10 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
     """Attaches a :class:`chts_core.Sparsifier` when training begins, calls its `step()`, and saves and restores it.
 
     Every checkpoint contains the Sparsifier's state. `fit(..., ckpt_path=...)` continues from this state with the same
-    masks. If the Trainer has more steps than the run that saved the checkpoint, the new run follows the schedule
-    for its own number of steps, but no layer gains links (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the
-    old schedule, pass the old number as `total_steps`. A second `fit` of the same module starts a new schedule from the
-    current links.
+    masks. If the Trainer trains for more steps than the run that saved the checkpoint, the new run follows the schedule
+    for its own number of steps. Even then, the number of links of a layer never grows
+    (:meth:`chts_core.Sparsifier.load_state_dict`). To keep the old schedule, pass the old number of steps as
+    `total_steps`. A second `fit` of the same module starts a new schedule from the current links.
 
     With `ckpt_path="best"`, `validate` and `test` also load the masks of the best checkpoint. The callback warns if, at
     the best or last step, the density is still above the requested density.
@@ -32,8 +32,8 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
 
     With `execution="csr"` or `"auto"`, layers may store only their links. For these layers, a checkpoint contains the
     links and their values, but no dense weight. A Trainer with this callback can load such a checkpoint into a new
-    model, but `load_from_checkpoint` cannot. Before you save a model for others, call
-    :func:`chts_core.engine.linear.to_dense`.
+    model, but `load_from_checkpoint` cannot. Before you save a model for programs without `chts_core`,
+    call :func:`chts_core.engine.linear.to_dense`.
 
     Args:
         method, sparsity, settings: as in the Sparsifier; by default, `total_steps` is the Trainer's number of steps.
@@ -42,8 +42,8 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
             weights.
 
     Raises:
-        ValueError: when training begins, if the module uses manual optimization, if neither the Trainer nor
-            `total_steps` sets a last step, or if the checkpoint was saved without this callback.
+        ValueError: if the module uses manual optimization, if neither the Trainer nor `total_steps` sets a last step,
+            or if training resumes from a checkpoint that was saved without this callback. Training then does not begin.
 
     Attributes:
         sparsifier: the Sparsifier, once training has begun.
@@ -63,9 +63,9 @@ class SparsifierCallback(Callback):  # type: ignore[misc]
         links."""
         if stage == "fit" and not pl_module.automatic_optimization:
             raise ValueError(
-                "automatic_optimization is False; expected True, because the callback steps once per optimizer step of "
-                "the Trainer. Build a Sparsifier in your module instead, and call its step() after each step of the "
-                "optimizer."
+                "automatic_optimization is False; expected True, because the callback calls the Sparsifier's step() "
+                "after each optimizer step of the Trainer. Build a Sparsifier in your module instead, and call its "
+                "step() after each step of the optimizer."
             )
         self._saved = None
         self._loads = pl_module.register_load_state_dict_pre_hook(callbacks.fit_checkpoint)

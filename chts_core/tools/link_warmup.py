@@ -17,17 +17,17 @@ class LinkWarmup:
 
     A new link has no moments yet, but Adam corrects their bias as if they were as old as the run. So, late in a run,
     the first step of a new link is (1 - β1) / √(1 - β2) times the learning rate: 3.2 times, with β1 = 0.9 and β2 =
-    0.999. With this class, the t-th of the `steps` steps after an update moves the new links by t / `steps` of the
-    optimizer's step. All other weights take full steps. A link that the same update removes and regrows also counts as
-    new. The optimizer keeps the same moments as without this class.
+    0.999. With this class, step t after an update changes the weight of a new link by only t / `steps` of the
+    optimizer's step, for t = 1, …, `steps`. All other weights take full steps. A link that one update removes and
+    regrows also counts as new. The optimizer keeps the same moments as without this class.
 
     Xiao et al. (2026) describe this cold start of new links in *Memory-Efficient LLM Training with Dynamic Sparsity*
-    (SMET, arXiv 2606.00888). Their remedy is different: each link has its own warm-up and its own number of steps,
-    which Adam uses to correct the bias.
+    (SMET, arXiv 2606.00888). Their remedy is different: each link has its own warm-up. Adam corrects the bias of
+    each link with the link's own number of steps.
 
     Args:
         sparsifier: already attached to the model.
-        steps: the number of steps that the warm-up takes; with 0 or 1, a new link takes full steps at once.
+        steps: the number of steps that the warm-up takes; with 0 or 1, a new link takes full steps immediately.
 
     Raises:
         ValueError: if `steps` is below 0 or above the smallest number of steps between two updates, or if `steps` is
@@ -59,7 +59,7 @@ class LinkWarmup:
             sparsifier.optimizer.register_step_post_hook(self._blend)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to continue bit for bit, apart from the sparsifier's state."""
+        """The state of the warm-up. To continue bit for bit, a run also needs the state of the sparsifier."""
         return {
             "steps": self.steps,
             "updated_at": self._updated_at,

@@ -1,4 +1,4 @@
-"""Name the tensors that have infinite or NaN values: weights, gradients, inputs and outputs of layers, and the loss."""
+"""Find infinite or NaN values in weights, buffers, gradients, inputs and outputs of layers, and the loss."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class NonFinite:
 
 
 def find_nonfinite(model: nn.Module, compute_loss: Callable[[], Tensor] | None = None) -> list[NonFinite]:
-    """The tensors of a model with infinite or NaN values. Possible causes come before their effects.
+    """The tensors in a model that have infinite or NaN values. Possible causes come before their effects.
 
     Weights and buffers come first. If `compute_loss` is given, the modules of one forward pass follow, in the order in
     which they finish, and then the loss. Each call of a module adds at most one entry: for its input if the input is

@@ -65,14 +65,14 @@ class Plan:
     budget: the number of links of each layer at each step.
     graph: which layer feeds which, for percolation.
     milestones: the steps that the text shows.
-    exchanged: for each layer, the number of links that all updates together remove and regrow, without pruned or
-        percolated links. It is an upper bound for a method that stops early, and a lower bound if removed links return
-        because of their weights.
-    flops: training FLOPs of all layers, relative to the FLOPs of dense layers, if absent links cost nothing and all
-        weights are used equally often. Convolutions use their weights more often than linear layers, and experts less
-        often.
-    memory: the bytes for each use, on the device of the model, without activations and without past weights of links
-        that percolation removes.
+    exchanged: for each layer, the number of links that all updates together remove and regrow. Links that are pruned or
+        that percolation removes do not count. If layers may stop early, the number is an upper bound. If removed links
+        may return because of their weights, it is a lower bound.
+    flops: training FLOPs of all layers, divided by the FLOPs of the same layers without sparsity. The number assumes
+        that absent links cost nothing and that all weights are used equally often. In truth, convolutions use their
+        weights more often than linear layers, and experts use them less often.
+    memory: the bytes for each purpose, for example "optimizer", on the device of the model. Activations do not count,
+        and past weights of links that percolation removes do not count either.
     coverage: the share of the model that is in its sparse layers; the text also names layers that stay dense.
     advice: which layers percolation leaves out, and what you may want to change.
     """
@@ -118,7 +118,7 @@ class Plan:
                 f"the last at step {timeline.last_update:,} of {timeline.total_steps:,}"
             )
         else:
-            updates = "none that changes a link"
+            updates = "no update changes a link"
         method = budget.method
         bound = (
             "at most " if method.turnover.early_stop is not None else "at least " if method.removal.returning else ""

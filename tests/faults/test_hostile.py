@@ -105,7 +105,7 @@ def test_a_parameter_that_is_not_declared_is_refused(echo: Path, name: str) -> N
 )
 def test_a_sweep_constructs_no_objects(tmp_path: Path, text: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
-    with pytest.raises(ValueError, match="the sweep is not YAML: could not determine a constructor"):
+    with pytest.raises(ValueError, match="the file of the sweep is not YAML: could not determine a constructor"):
         sweeps.cells(tmp_path / "spec.yaml")
 
 

@@ -106,7 +106,7 @@ SLIPS = [
         ),
         (
             kind_of_exchange,
-            "'pruning' is not right for a mask that loses two links and gains one. The number of links ",
+            "'pruning' is not right for a mask that loses three links and gains one. The number of links ",
         ),
         (
             lambda masks: kind([masks[0], masks[-1]]),

@@ -117,7 +117,7 @@ SLIPS = [
         "02.draw_link",
         (lambda *given: draw_link()(*given)[::-1], "return (output, input) in this order."),
         (draw_link(existing=True), "output 4 – input 0 is an existing link; reject this walk."),
-        (draw_link(again="end"), "so its loop does not end. If you reject a walk, repeat the whole walk"),
+        (draw_link(again="end"), "so your loop probably never ends. If you reject a walk, repeat the whole walk"),
         (by_chances(lambda _: 1), "you drew output 0 – input 2, but it has no L3 path."),
         (from_any_output, "This happens if a walk starts at a random output and follows a random link in each step."),
         (draw_link(lambda *_: 1), "This happens if all middle links are equally likely. How many walks go through a "),
@@ -126,7 +126,7 @@ SLIPS = [
         (by_chances(lambda link: bool(l3.paths(NETWORK, link))), "This happens if all links with a path are equally "),
         (
             by_chances(lambda link: SCORES[link].item()),
-            "These chances follow CH2-L3n, not the number of paths.",
+            "Your function draws links in proportion to CH2-L3n, not to the number of paths.",
         ),
         (draw_link(lambda a, b: (a * b) ** 2), "Which walks does your function choose too often?"),
     ),

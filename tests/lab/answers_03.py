@@ -172,14 +172,17 @@ SLIPS = [
             lambda chances, number: [number * p for p in chances],
             "for 2 draws from 3 links, you return 0.333 0.667 1.000. These are the given chances ",
         ),
-        (enumerated(combinations), "Do you count every order, and divide by the sum of the chances that are left?"),
+        (
+            enumerated(combinations),
+            "Do you count every order? After each draw, do you divide the remaining chances by their sum?",
+        ),
         (
             enumerated(permutations, renewed=False),
-            "Do you count every order, and divide by the sum of the chances that are left?",
+            "Do you count every order? After each draw, do you divide the remaining chances by their sum?",
         ),
         (
             enumerated(lambda *of: product(of[0], repeat=of[1])),
-            "Do you count every order, and divide by the sum of the chances that are left?",
+            "Do you count every order? After each draw, do you divide the remaining chances by their sum?",
         ),
         (
             lambda chances, number: [number / 3] * 3 if number > 1 else chances,
@@ -194,7 +197,7 @@ SLIPS = [
         "03.overlap_and_itop",
         (
             (overlap_of_new, itop),
-            "if an update removes two links and regrows one of them and a new link, you find an overlap of 0; expect",
+            "if an update removes two links, then regrows one of these links and one new link, you find an overlap ",
         ),
         (
             (overlap_of_removed, itop),

@@ -169,9 +169,9 @@ SLIPS = [
             "column.",
         ),
         ((1 / 7, (2, 0)), "is the answer without the link's own weight in the sums; include this weight."),
-        ((1.2, (2, 0)), "1.2 is not right; what do column 1 and row 1 sum to?"),
+        ((1.2, (2, 0)), "1.2 is not right; what are the sums of column 1 and of row 1?"),
         ((1.125, (1, 1)), "(1, 1) has the smallest weight, so WM removes it. Which link has the smallest RI?"),
-        ((1.125, (0, 2)), "(0, 2) is not a link. A link is named (output, input), row before column."),
+        ((1.125, (0, 2)), "(0, 2) is not a link. Write a link as (output, input), row before column."),
         ((1.125, (0, 0)), "(0, 0) is not right. Compute the RI of all five links, each "),
     ),
     *cases(
@@ -214,7 +214,7 @@ SLIPS = [
         ),
         (
             without_unlinked_inputs,
-            "a small network: 20 is the number without the inputs that have no link; compaction removes only ",
+            "a small network: 20 is the size if you also remove inputs without links; compaction removes only ",
         ),
         (
             lambda masks: parameters(masks) + 1,

@@ -59,7 +59,7 @@ SLIPS = [
     *cases(
         "05.links_at_step",
         (17000, "17000 is the number of absent links; count the existing links."),
-        (2927, "2927 is the number of links for an update at every step; find the last update before step 2050."),
+        (2927, "2927 is the number of links if every step were an update; find the last update before step 2050."),
         (
             6000,
             "6000 is the number of links in a linear or sigmoid decay; in a cubic decay, the number falls faster "
@@ -78,7 +78,7 @@ SLIPS = [
         (450, "450 is the number at step 2000; at step 4000, the cosine is negative."),
         (200, "200 is the number if ζ falls linearly to 0; here, ζ falls along a cosine."),
         (300, "300 is the number at step 3000; step 4000 comes later."),
-        (1500, "1500 is the number for a share of all places; an update exchanges a share of the *links*."),
+        (1500, "1500 is the number if ζ is a share of all places; instead, ζ is a share of the *links*."),
         (0.075, "0.075 is a share; multiply it by the number of links."),
         (7.5, "7.5 is a percentage; turn it into a number of links."),
         (180, "180 is not right; what is the cosine of π · 4000 / 6000?"),
@@ -103,8 +103,11 @@ SLIPS = [
     ),
     *cases(
         "05.own_schedule",
-        (lambda u: 0.1 + 0.9 * u, "share_of_fall(0) is 0.1; the network must begin at the initial sparsity."),
-        (lambda u: 0.9 * u, "share_of_fall(1) is 0.9; the density would not reach its final value."),
+        (
+            lambda u: 0.1 + 0.9 * u,
+            "share_of_fall(0) is 0.1; expected 0, because the network begins at the initial sparsity.",
+        ),
+        (lambda u: 0.9 * u, "share_of_fall(1) is 0.9; expected 1, because the density must end at its final value."),
         (lambda u: u if u < 0.5 or u > 0.9 else 0.4, "your share falls at u = 0.499, so the network would grow."),
         (
             lambda u: u,
@@ -121,8 +124,8 @@ SLIPS = [
         (cubic, "at u = 0.1, the share is 0.271; expected at most 0.03. Let the share rise more slowly"),
         (
             squeezed,
-            "one of 100 updates covers 6.0% of the fall; expected at most 4 %. (With a sigmoid over half the window, "
-            "one ",
+            "one of 100 updates covers 6.0% of the fall; expected at most 4 %. (A sigmoid that ends in the middle "
+            "of the window ",
         ),
         (
             ramp(0.2, 0.3),

@@ -150,7 +150,7 @@ SLIPS = [
         ),
         (training(method="rigl"), "the Sparsifier does not use the given method; pass this method to it."),
         (training(sparsity=0.5), "the Sparsifier has a sparsity of 0.5; expected 0.75."),
-        (training(total=400), "total_steps is 400; the run has as many steps as batches, here 40."),
+        (training(total=400), "total_steps is 400; expected 40, because each batch needs one step."),
         (training(order="optimizer"), "the Sparsifier counted no step; call sparsifier.step() in the loop."),
         (
             training(order="sparsifier optimizer"),
@@ -176,11 +176,11 @@ SLIPS = [
         (lambda s, d: share(s, d[:1]), "0.5556 is the cost of the first step; take the mean over all steps."),
         (
             lambda s, d: mean([mean(d)] * (len(s) - 1) + [1]),
-            "0.5 is a mean over layers; weight each layer by its size.",
+            "0.5 is a mean over layers; in this mean, use the size of each layer as its weight.",
         ),
         (lambda s, d: len(d) * share(s, d), "1.3333 is a sum over the steps; divide it by the number of steps."),
         (lambda s, d: 1 - share(s, d), "0.6667 is the share that is saved; subtract it from 1."),
-        (lambda *_: 0.4, "0.4 is not right; a step at density 0.25 costs 0.25 · 400 + 50, out of 450."),
+        (lambda *_: 0.4, "0.4 is not right; a step at density 0.25 costs 0.25 · 400 + 50, and a dense step costs 450."),
         (lambda *_: 1 / 3, "a run with all links at every step must cost 1."),
     ),
     *cases(
@@ -189,7 +189,7 @@ SLIPS = [
             fair(lambda of: mean([test[-1] for _, test in of])),
             "you chose B by its test accuracy; choose by the validation accuracy.",
         ),
-        (fair(lambda of: max(val[-1] for val, _ in of)), "C has the best single run on validation, 0.98; take the"),
+        (fair(lambda of: max(val[-1] for val, _ in of)), "C has the run with the highest validation accuracy, 0.98;"),
         (fair(lambda of: mean([max(val) for val, _ in of])), "D is best at an early epoch; choose by the validation"),
         (lambda _: (0, 0.87), "0 is not the name of a setting; the names are the keys of `runs`."),
         (
@@ -212,10 +212,10 @@ SLIPS = [
         (lambda *_: (-2, 2.484), "-2 has the wrong sign; subtract the second method from the first."),
         (lambda *_: (3, 2.484), "your mean is 3.0; seed by seed, the differences are 1, 2 and 3."),
         (lambda *_: (2, 0.577), "0.577 is the standard error; multiply it by t."),
-        (lambda *_: (2, 1.132), "1.132 is 1.96 standard errors; for three differences, t is 4.30."),
+        (lambda *_: (2, 1.132), "1.132 is 1.96 standard errors; for three differences, use t = 4.30."),
         (
             lambda *_: (2, 1.837),
-            "1.837 is 3.18 standard errors, with the t of four values; for three differences, t is 4.30.",
+            "1.837 is 3.18 standard errors, which is right for four values; for three differences, use t = 4.30.",
         ),
         (
             lambda *_: (2, 4.303),
@@ -230,7 +230,7 @@ SLIPS = [
             lambda *_: (2, 7.167),
             "7.167 is the unpaired half-width with four degrees of freedom; subtract seed by seed first.",
         ),
-        (lambda *_: (2, 13.83), "13.83 is the result of pairing by position; pair by seed."),
+        (lambda *_: (2, 13.83), "13.83 is the result if you pair the runs by position; pair them by seed."),
         (lambda *_: (2, 4.968), "4.968 is the whole width; give half of it."),
         (lambda *_: (2, 3), "your half-width is 3.0; the three differences have a standard deviation of 1."),
     ),

@@ -150,23 +150,23 @@ STUBS = [
 SLIPS = [
     *cases(
         "06b.resting_weight",
-        (-0.171, "-0.171 is the weight after one step; each later step is 0.9 times the step before it."),
+        (-0.171, "-0.171 is the weight after one step; each later step adds 0.9 times the change before it, so "),
         (-1.9, "-1.9 is the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the"),
         (-17.1, "-17.1 is the sum of the buffers; multiply it by the learning rate."),
         (1.71, "1.71 is the right distance with the wrong sign; SGD subtracts the buffer."),
         (-0.71, "-0.71 is the result if the weight starts from 1; the removal sets the weight to 0."),
-        (-1, "-1 is not right; the steps are a geometric series with ratio 0.9, and the first step is -0.171."),
+        (-1, "-1 is not right; the changes form a geometric series with ratio 0.9, and the first is -0.171."),
     ),
     *cases(
         "06b.drop_links",
         (drop(weight_too=False), "you changed no weight; set the weights of the removed links to 0."),
         (lambda _, weight, __: weight.data[0].zero_(), "the weight of a removed link is not 0; set it to 0."),
-        (drop_all_weights, "your function changed the weight of a link that stays."),
+        (drop_all_weights, "your function changed the weight of a link that stays; change only the removed links."),
         (
             drop(state=False),
             "in SGD, the momentum_buffer of a removed link is not 0; set it to 0, or it will move the weight.",
         ),
-        (drop(everywhere=True), "your function changed the momentum_buffer of a link that stays."),
+        (drop(everywhere=True), "your function changed the momentum_buffer of a link that stays; change only "),
         (
             drop(keys=["momentum_buffer"]),
             "with Adam, your function raises KeyError: 'momentum_buffer'. SGD and Adam keep different tensors in ",
@@ -178,11 +178,11 @@ SLIPS = [
         "06b.not_held",
         (missing(slice(1)), "you looked at only one group of the optimizer; go through all its groups."),
         (missing(slice(1, None)), "you looked at only one group; go through all optimizer.param_groups."),
-        (missing(held=True), "the optimizer holds these parameters; name the parameters that it does not hold."),
-        (lambda *_: ["0.bias"], "the optimizer holds all three weights, but you name ['0.bias']."),
+        (missing(held=True), "the optimizer holds these parameters; return the names of the parameters that it "),
+        (lambda *_: ["0.bias"], "the optimizer holds all three weights; expected [], but you return ['0.bias']."),
         (
             missing(same=lambda a, b: a.shape == b.shape),
-            "the check replaced 1.weight with a masked weight, but you name [].",
+            "the check replaced 1.weight with a masked copy; expected ['1.weight'], but you return [].",
         ),
         (
             missing(same=torch.equal),
@@ -215,11 +215,11 @@ SLIPS = [
         (lambda _: "ill", "for patient A, you return 'ill'; expected one of 'healthy', 'stuck', "),
         (
             lambda _: "healthy",
-            "patient A is not 'healthy': of its 379 regrown links, 2% had just been removed, and the ITOP rate goes ",
+            "patient A is not 'healthy': 2% of its 379 regrown links had just been removed, and the ITOP rate goes ",
         ),
         (
             classified(last_overlap=True),
-            "patient B is not 'random regrowth': of its 379 regrown links, 68% had just been removed, and the ITOP ",
+            "patient B is not 'random regrowth': 68% of its 379 regrown links had just been removed, and the ITOP ",
         ),
         (classified("threshold with ties"), "patient C is not 'stuck': its number of links varies from 230 to 232; "),
         (classified("early end"), "patient E is not 'healthy': its last update is at step 32 of 128; look at `step`."),
@@ -229,7 +229,7 @@ SLIPS = [
         ),
         (
             remembered,
-            "a run that is not on the page is not 'healthy': of its 379 regrown links, 66% had just been removed, ",
+            "a run that is not on the page is not 'healthy': 66% of its 379 regrown links had just been removed, ",
         ),
     ),
     *cases(

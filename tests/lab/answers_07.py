@@ -150,9 +150,9 @@ SLIPS = [
         ),
         (
             otherwise("links", 72),
-            "72 is the size without the positions of the links (12 bytes for each link) and the beginnings of rows ",
+            "72 is the size of the values, gradients and momenta alone; add 12 bytes for the position of each ",
         ),
-        (otherwise("links", 144), "144 is the size without the beginnings of rows and columns, 4 bytes each."),
+        (otherwise("links", 144), "144 is the size without the beginnings of the rows and columns; add 4 bytes "),
         (
             otherwise("links", 180),
             "180 is the size with one beginning per row and column; each of the two lists has one more entry.",
@@ -189,24 +189,24 @@ SLIPS = [
             meeting(change=lambda a, b, dense: (dense + a) / b),
             "0.366667 is the answer if you add the fixed cost to the dense time; subtract the fixed cost.",
         ),
-        (lambda *_: 0.29, "0.29 is the distance from the first measurement; add the density of that measurement."),
-        (lambda *_: 0.25, "0.25 is the distance from the second measurement; add the density of that measurement."),
+        (lambda *_: 0.29, "0.29 is the difference from the density of the first measurement; add this density."),
+        (lambda *_: 0.25, "0.25 is the difference from the density of the second measurement; add this density."),
         (lambda *_: 30, "30 is a percentage; return a share between 0 and 1."),
-        (lambda *_: 0.5, "0.5 is not right; the line through the two points reaches 10 ms at a density of 0.3."),
-        (lambda *_: 0.3, "for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict 0.3; expected 0.2."),
+        (lambda *_: 0.5, "0.5 is not right; the line through the two measurements reaches 10 ms at a density of 0.3."),
+        (lambda *_: 0.3, "with 1.6 ms at 2 %, 4 ms at 10 % and 7 ms for the dense layer, you return 0.3; expected "),
         (
             meeting(low=-9),
             "a dense layer that takes 0.5 ms is faster than the csr layer at every density; return 0, not -0.016",
         ),
         (
             meeting(high=9),
-            "against a dense layer that takes 50 ms, the csr layer is faster at every density; return 1, not ",
+            "the csr layer is faster at every density than a dense layer that takes 50 ms; return 1, not ",
         ),
     ),
     *cases(
         "07.fixed_cost",
         (3, "3 is the time of the sparse step; part of this time is arithmetic."),
-        (2.9, "2.9 is 3 minus 0.1; the dense step has the fixed cost, too, so its arithmetic takes less than 10 ms."),
+        (2.9, "2.9 is 3 minus 0.1; the dense step also has the fixed cost, so its arithmetic takes less than 10 ms."),
         (0.1, "0.1 is the time of 1 % of the FLOPs; find the time that does not depend on the FLOPs."),
         (7.0707, "7.0707 is the time of the arithmetic in the dense step; subtract it from 10 ms."),
         (7, "7 is the time that sparsity saves; find the time that sparsity cannot save."),
@@ -228,7 +228,7 @@ SLIPS = [
         ),
         (
             lambda _, __, x, dy: (dy.T @ x, x),
-            "the gradient with respect to the values has the shape (3, 4); there are 5 links.",
+            "the gradient with respect to the values has the shape (3, 4); expected (5,), for 5 links.",
         ),
         (
             lambda _, v, x, __: (v, x),
@@ -236,7 +236,7 @@ SLIPS = [
         ),
         (
             lambda *a: (backward()(*a)[0], a[3]),
-            "the gradient with respect to x has the shape (1, 3); x has the shape (1, 4).",
+            "the gradient with respect to x has the shape (1, 3); expected (1, 4), the shape of x.",
         ),
         (
             lambda *a: (backward()(*a)[0], a[2]),
@@ -253,12 +253,12 @@ SLIPS = [
                 if len(x) > 1
                 else backward()(links, v, x, dy)
             ),
-            "for 3 samples, the gradient with respect to the values differs from autograd's.",
+            "for 3 samples, the gradient with respect to the values differs from the gradient of autograd.",
         ),
-        (backward(other=2), "for 3 samples, the gradient with respect to x differs from autograd's."),
+        (backward(other=2), "for 3 samples, the gradient with respect to x differs from the gradient of autograd."),
         (
             backward(dense=True),
-            "both gradients are right, but one of your tensors has 2000 elements; the matrix has 2000. Work with one ",
+            "both gradients are right, but one of your tensors has 2000 elements; expected fewer than the 2000 ",
         ),
     ),
 ]

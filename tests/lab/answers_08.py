@@ -146,7 +146,7 @@ SLIPS = [
         ),
         (
             attend(scale=1),
-            "This is the mixture if you do not divide the scores by √2.",
+            "This is the mixture if you do not divide the scores by √2; divide them.",
         ),
         (
             attend(scale=0.5),
@@ -181,23 +181,23 @@ SLIPS = [
         ),
         (
             percolate_head(pair=False),
-            "you removed no link of q or k; a neuron needs links in the queries and in the keys.",
+            "you removed no link of q or k; an active neuron has links in the queries and in the keys.",
         ),
         (
             percolate_head(chain=False),
-            "you removed no link of v or o; a neuron needs links in the values and in the output layer.",
+            "you removed no link of v or o; an active neuron has links in the values and in the output layer.",
         ),
         (
             percolate_head(either=True),
-            "you removed no link of q or k; a neuron needs links in the queries and in the keys.",
+            "you removed no link of q or k; an active neuron has links in the queries and in the keys.",
         ),
-        (q_alone, "you kept 2 links of k that lead nowhere; does the other side of the neuron have links?"),
+        (q_alone, "you kept 2 links of k that lead nowhere. A neuron without links in q must lose its links in k"),
         (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
         (rows_of_o, "a neuron is a row of q, k and v, and a column of o."),
     ),
     *cases(
         "08.weights_left",
-        (lambda *_: 60, "you return 60; return a number for each name."),
+        (lambda *_: 60, "you return 60; return a dictionary with a number for each name."),
         (
             lambda shapes, sparsity: {
                 name: left for name, left in weights_left()(shapes, sparsity).items() if "norm" not in name
@@ -234,11 +234,11 @@ SLIPS = [
     *cases(
         "08.learning_rate",
         (rate(width=1), "This is the rate without the factor of the width; multiply the rate by 100^-0.5."),
-        (rate(choose=max), "This is the larger of the two branches; the rate is the smaller branch."),
+        (rate(choose=max), "This is the rate with the larger of the two terms; the formula uses the smaller term."),
         (rate(width=50), "at step 200, before any update, you return 0.0035; expected 0.0025."),
         (rate(most=9), "the rate must never exceed the scheduled rate."),
         (rate(least=1), "after an update, the rate must start low."),
-        (rate(late=1), "step 401 is the first step of the return and already has a share of 1/20."),
+        (rate(late=1), "step 401 is the first of the 20 steps, so its share is already 1/20."),
         (
             rate(least=0.4),
             "if the rate returns over 20 steps after an update at step 400, your rate at step 401 is 40% of the "
@@ -249,7 +249,7 @@ SLIPS = [
         "08.lead_by_luck",
         (
             lead(lambda fc, rivals: (rivals[:, 0] - fc).abs()),
-            "This is the mean distance without a sign; a lead has a sign.",
+            "This is the mean of the leads without their signs; keep the sign of each lead.",
         ),
         (lead(best_of_all), "This is the lead if FC is also its own rival; compare FC only with the other methods."),
         (

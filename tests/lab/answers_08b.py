@@ -128,7 +128,7 @@ SLIPS = [
         ),
         (
             lambda words: {joined(pieces, ("z", "e")): count for pieces, count in words.items()},
-            "for ein 4, drei 3 and zehn 5, you return e i n 4, d r e i 3, ze h n 5; which pair occurs 7 times?",
+            "for the counts ein 4, drei 3 and zehn 5, you return e i n 4, d r e i 3, ze h n 5; which pair occurs 7 ",
         ),
         (
             lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
@@ -137,19 +137,19 @@ SLIPS = [
         (merge(weighted=False), "Count a pair once for each occurrence of its word."),
         (
             merge(places=False),
-            "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is ",
+            "for the counts anan 2 and na 1, you joined n a. But a n occurs twice in each anan, so a n is more ",
         ),
-        (merge(first_alone=True), "the pair occurs twice in anan; join it in both places."),
+        (merge(first_alone=True), "the pair a n occurs twice in anan; join it in both places."),
         (joined_twice, "a a a becomes aa a, not aa aa 1; join each letter only once."),
     ),
     *cases(
         "08b.padding_share",
         (13, "13 is the number of padded places; divide it by the number of all places."),
         (32.5, "32.5 is a percentage; give a share between 0 and 1."),
-        (0.675, "0.675 is the share of the tokens; the rest is padding."),
+        (0.675, "0.675 is the share of the tokens; subtract it from 1 to get the share of the padding."),
         (
             0.48,
-            "0.48 is the padding divided by the tokens; divide it by the number of all places, including the padding.",
+            "0.48 is the padding divided by the tokens; divide the padding by the number of all places.",
         ),
         (0.156, "0.156 is the answer for two batches of two sentences; here, all four sentences are in one batch."),
         (0.4, "0.4 is not right; the batch has 40 places."),
@@ -176,12 +176,12 @@ SLIPS = [
         ),
         (
             reversed_at_three,
-            "with the first pieces x 0.4, y 0.35, z 0.25, a beam of 3 finds z z1; you return z1 z.",
+            "if the chances of the first piece are x 0.4, y 0.35, z 0.25, a beam of 3 finds z z1; you return z1 z.",
         ),
     ),
     *cases(
         "08b.scores",
-        ((1.568, 1.517), "a score is negative, because a log-probability is negative."),
+        ((1.568, 1.517), "each score must be negative, because a log-probability is negative."),
         (
             (-0.5, -0.329),
             "-0.5 is the log-probability per piece; the penalty grows more slowly than the number of pieces.",
@@ -193,30 +193,30 @@ SLIPS = [
         ((-1.333, -1.15), "-1.333 is the score without the exponent 0.6 of the penalty."),
         ((-2.551, -3.486), "-2.551 is the log-probability times the penalty; divide it by the penalty."),
         ((-1.472, -1.445), "-1.472 is the score with one piece too many; n already includes the end mark."),
-        ((-1.6, -1.517), "-1.6 is not right for A, which has n = 4."),
-        ((-1.568, -1.6), "-1.6 is not right for B, which has n = 7."),
+        ((-1.6, -1.517), "-1.6 is not right for A, which has 4 pieces."),
+        ((-1.568, -1.6), "-1.6 is not right for B, which has 7 pieces."),
     ),
     *cases(
         "08b.clipped",
         (lambda *_: (2, 6), "the hypothesis has seven words, but you counted 6."),
-        (lambda *_: (7, 7), "you count 7. This is the number of words that occur in a reference; clip each count."),
+        (lambda *_: (7, 7), "you count 7 of the seven words 'the'. This is the number of words that occur"),
         (
             summed,
-            "of the seven words 'the', you count 3. This is the sum over both references; take the higher of the two "
+            "you count 3 of the seven words 'the'. This is the sum over both references; take the higher of the two "
             "counts.",
         ),
         (
             lambda written, references, n: clipped(written, references[1:], n),
-            "you count 1. This is the count in the last",
+            "you count 1 of the seven words 'the'. This is the count in the last",
         ),
         (
             lambda *_: (0, 7),
-            "of the seven words 'the', you count 0; the first reference contains the word twice, and the second "
+            "you count 0 of the seven words 'the'; the first reference contains the word twice, and the second "
             "contains it once.",
         ),
         (
             lambda written, references, n: clipped(written, references[:1], n),
-            "with the references swapped, you return (1, 7); use all references, in any order.",
+            "with the references swapped, you return (1, 7); the order must not matter.",
         ),
         (
             lambda written, references, _: clipped(written, references, 1),
@@ -227,7 +227,7 @@ SLIPS = [
     *cases(
         "08b.bleu_of_six",
         (0.7165, "0.7165 is the brevity penalty; BLEU is 100 times as large."),
-        (75, "75 is the share of the words; the brevity penalty is an exponential."),
+        (75, "75 is the share of the words in per cent; the brevity penalty is an exponential function."),
         (128.4025, "128.4025 is above 100; the exponent must be 1 - r/c, with r words in the reference."),
         (26.36, "26.36 is the answer for the exponent -r/c; the exponent is 1 - r/c."),
         (100, "100 is the answer without a brevity penalty; this translation is too short."),

@@ -201,7 +201,7 @@ SLIPS = [
                 (
                     shortened(warmup=1000),
                     "for 20 minutes at 12,000 tokens per second, the warm-up has 1000 steps, but the whole run "
-                    "has 109 steps.",
+                    "has 109 steps; expected a tenth of these steps.",
                 ),
                 (shortened(warmup=5), "the warm-up has 5 steps; expected 10."),
                 (shortened(iterative_warmup=20), "iterative_warmup is 20; set it to 0."),
@@ -259,7 +259,7 @@ SLIPS = [
         ),
         (
             wrong_fact("MiB", lambda plan, _: plan.memory["weights"] / 2**20),
-            "MiB. This is the memory of the weights alone; add the other parts.",
+            "MiB. This is only the memory of the weights; add the other parts.",
         ),
         (wrong_fact("MiB", lambda *_: 5.0), "you return 5 MiB; this number is not right."),
     ),
@@ -402,14 +402,13 @@ SLIPS = [
         (at_each, "return two things: a dict with a method for each rate, and the best method."),
         (
             lambda losses: ({rate: max(losses, key=lambda name: losses[name][rate]) for rate in losses["fc"]}, "fc"),
-            "at the rate 0.001, the losses are fc 5.3, set 5.4, but you name set. The lowest loss is best.",
+            "at the rate 0.001, the losses are fc 5.3, set 5.4, but you return set. The lowest loss is best.",
         ),
         (lambda losses: (at_each(losses), by_the_mean(losses)), "set has the lowest mean loss over all rates."),
         (
             lambda losses: (at_each(losses), by_the_count(losses)),
-            "fc has the lowest loss at the largest number of rates. Compare the losses of the methods at their best "
-            "rates.",
+            "fc has the lowest loss at two of the three rates. Compare the losses of the methods at their best rates.",
         ),
-        (lambda losses: (at_each(losses), "cht"), "the lowest losses are fc 4.8, set 4.9, but you name cht."),
+        (lambda losses: (at_each(losses), "cht"), "the lowest losses are fc 4.8, set 4.9, but you return cht."),
     ),
 ]

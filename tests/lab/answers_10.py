@@ -239,29 +239,35 @@ SLIPS = [
         ),
         (
             regrow_by(lambda all_: all_[0].abs()),
-            "You regrow a and c. You choose them by the gradient of rank 0 alone; use the mean over the ranks.",
+            "You regrow a and c. You choose them by the gradient of only one rank, rank 0; use the mean over "
+            "the ranks.",
         ),
         (
             regrow_by(lambda all_: all_[1].abs()),
-            "You regrow a and b. You choose them by the gradient of rank 1 alone; use the mean over the ranks.",
+            "You regrow a and b. You choose them by the gradient of only one rank, rank 1; use the mean over "
+            "the ranks.",
         ),
         (
             regrow_by(lambda all_: all_.abs().mean(dim=0)),
-            "a to e are the places without a link, row by row. You regrow a and e. You choose them by the mean of ",
+            "the letters a to e stand for the places without a link, row by row. You regrow a and e. You choose them "
+            "by the mean of ",
         ),
         (
             regrow_by(lambda all_: all_.mean(dim=0)),
-            "a to e are the places without a link, row by row. You regrow b and d. You choose them by the mean ",
+            "the letters a to e stand for the places without a link, row by row. You regrow b and d. You choose them "
+            "by the mean ",
         ),
         (
             regrow_by(lambda all_: -size_of_mean(all_)),
-            "a to e are the places without a link, row by row. You regrow a and e. You choose them by the mean of ",
+            "the letters a to e stand for the places without a link, row by row. You regrow a and e. You choose them "
+            "by the mean of ",
         ),
         (
             regrow_by(lambda all_: -all_.mean(dim=0)),
-            "a to e are the places without a link, row by row. You regrow c and e. Write down the five means.",
+            "the letters a to e stand for the places without a link, row by row. You regrow c and e. Write down the "
+            "mean gradient of each place.",
         ),
-        (only_two_ranks, "with three ranks and 4 new links, your mask is not right."),
+        (only_two_ranks, "with three ranks and 4 new links, your mask is not right; use the gradients of all"),
     ),
     *cases(
         "10.my_examples",
@@ -334,7 +340,7 @@ SLIPS = [
     ),
     *cases(
         "10.grid",
-        (({"method": GRID["method"]}, 35), "the grid has method; the sentence names methods, sparsities and seeds"),
+        (({"method": GRID["method"]}, 35), "the keys of the grid are method; expected method, sparsity and seed"),
         (({**GRID, "sparsity": [0.2, 0.05]}, 35), "0.2 and 0.05 are densities"),
         (({**GRID, "sparsity": [80, 95]}, 35), "a sparsity is a share between 0 and 1, not a percentage."),
         (({**GRID, "seed": [1, 2, 3, 4, 5]}, 35), "you give the seeds 1 to 5; expected 0 to 4."),
@@ -342,12 +348,13 @@ SLIPS = [
         (({**GRID, "sparsity": 0.8}, 35), "the sweep refuses this grid: grid has sparsity: 0.8; expected a list of"),
         (
             ({**GRID, "method": ["set", "rigl", "chts"]}, 30),
-            "your grid lacks 5 runs that the sentence names and has 0 other runs; the first of these runs is fc-0.",
+            "your grid lacks 5 of the runs in the exercise's sentence and has 0 additional runs. The first missing or "
+            "additional run is fc-0.",
         ),
         (
             ({**GRID, "seed": [0]}, 7),
-            "your grid lacks 28 runs that the sentence names and has 0 other runs; the first of these runs is "
-            "chts-0.8-1.",
+            "your grid lacks 28 of the runs in the exercise's sentence and has 0 additional runs. The first missing or "
+            "additional run is chts-0.8-1.",
         ),
         (
             (GRID, 40),
@@ -379,7 +386,7 @@ SLIPS = [
         ),
         (
             lambda costs, seeds, workers, budget: schedule(costs, seeds, 1, workers * budget),
-            "your answer is a schedule that fits into 2 · 5 hours in all. Each worker has its own five hours.",
+            "your answer is a schedule that fits into 2 · 5 hours in total. Each worker has its own five hours.",
         ),
         (
             lambda costs, seeds, *others: run(seed_by_seed(costs, seeds), costs, *others, turns=True),

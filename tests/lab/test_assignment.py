@@ -272,6 +272,6 @@ def test_while_it_is_graded_who_handed_it_in_counts(
     assert capsys.readouterr().out == ""
     assert draws("anna7") == ben != anna
     assert capsys.readouterr().out == (
-        "This notebook names student 'anna7', but uses the numbers of 'ben', who handed it in.\n"
+        "This notebook has the id 'anna7', but uses the numbers for 'ben', who handed it in.\n"
     )
     assert draws("") == ben  # who forgot it is known all the same

@@ -302,7 +302,7 @@ def test_quantized_tensors_are_refused(tmp_path: Path) -> None:
 def test_more_text_than_can_be_read_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_LARGEST_STRUCTURE", 1000)
     checkpoint.save(tmp_path / "state", list(range(200)))
-    with pytest.raises(ValueError, match=r"takes \d+ characters besides its tensors; expected at most 1000.*tensors"):
+    with pytest.raises(ValueError, match=r"without its tensors takes \d+ characters; expected at most 1000.*tensors"):
         checkpoint.save(tmp_path / "state", list(range(400)))
     assert checkpoint.load(tmp_path / "state") == list(range(200))
 

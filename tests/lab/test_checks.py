@@ -342,7 +342,7 @@ SLIPS = [
     ),
     *cases(
         "02.my_ch3_l3n",
-        (lambda mask: ch3(mask).T, "the scores have shape (7, 5), but the mask has shape (5, 7)."),
+        (lambda mask: ch3(mask).T, "the scores have shape (7, 5); expected the shape of the mask, (5, 7)."),
         (
             lambda mask: ch3(mask) + mask,
             "your score is 1.000; expected 0.000. Hint: the score of an existing link is 0.",
@@ -388,7 +388,7 @@ SLIPS = [
     ),
     *cases(
         "04.inactive",
-        ({"hidden": {1}}, "name hidden 1 and hidden 2; you named ['hidden']."),
+        ({"hidden": {1}}, "the keys are ['hidden']; use hidden 1 and hidden 2."),
         (
             {"hidden 1": {0, 1, 3}, "hidden 2": {1, 2}},
             "neuron 0 of hidden 1 is active: it lies on a path from an input ",
@@ -397,13 +397,13 @@ SLIPS = [
         ({"hidden 1": {1, 3}, "hidden 2": {1}}, "you missed neuron 2 of hidden 2: it has no outgoing link."),
         (
             {"hidden 1": {3}, "hidden 2": {2}},
-            "you missed neuron 1 of hidden 1: it has links on both sides, but all links on one side are incomplete ",
+            "you missed neuron 1 of hidden 1: it has links on both sides, but on one side, all of its links are ",
         ),
         (
             {"hidden 1": {1, 3}, "hidden 2": {2}},
-            "you missed neuron 1 of hidden 2: it has links on both sides, but all links on one side are incomplete ",
+            "you missed neuron 1 of hidden 2: it has links on both sides, but on one side, all of its links are ",
         ),
-        ({"hidden 1": {1, 3, 4}, "hidden 2": {1, 2}}, "hidden 1 has neurons 0 to 3; you named [4]."),
+        ({"hidden 1": {1, 3, 4}, "hidden 2": {1, 2}}, "hidden 1 has only the neurons 0 to 3; your set contains [4]."),
     ),
     *cases(
         "04.backward",
@@ -421,7 +421,10 @@ SLIPS = [
     ),
     *cases(
         "05.exact_sigmoid",
-        (rising(lambda u, k: sigma(k * (2 * u - 1))), "the sigmoid does not reach both ends, so rescale it."),
+        (
+            rising(lambda u, k: sigma(k * (2 * u - 1))),
+            "the sigmoid does not reach `initial` and `final`, so rescale it.",
+        ),
         (
             rising(lambda u, k: -rescaled(k * (2 * u - 1), k)),
             "your function returns 0.5000 at u = 0 and 0.1000 at u = 1; the sign is wrong, so the network would grow.",
@@ -449,16 +452,16 @@ SLIPS = [
         (0.2, "the sigmoid costs 11.75% of the dense FLOPs, and the cubic decay costs 16.25%. End the window later."),
         (
             0.4055,
-            "The costs are close only because a window ends at an update; halve the length of the window from 0.1 to "
-            "0.7 exactly.",
+            "The costs are close only because the end of the window moves back to the last update before it; halve "
+            "the length of the window from 0.1 to 0.7 exactly.",
         ),
     ),
     *cases(
         "06.half_width",
         (0.0497, "0.0497 looks like a fraction; give percentage points."),
         (1.155, "1.155 is the standard error; multiply it by t."),
-        (8.6, "8.6 is t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n."),
-        (2.26, "2.26 is 1.96·s/√n, which is right for many runs; for three runs, t is 4.30."),
+        (8.6, "8.6 is t·s, which describes the scatter of single runs; the mean of n runs varies less, so "),
+        (2.26, "2.26 is 1.96·s/√n, which is right for many runs; for three runs, use t = 4.30."),
         (4.06, "4.06 is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (9.94, "9.94 is the whole width, from end to end; give half of it."),
         (3, "3 is not right; s is 2 points here, and n is 3."),
@@ -479,7 +482,7 @@ SLIPS = [
     *cases(
         "07.break_even",
         (57, "57 is not a density; expected a share of all possible links, between 0 and 1."),
-        (0.5, "0.5 is the answer for SGD with momentum (12 of 24 bytes); Adam keeps one more moment for each weight."),
+        (0.5, "0.5 is the answer for SGD with momentum: 12 bytes for each weight, and 24 for each link. Adam "),
         (
             0.25,
             "at density 0.25, the sparse layer needs 7.0 bytes per possible link, but the dense layer needs 16 bytes.",
@@ -490,8 +493,8 @@ SLIPS = [
         (3145728, "3145728 is the number of possible links; find how many links exist at 95 % sparsity."),
         (2988442, "2988442 is the number of absent links; count the existing links."),
         (104858, "104858 is the number for a layer of the encoder; a decoder layer also has cross-attention."),
-        (131072, "131072 is the number without one of the two layers of the feed-forward block."),
-        (100000, "100000 is not right; the layer has ten linear layers."),
+        (131072, "131072 is the number without one of the two feed-forward matrices; count both."),
+        (100000, "100000 is not right; a decoder layer has ten weight matrices."),
     ),
     *cases(
         "09.blocks_and_guesses",
@@ -687,11 +690,11 @@ def test_absent_weights_are_counted(patient: Ill) -> None:
         ),
         (
             lambda weight, mask: int((weight[~mask] > 0).sum()),
-            "you counted only one of 0.5 and NaN. NaN > 0 is False; ",
+            "you counted only one of the weights 0.5 and NaN. NaN > 0 is False; ",
         ),
         (
             lambda weight, _: int((weight != 0).sum()),
-            "you counted 4; of the weights 0.5, 0 and NaN outside the mask, 2 are not zero.",
+            "you counted 4; outside the mask, the weights are 0.5, 0 and NaN, so 2 are not zero.",
         ),
         (lambda *_: 2, "return 0 for a full mask; it has no absent links."),
         (

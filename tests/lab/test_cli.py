@@ -138,7 +138,7 @@ def test_a_failing_run_exits_1_and_still_writes(
     path = write_notebook(tmp_path / "broken.ipynb", "raise RuntimeError('no luck')", parameters=PARAMETERS)
     assert cli.main(["run", str(path)]) == 1
     shown = capsys.readouterr()
-    assert "broken failed in" in shown.err
+    assert "broken failed: In [" in shown.err
     assert "RuntimeError: no luck" in shown.err
     # The folder of a run that names none: below runs/, by name and time.
     (folder,) = Path("runs").iterdir()

@@ -39,7 +39,7 @@ def test_updates_are_told_by_turnover_and_warmup() -> None:
         made_up("set", 0, [-0.05], 3.5, iterative_warmup=3),
     ]
     assert tables.update_warmup(rows).splitlines() == [
-        "| turnover | warm-up | rise of the loss at an update | rise one step later | validation loss |",
+        "| turnover | warm-up | change of the loss at an update | change after one more step | validation loss |",
         "| --- | --- | --- | --- | --- |",
         "| ζ from 0.3 | none | 0.3000 ± 0.1000 | 0.6000 ± 0.2000 | 3.100 ± 0.100 |",
         "| ζ from 0.1 | of new links, 2 steps | 0.0500 | 0.1000 | 3.500 |",

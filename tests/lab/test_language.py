@@ -104,7 +104,7 @@ def test_sizes_have_as_many_weights_as_their_name_says(name: str) -> None:
         ({"width": 18}, r"width is 18 and heads 4; expected a width divisible by 8\. The heads share the width"),
         ({"width": 20}, r"width is 20 and heads 4; .*each head needs an even number of neurons"),
         ({"key_heads": 3}, r"heads is 4 and key_heads 3; expected heads to be a multiple of key_heads"),
-        ({"layers": 0}, r"expected at least 1 of each"),
+        ({"layers": 0}, r"expected every size to be at least 1\."),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(changes: dict[str, int], message: str) -> None:
@@ -341,7 +341,7 @@ def test_it_may_be_compiled(task: Task, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.filterwarnings("ignore:step . is skipped:RuntimeWarning")
 def test_a_loss_that_is_not_finite_stops_the_run(task: Task) -> None:
     with pytest.raises(
-        RuntimeError, match=r"gradient was not finite in the 5 steps up to 6; .* of model\.layers\.0\..*Lower"
+        RuntimeError, match=r"was not finite in 5 steps in a row, up to step 6; .* of model\.layers\.0\..*Lower"
     ):
         language.train(task, "fc", 0.0, replace(RECIPE, dense_learning_rate=1e30))
 

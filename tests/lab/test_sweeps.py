@@ -78,7 +78,7 @@ def test_a_sweep_that_is_not_right_is_refused_before_anything_runs(spec: Any, me
 def test_what_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
     path.write_text("grid: [")
-    with pytest.raises(ValueError, match="the sweep is not YAML"):
+    with pytest.raises(ValueError, match="the file of the sweep is not YAML"):
         sweeps.cells(path)
 
 
@@ -175,7 +175,7 @@ def test_training_cells_run_and_what_is_done_is_skipped(
         assert re.search(line, told, re.MULTILINE)
     monkeypatch.setattr(sweeps, "_client", None)  # nothing is started
     assert sweeps.sweep(spec, tmp_path) == rows
-    with pytest.raises(ValueError, match=r"has cell set-0 with parameters .*'steps': 4.* and this sweep"):
+    with pytest.raises(ValueError, match=r"has cell set-0 with parameters .*'steps': 4.*, but in this sweep"):
         sweeps.sweep({**spec, "parameters": {**TINY, "steps": 5}}, tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_notebooks_are_cells_too(
     command = ["sweep", str(file), "--out", str(tmp_path / "out"), "--scheduler", cluster]
     assert main(command) == 1
     printed = capsys.readouterr()
-    assert "chts: 1 failed: RuntimeError: small failed in In [3]: AssertionError: it is one" in printed.err
+    assert "chts: 1 failed: RuntimeError: small failed: In [3]: AssertionError: it is one" in printed.err
     assert f"1 of 2 cells are done: {tmp_path / 'out' / 'sweep.jsonl'}" in printed.out
     assert (tmp_path / "out" / "0" / "small.ipynb").exists()
     assert "AssertionError" in (tmp_path / "out" / "1" / "error.txt").read_text()

@@ -225,11 +225,11 @@ def test_an_id_within_another_word_is_nobody_s(hand_in: Callable[..., None], tmp
     hand_in("cem-2.ipynb", "cem-2")
     found = find_submissions(tmp_path / "handed", (*STUDENTS, "cem", "2"))
     assert list(found.notebooks) == ["cem-2"]
-    nobody = "names no student on the roster; rename it to ID.ipynb."
+    nobody = "has no id from the roster in its name; rename it to ID.ipynb."
     assert found.strays == {
         "anna77.ipynb": nobody,
         "annaé7.ipynb": nobody,
-        "ben and emil.ipynb": "names ben and emil; rename it to ID.ipynb.",
+        "ben and emil.ipynb": "has the ids ben and emil in its name; rename it to ID.ipynb.",
         "benjamin.ipynb": nobody,
         "xanna7.ipynb": nobody,
     }

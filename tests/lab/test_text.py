@@ -124,7 +124,10 @@ def broken(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (cut_short, r"books.train.txt has 9 characters and .*books.tsv lists 2 books of 35 characters; expected these"),
+        (
+            cut_short,
+            r"books.train.txt has 9 characters and .*books.tsv lists 2 books of 35 characters in total; expected these",
+        ),
         (
             of_another_version,
             r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7 characters; expected",

@@ -323,7 +323,8 @@ BAD_ROWS = {
 @pytest.mark.parametrize("name", ["multi30k", "iwslt14", "wmt17"])
 def test_rows_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, case: str) -> None:
     monkeypatch.setattr(datasets, "load_dataset", Hub(lambda split: [BAD_ROWS[case]] * LARGEST_SPLITS[split]))
-    with pytest.raises(ValueError, match=r"in row 1 of (train|validation); expected texts as 'en' and 'de'") as refused:
+    expected = r"in row 1 of (train|validation); expected a text for 'en' and a text for 'de'"
+    with pytest.raises(ValueError, match=expected) as refused:
         data.load_translation(name)
     assert ASKED[name][0] in str(refused.value)
     assert "put its files into $CHTS_DATA" in str(refused.value)

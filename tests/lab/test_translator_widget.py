@@ -72,7 +72,8 @@ def test_unknown_characters_are_named(state: TranslationState) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sentence", "reason"), [("", "expected some words"), (" \n", "expected some words"), ("a " * 20, "cut it into")]
+    ("sentence", "reason"),
+    [("", "expected some words"), (" \n", "expected some words"), ("a " * 20, "Split the sentence")],
 )
 def test_what_cannot_be_translated_is_told_and_not_raised(state: TranslationState, sentence: str, reason: str) -> None:
     told = replace(state, sentence=sentence)

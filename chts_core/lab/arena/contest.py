@@ -1,4 +1,4 @@
-"""Check your own method, and race it against the nine methods of the paper. All methods have the same budget."""
+"""Check your own method, and race it against the nine methods of the paper. All sparse methods have the same budget."""
 
 import time
 from collections.abc import Sequence

@@ -15,9 +15,9 @@ from chts_core.lab.verify.conformance import Check
 from chts_core.methods import METHODS, Method
 
 _HOW_TO_READ = (
-    "The tables have means ± standard errors, and mean differences ± the half-width of their 95 % interval. Each "
-    "difference is between runs with the same seed. If the interval contains 0, the race does not show which method is "
-    "better."
+    "In the tables, the number after ± is the standard error of a mean, or the half-width of the 95 % confidence "
+    "interval of a mean difference. Each difference is between runs with the same seed. If the interval contains 0, "
+    "the race does not show which method is better."
 )
 
 
@@ -78,7 +78,7 @@ def _differences(name: str, method: str, rows: Sequence[Row], of: Callable[[Row]
 
 
 def standing(differences: Sequence[float], *, higher_is_better: bool) -> str:
-    """Whether the user's method is "ahead", "behind" or "undecided", by the 95 % interval of the paired differences.
+    """Whether the user's method is "ahead", "behind" or "undecided" at the 95 % level, from paired differences.
 
     With fewer than two differences, the result is "".
     """
@@ -103,8 +103,8 @@ def limits(name: str, results: Mapping[str, Sequence[Row]]) -> str:
         f"{intervals / 20:.1f} of these intervals would still not contain 0, by chance. All intervals use the same "
         f"runs of {name}, so they are not independent. "
         "All sparse methods have the same learning rate, and another rate may suit some of them better. "
-        "The budget is equal in steps, batches and final links. It is not equal in time, and some methods, for "
-        "example gmp and granet, have more links during training. "
+        "All methods have the same number of steps and batches and, except fc, the same number of final links. They "
+        "need different times, and some methods, for example gmp and granet, have more links during training. "
         "The records come from other machines and versions. Because of rounding, their runs differ from new runs, and "
         "such differences grow during training. "
         "The scores of digits and translation come from the test data. If you change your method after you have seen "

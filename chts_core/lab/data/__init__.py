@@ -1,4 +1,4 @@
-"""Data sets, found on this machine or fetched, and always split in the same way.
+"""Load data sets from this machine, or download them. A data set is always split in the same way.
 
 The splits are train, validation and test. Text has no test split. The loaders look in `data_dir`, then in `$CHTS_DATA`,
 then in the system's folders, then on the Hugging Face hub through the `datasets` package. For images, call

@@ -1,4 +1,4 @@
-"""Pairs of sentences as numbers, in batches of about equal size. A batch holds sentences of about the same length."""
+"""Pairs of sentences as subword indices, in batches of about equal size. Sentences in a batch have similar lengths."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class _Ragged:
 
 @dataclass(frozen=True)
 class EncodedPairs:
-    """Pairs of sentences as subwords, without BEGIN and END.
+    """Pairs of sentences as subword indices, without BEGIN and END.
 
     left_out: number of pairs that were left out because a sentence was too long.
     """
@@ -72,7 +72,7 @@ class Batch:
 
 
 def encode_pairs(pairs: Iterable[Pair], vocabulary: Vocabulary, max_length: int, *, drop_long: bool) -> EncodedPairs:
-    """Turn sentences into numbers, a chunk of pairs at a time, so that memory never holds the text of a whole stream.
+    """Turn sentences into subword indices, in chunks of pairs. So memory never holds the text of a whole stream.
 
     Args:
         pairs: source and target sentences.
@@ -126,12 +126,12 @@ def _join(parts: list[_Ragged]) -> _Ragged:
 def batches(encoded: EncodedPairs, batch_tokens: int, generator: torch.Generator | None = None) -> list[Tensor]:
     """Put each pair into a batch with other pairs of about the same length.
 
-    In a batch, the sentences of each language are padded to the length of the longest one. A batch of n pairs takes n
-    times the length of its longest sentence, in tokens. The length includes END but not BEGIN.
+    In a batch, the sentences of each language are padded to the length of the longest one. If the longest sentence of
+    a batch of n pairs has the length L, the batch takes n · L tokens. This length includes END but not BEGIN.
 
     Args:
         encoded: the pairs.
-        batch_tokens: the largest number of tokens that a batch may take, counted on the longer side of the pairs.
+        batch_tokens: the largest number of tokens, n · L, that a batch may take.
         generator: draws the order of pairs of equal length, then the order of the batches; with None, pairs of equal
             length keep their order, and the batches are sorted by length.
 

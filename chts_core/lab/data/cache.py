@@ -1,5 +1,5 @@
-"""A folder for results that take a long time to compute. The name of a file depends on everything that its content
-depends on.
+"""A folder for results that take a long time to compute. Everything that changes the content of a file also changes
+its name.
 """
 
 import os

@@ -65,7 +65,7 @@ class Split:
             yield replace(self, pixels=pixels, labels=labels)
 
     def scaled(self, mean: Tensor, deviation: Tensor) -> "Split":
-        """The same images with scaled features: subtract a mean, then divide by a standard deviation."""
+        """The same images with scaled features: (features - mean) / deviation."""
         return replace(self, scalings=(*self.scalings, (mean, deviation)))
 
     def to(self, device: torch.device | str) -> "Split":
@@ -76,7 +76,7 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageData:
-    """An image classification task. Choose settings on `validation`; use `test` only for the final number.
+    """An image classification task. Choose settings on `validation`; use `test` only for the final result.
 
     image_shape: the shape of an image: (rows, columns), or (3, rows, columns) for red, green and blue.
     """
@@ -112,8 +112,8 @@ class ImageData:
         pixels = self.features // colours
 
         def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-            """Mean of `values(images)` for each colour; the images have shape (n, colours, pixels). It is computed in
-            float64, so that reading the images in chunks does not change it."""
+            """Mean of `values(images)` for each colour; the images have shape (n, colours, pixels). The mean is
+            computed in float64, so that reading the images in chunks does not change it."""
             total = torch.zeros(colours, dtype=torch.float64, device=self.train.labels.device)
             for some in self.train.chunks():
                 total += values(some.images.double().reshape(-1, colours, pixels)).sum((0, 2))
@@ -165,7 +165,7 @@ def load_images(name: str, data_dir: str | None = None) -> ImageData:
 
     Args:
         name: a key of `IMAGE_SETS`.
-        data_dir: the first folder to look in; with None or "", the search begins with the usual places.
+        data_dir: a folder to look in before `$CHTS_DATA` and the system's folders; None or "" for no such folder.
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files.
@@ -202,7 +202,8 @@ def _load(
 ) -> ImageData:
     """Load a task from files or the hub.
 
-    The last part is the test split. A twelfth of the images in the other parts is for validation.
+    `read` and the hub return the task in parts. The last part is the test split. A twelfth of the images in the other
+    parts is for validation.
     """
     source = IMAGE_SETS[name]
     folder = locate(source, data_dir)
@@ -239,8 +240,8 @@ def _check(part: _Part, image_shape: tuple[int, ...], classes: int) -> None:
     wrong = part.labels[(part.labels < 0) | (part.labels >= classes)]
     if len(wrong):
         raise ValueError(
-            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. It is a "
-            "different data set, or it is damaged: fetch it again."
+            f"{part.place} has the label {wrong[0]}; expected labels from 0 to {classes - 1}. The "
+            "data set is a different one, or it is damaged: fetch it again."
         )
 
 
@@ -259,7 +260,10 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """
     content = read_whole(path)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} starts with {content[:4]!r}; expected an IDX file of unsigned bytes.")
+        raise ValueError(
+            f"{path} starts with {content[:4]!r}; expected an IDX file of unsigned bytes. It is a different file, or "
+            "it is damaged: fetch it again."
+        )
     dimensions = content[3]
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
         raise ValueError(
@@ -271,7 +275,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         raise ValueError(f"{path} declares {dimensions} dimensions but ends before their sizes; fetch it again.")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(shape):
-        raise ValueError(f"{path} declares {shape} but holds {len(content) - header} bytes; fetch it again.")
+        raise ValueError(f"{path} declares {shape} but holds {len(content) - header} bytes of data; fetch it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 

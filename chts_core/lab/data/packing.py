@@ -95,7 +95,7 @@ class MemoryFeed:
         self._batches = state["batches"]
 
     def _block(self, place: int) -> int:
-        """Return the index of the block at a place in the sequence of all epochs."""
+        """Return the index of the block at `place`. `place` counts the blocks from the start of the first epoch."""
         epoch, within = divmod(place, len(self._blocks))
         return int(_order(len(self._blocks), self._seed, epoch)[within])
 
@@ -112,9 +112,9 @@ class StreamFeed:
     the documents. The lane reads these documents epoch after epoch, and shuffles them within buffers. So the batches do
     not depend on the number of ranks and workers that share the lanes.
 
-    A lane's position is the place in the data set where its buffer begins, together with three numbers: how many
-    buffers have begun, the index of the current document in the buffer, and how many tokens of this document have been
-    read. (The `datasets` library can also shuffle a stream, but it loses its buffer when a run continues.)
+    The position of a lane is the place in the data set where the lane's buffer begins, together with three numbers: how
+    many buffers have begun, the index of the current document in the buffer, and how many tokens of this document have
+    been read. (The `datasets` library can also shuffle a stream, but it loses its buffer when a run continues.)
 
     Args:
         stream: the documents.
@@ -128,8 +128,8 @@ class StreamFeed:
         workers: the number of processes per rank that read ahead; with 0, a rank reads a block when it needs it.
 
     Raises:
-        ValueError: if `batch` is not a multiple of `ranks`, or if `lanes` does not meet both conditions above. `next`
-            raises ValueError if a lane has no document.
+        ValueError: if `batch` is not a multiple of `ranks`, or if `lanes` breaks one of the two conditions above.
+            `next` raises ValueError if a lane has no document.
     """
 
     def __init__(

@@ -28,8 +28,9 @@ class Hub:
     column: the column with the images, or with both sides of a translation; "" if each side has its own column.
     config: the name of a data set in the repository.
     folder: the folder of the repository that contains the files, if there is no config.
-    revision: a branch of the repository. Some data sets were published as programs, which chts never runs. The hub
-        converts such a data set into files, and chts reads these files from the branch `refs/convert/parquet`.
+    revision: a branch of the repository. Some data sets were published as a loading script, and chts never runs such a
+        script. The hub converts such a data set into files, and chts reads these files from the branch
+        `refs/convert/parquet`.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Source(Generic[T_co]):
     files: the names of the files in that folder.
     endings: the possible endings of each name; the first existing file is used.
     hub: the data set on the hub; None if the hub does not have it.
-    remedy: what to do if the data set is missing; if a package contains the data set, where it comes from.
+    remedy: what to do if the data set is missing. If a package contains the data set, `remedy` says which one.
     sha256: digest of the data that the recorded runs used; "" if there are no such runs.
     """
 

@@ -1,7 +1,8 @@
 """Subwords that both languages share, made by byte pair encoding (Sennrich et al. 2016).
 
-A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Then
-training joins pieces that often stand next to each other in the training split, the most frequent pair first.
+A sentence is normalised to NFC and split at spaces and punctuation; "▁" before a word stands for the space. Training
+starts with single characters. Each step joins the two neighbouring pieces that occur together most often in the
+training split.
 """
 
 import hashlib
@@ -21,10 +22,10 @@ _VERSION = 1
 
 
 class Vocabulary:
-    """Subwords, each with its number. The first four are special: PAD, UNKNOWN, BEGIN and END.
+    """Subwords, each with an index. The first four are special: PAD, UNKNOWN, BEGIN and END.
 
     Args:
-        pieces: all subwords, in the order of their numbers.
+        pieces: all subwords, in the order of their indices.
         merges: the pairs of pieces to join, in the order of joining.
         corpus: digest of the data that the vocabulary was trained on.
     """
@@ -103,7 +104,8 @@ class Vocabulary:
         if corpus is not None and corpus != vocabulary.corpus:
             raise ValueError(
                 f"the vocabulary was trained on a corpus with digest {vocabulary.corpus[:12]}, but the data has digest "
-                f"{corpus[:12]}; load the vocabulary's data, or train the model again with a vocabulary of this data."
+                f"{corpus[:12]}; load the data that the vocabulary was trained on, or train the model again with a "
+                "vocabulary of this data."
             )
         return vocabulary
 

@@ -98,7 +98,7 @@ def load_text(name: str, data_dir: str | None = None) -> TextData:
 
     Args:
         name: a key of `TEXT_SETS`.
-        data_dir: the first folder to look in; with None or "", the search begins with the usual places.
+        data_dir: a folder to look in before `$CHTS_DATA` and the system's folders; None or "" for no such folder.
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files.
@@ -154,8 +154,8 @@ def _cut(text: str, lengths: list[int], path: Path, table: Path) -> list[str]:
     if not books or _BETWEEN_BOOKS.join(books) != text:
         raise ValueError(
             f"{path} has {len(text):,} characters and {table} lists {len(lengths)} books of {sum(lengths):,} "
-            "characters; expected these books, with two empty lines between them. One file was cut short, or the two "
-            "files are from different versions: fetch both again."
+            "characters in total; expected these books, with two empty lines between them. One file was cut short, or "
+            "the two files are from different versions: fetch both again."
         )
     return books
 

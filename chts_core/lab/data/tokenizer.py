@@ -19,7 +19,7 @@ _BYTES = 256
 
 
 class TextTokenizer:
-    """Tokens, each with its number. One of the tokens marks the end of a document.
+    """Tokens, each with an index. One of the tokens marks the end of a document.
 
     Args:
         tokenizer: a tokenizer of the tokenizers library.

@@ -55,7 +55,7 @@ class PairStream:
 
 @dataclass(frozen=True)
 class TranslationData:
-    """A translation task. Choose settings on `validation`; use `test` only for the final number.
+    """A translation task. Choose settings on `validation`; use `test` only for the final result.
 
     languages: the languages of the source and the target.
     train: the pairs, as a list or as a stream that starts from the beginning in each pass.
@@ -85,7 +85,7 @@ def load_translation(name: str, data_dir: str | None = None) -> TranslationData:
 
     Args:
         name: a key of `TRANSLATION_SETS`.
-        data_dir: the first folder to look in; with None or "", the search begins with the usual places.
+        data_dir: a folder to look in before `$CHTS_DATA` and the system's folders; None or "" for no such folder.
 
     Raises:
         ValueError: for an unknown name, or for wrong or damaged files; the message names the file and the line.
@@ -131,7 +131,7 @@ def read_pairs(source: Path, target: Path) -> Iterator[Pair]:
 def _read_lines(path: Path) -> Generator[str, None, None]:
     """The lines of a file, each without the blanks at its beginning and end.
 
-    Only a line feed ends a line, because sentences may contain the other characters that separate lines.
+    Only a line feed ends a line. Sentences may contain the other characters at which `str.splitlines` would cut.
     """
     try:
         with open_unpacked(path) as file:
@@ -150,8 +150,8 @@ def _read_lines(path: Path) -> Generator[str, None, None]:
                     ) from error
                 if "\0" in text:
                     raise ValueError(
-                        f"{path} has a zero byte in line {number:,}, but a sentence contains no zero byte. The file "
-                        "is damaged: fetch it again."
+                        f"{path} has a zero byte in line {number:,}, but a sentence must not contain zero bytes. The "
+                        "file is damaged: fetch it again."
                     )
                 yield text.strip()
     except GZIP_ERRORS as error:
@@ -219,8 +219,8 @@ def _to_pairs(hub: Hub, split: str, rows: Iterable[Any]) -> Iterator[Pair]:
         except (AttributeError, KeyError, TypeError) as error:
             column = f" in its column {hub.column!r}" if hub.column else ""
             raise ValueError(
-                f"{hub} has {row!r:.200} in row {number:,} of {split}; expected texts as 'en' and 'de'{column}. The "
-                "data set has changed on the hub: put its files into $CHTS_DATA."
+                f"{hub} has {row!r:.200} in row {number:,} of {split}; expected a text for 'en' and a text for "
+                f"'de'{column}. The data set has changed on the hub: put its files into $CHTS_DATA."
             ) from error
         yield english, german
 

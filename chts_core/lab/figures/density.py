@@ -134,7 +134,7 @@ def pruning_steps(named: Mapping[str, Sequence[Sequence[PruningStep]]]) -> Figur
 
 @dataclass(frozen=True)
 class DensityCourse:
-    """The density of a run: it is `density[j]` from the share `shares[j]` of the run to the next share."""
+    """The density of a run. It is `density[j]` between the shares `shares[j]` and `shares[j + 1]` of the run."""
 
     name: str
     shares: Sequence[float]

@@ -24,8 +24,8 @@ def vital_signs(healthy: Patient, patient: Patient) -> Figure:
     """Draw the loss, the share of weights that are not zero, and the share of active neurons by training step.
 
     Dashed lines show the healthy run, and solid lines show the patient. Each point of the loss is the mean of 10 steps.
-    The curve of active neurons has one point per update: the smallest share of all layers. If this share is nearly
-    constant in both runs, the figure shows its first and last values as numbers.
+    Each point of the curve of active neurons belongs to one update and shows the layer with the smallest share. If this
+    share is nearly constant in both runs, the figure shows its first and last values as numbers.
     """
     with new_figure(11, 3.3, columns=3) as (figure, (loss, weights, neurons)):
         courses: dict[str, tuple[str, list[float]]] = {}

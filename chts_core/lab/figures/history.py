@@ -46,7 +46,7 @@ _BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 
 
 def timeline() -> Figure:
-    """Draw each work of `WORKS` by its year of publication (x axis) and by when it chooses its links (rows)."""
+    """Draw each work of `WORKS`. The x axis shows the year of publication, and the row shows when links are chosen."""
     with new_figure(9, 3.4) as (figure, (axes,)):
         taken: dict[tuple[int, int], int] = {}  # works at each place; the next one goes below them
         for work in WORKS:

@@ -1,4 +1,4 @@
-"""Figures of link prediction: paths of a missing link, the links that scores prefer, costs, and random walks."""
+"""Figures of link prediction: paths around a missing link, scores of links, computing times, and random walks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -111,12 +111,12 @@ def score_agreement(reference: Tensor, others: Mapping[str, Tensor], name: str) 
 
 
 def regrowth_costs(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw the time that each regrowth function takes, by size (left) and by density (right), on logarithmic axes.
+    """Draw the time of each regrowth function by network size (left) and network density (right), on logarithmic axes.
 
     Args:
-        rows: each has a size, a density and, under the name of each function, its time in milliseconds. The left panel
-            shows the rows with the most frequent density, and the right panel shows the rows with the most frequent
-            size.
+        rows: each contains a size, a density and, under the name of each function, the time that this function takes in
+            milliseconds. The left panel shows the rows with the most frequent density, and the right panel shows the
+            rows with the most frequent size.
     """
     names = [name for name in rows[0] if name not in ("size", "density")]
     with new_figure(9, 3.5, columns=2) as (figure, (left, right)):
@@ -152,7 +152,7 @@ def _draw_times(axes: Axes, rows: Sequence[Mapping[str, float]], over: str, name
 
 
 def walk_frequencies(links: Sequence[l3.Link], expected: Sequence[float], observed: Sequence[float]) -> Figure:
-    """Draw how often walks end at each missing link, beside the number that the link's score predicts.
+    """Draw the number of walks that end at each missing link, beside the number that the score of the link predicts.
 
     Args:
         links: (output, input) pairs.

@@ -38,7 +38,7 @@ def draw_mask(axes: Axes, mask: Tensor, title: str) -> None:
 
 
 def _mark_size(mask: Tensor) -> float:
-    """The size of a mark in points: the size of a cell, but not below a minimum that grows as links get fewer."""
+    """The size of a mark in points: the size of a cell, but at least a minimum, which is larger for sparser masks."""
     density = max(float(mask.double().mean()), 1e-4)
     return max(170 / max(mask.shape), 1.5, min(0.3 / math.sqrt(density), 4))
 

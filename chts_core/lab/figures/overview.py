@@ -12,7 +12,7 @@ from chts_core.lab.train.images import Run
 
 
 def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
-    """Draw the validation accuracy of two runs by epoch (left), and the sparse run's first layer at the end (right)."""
+    """Draw two runs' validation accuracy by epoch (left), and the sparse run's first layer after training (right)."""
     layer, mask = next(iter(sparse.last_masks.items()))
     with new_figure(9, 3.2, columns=2) as (figure, (left, right)):
         for run in (dense, sparse):
@@ -36,8 +36,8 @@ def dense_and_sparse(dense: Run, sparse: Run) -> Figure:
 def stages(overview: Sequence[Stage]) -> Figure:
     """Draw the stages from left to right, with an arrow from each stage to the stages that build on it.
 
-    The figure leaves out an arrow if the prerequisite is not in `overview`, or if another prerequisite already builds
-    on it.
+    The figure leaves out the arrow from a prerequisite if this prerequisite is not in `overview`, or if another
+    prerequisite of the same stage already builds on it.
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all stages that a stage builds on, directly or indirectly

@@ -16,7 +16,7 @@ _HATCHES = ("", "//", "xx")
 
 
 def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Find the hidden neurons without links on one side, and the links that they still have on the other side.
+    """Find the hidden neurons without incoming or without outgoing links, and the links that these neurons still have.
 
     Args:
         masks: one for each layer of a chain, from the inputs to the outputs, Boolean (out_features, in_features).
@@ -72,7 +72,7 @@ def anp_by_sparsity(anp: Mapping[str, Tensor], sparsities: Sequence[float]) -> F
     """Draw the ANP by sparsity, with a line (mean over seeds) and a band (lowest to highest) for each removal score.
 
     Args:
-        anp: for each score, the shares of active neurons as fractions, (seeds, sparsities).
+        anp: for each score, the ANP (active neurons after / before) as a fraction, (seeds, sparsities).
         sparsities: shares of absent links, in [0, 1).
     """
     x = 100 * np.asarray(sparsities)

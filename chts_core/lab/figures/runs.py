@@ -78,7 +78,7 @@ def draw_race(
         xlabel, ylabel: the labels of the axes.
         highest: the upper end of the y axis.
         margin: the distance from the lower end of the y axis to the lowest line; the axis never goes below 0. The
-            default suits values up to 100.
+            default margin is meant for values of y up to 100.
     """
     by_method: dict[str, list[RunT]] = {}
     for run in runs:
@@ -104,7 +104,9 @@ def draw_race(
 
 
 def differences_ranked(rows: Sequence[Mapping[str, Any]], rival: str) -> Figure:
-    """Draw how far each method ended above or below a rival, with 95 % confidence intervals. The best method is on top.
+    """Draw each method's test accuracy minus the test accuracy of a rival, with 95 % confidence intervals.
+
+    The best method is on top.
 
     Args:
         rows: each with "method", "difference" and "interval" (None for a single run); differences and intervals are
@@ -309,7 +311,8 @@ def topology_update(links: Mapping[str, Tensor], updates: Sequence[Update], titl
     """Draw which links of a layer an update kept, removed or added, beside the layer's overlap and ITOP rate so far.
 
     Args:
-        links: Boolean masks of one shape under some of the names "kept", "removed", "new", "active" and "gone".
+        links: a Boolean mask for one or more of the keys "kept", "removed", "new", "active" and "gone". All masks have
+            the same shape.
         updates: the updates of this layer so far, with the current one last; empty before the first update.
         title: the title of the left panel.
         last_step: the last step of the run; the axis of the steps ends there.

@@ -1,4 +1,4 @@
-"""Figures of soft sampling: how softness spreads the chances, and whether the topology keeps changing."""
+"""Figures of soft sampling: how softness changes the chances of the links, and whether the topology keeps changing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -159,14 +159,14 @@ def temperature_ramps(ramps: Mapping[str, tuple[float, float]], end: int) -> Fig
 def removal_chances(
     chances: Tensor, removed: Tensor, softness: float, curve_softness: Sequence[float], curves: Mapping[str, Tensor]
 ) -> Figure:
-    """Draw each link's chance of being removed (left), and curves of shares by softness (right).
+    """Draw each link's chance of being removed (left), and one or two other shares by softness (right).
 
     Args:
         chances: each link's chance of being removed, in [0, 1], from the weakest link to the strongest; (links,).
-        removed: which links one draw removed, Boolean (links,).
+        removed: the links that one draw removed, Boolean (links,).
         softness: the softness δ of that draw.
         curve_softness: the values of δ at the points of the curves on the right.
-        curves: for each label, shares in [0, 1], (len(curve_softness),).
+        curves: for each label (at most two), the shares in [0, 1] on a curve, (len(curve_softness),).
     """
     rank = torch.arange(1, len(chances) + 1)
     with new_figure(9, 3.6, columns=2) as (figure, (left, right)):

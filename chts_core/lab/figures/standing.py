@@ -1,4 +1,4 @@
-"""A figure of the claims: how far from 0 each advantage is in recorded runs."""
+"""A figure of the claims: how far each advantage in the recorded runs is from 0."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,9 @@ _LOOKS = {"holds": (BLUE, "o"), "undecided": (ORANGE, "D"), "does not hold": (VE
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw each claim's advantage in half-widths of its interval. Below -1 or above 1, the claim is decided.
+    """Draw each claim's advantage, divided by the half-width of its 95 % interval.
+
+    A claim is decided if the result is below -1 or above 1.
 
     Args:
         rows: each with claim, advantage, interval and verdict, as :func:`chts_core.lab.results.standing.standing`
@@ -29,7 +31,7 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_yticks(range(len(shown)), [textwrap.fill(row["claim"], 44) for row in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)
         axes.margins(x=0.1)
-        axes.set_xlabel("advantage (half-widths of its 95 % interval)")
+        axes.set_xlabel("advantage, divided by the half-width of its 95 % interval")
         axes.set_ylabel("claim")
         figure.legend(loc="outside upper right", ncols=len(_LOOKS))
     return figure

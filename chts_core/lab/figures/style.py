@@ -90,20 +90,20 @@ EARLIER_LABELS = {
 
 
 def method_label(name: str) -> str:
-    """The label of a method on a page; a method that is not one of the nine keeps its own name."""
+    """The label of a method on a page. A method that is not one of the paper's nine methods keeps its own name."""
     return METHOD_LABELS.get(name, name)
 
 
 def method_look(name: str) -> tuple[str, str]:
-    """The colour and the marker of a method; all methods except the nine look the same."""
+    """The colour and the marker of a method. All methods other than the paper's nine methods look the same."""
     return LOOKS[name] if name in METHOD_LABELS else OTHER_LOOK
 
 
 def looks(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """Colour, marker and line style of each curve of a figure.
 
-    `LOOKS` contains the looks of some labels, or of their first words. Every other label gets the next free look. A
-    label whose look is already in use also gets the next free look.
+    A look is a colour and a marker. `LOOKS` contains the looks of some labels, or of their first words. Every other
+    label gets the next free look. A label whose look is already in use also gets the next free look.
     """
     table = LOOKS | {label: LOOKS[name] for name, label in METHOD_LABELS.items()}
     labels = list(labels)
@@ -168,7 +168,7 @@ def use_log_scale(axes: Axes, *names: Literal["x", "y"]) -> None:
 
 
 def use_percent_axis(axes: Axes) -> None:
-    """Set the limits of a y axis of shares to 0 and 100 %, and do not cut off the markers at these limits.
+    """Make the y axis reach from 0 to 100 %, and draw the markers at both ends whole.
 
     Call this function after you have drawn the lines.
     """
@@ -225,7 +225,10 @@ def is_flat(per_cent: Sequence[float]) -> bool:
 
 
 def before_and_after(axes: Axes, title: str, changes: Mapping[str, tuple[str, float, float]]) -> None:
-    """Write numbers instead of curves that hardly change. Each name has a colour, a first value and a last value."""
+    """Show a table of first and last values instead of curves that hardly change.
+
+    `changes` contains the colour, the first value and the last value of each curve, by name.
+    """
     axes.clear()
     axes.set_axis_off()
     axes.text(0.5, 0.95, title, ha="center", va="top", transform=axes.transAxes)

@@ -77,13 +77,13 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
 def attention_head(query: Tensor, key: Tensor, heads: int, head: int) -> Figure:
     """Draw the rows of one head in the masks of queries and keys, and the number of links of each row.
 
-    Row i of the queries is only ever multiplied by row i of the keys. If one of the two rows has no links, the links of
-    the other row are useless. Such pairs are marked.
+    Attention multiplies row i of the queries only by row i of the keys. If one of the two rows has no links, the links
+    of the other row are useless. The figure marks such pairs of rows.
 
     Args:
         query, key: the masks of the two projections, each Boolean (out_features, in_features).
-        heads: the number of heads, which share the rows evenly.
-        head: the number of the head to show, from 0.
+        heads: the number of heads; each head has the same number of rows.
+        head: the index of the head to show, from 0.
     """
     parts = [mask.view(heads, -1, mask.shape[1])[head] for mask in (query, key)]
     with new_figure(_WIDEST, 3.4, columns=3) as (figure, (left, middle, right)):
@@ -134,11 +134,13 @@ def learning_rates(recipe: Recipe, width: int, update_steps: Sequence[int]) -> F
 
 
 def length_buckets(lengths: Tensor, named: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """Draw the tokens and the padding of each batch, with a panel of equal scale for each way to make batches.
+    """Draw the tokens and the padding of each batch, with a panel for each way to make batches.
+
+    The y axes of all panels have the same scale.
 
     Args:
         lengths: the number of tokens of each pair, int (pairs,), as in `EncodedPairs.lengths`.
-        named: for each way to make batches, its batches; a batch lists the numbers of its pairs, int (n,). All pairs
+        named: for each way to make batches, the batches; a batch contains the indices of its pairs, int (n,). All pairs
             of a batch are padded to the length of the longest pair in it.
     """
     with new_figure(_WIDEST, 3.4, columns=len(named)) as (figure, panels):
@@ -181,7 +183,8 @@ def scores_by_method(
     Args:
         rows: each with "method", "sparsity" (not used for "fc"), "mean" and "interval" (the half-width of the mean's
             95 % confidence interval, or None).
-        paper: the mean and the ± for each method and sparsity, as `PAPER_TABLE_1` gives them for one data set.
+        paper: for each method and sparsity, the mean and the number after the paper's ± (None if there is none), as in
+            one data set of `PAPER_TABLE_1`.
         xlabel: the label of the scores.
     """
     panels = {"measured here (bars: 95 % intervals)": rows}

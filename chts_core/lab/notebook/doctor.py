@@ -11,7 +11,8 @@ def report(*, places: bool) -> str:
     """Versions, device, memory and data sets of this machine, as lines of text.
 
     Args:
-        places: whether to name the folders of data sets. Leave the folders out of a page that others will read.
+        places: whether the lines show the folders of the data sets. Leave the folders out of a page that others will
+            read.
     """
     device = records.describe_device(records.choose_device())
     memory = psutil.virtual_memory()

@@ -83,7 +83,7 @@ def check(exercise: str, *answers: Any, **given: Any) -> None:
 
     Raises:
         ValueError: for an unknown exercise; the message lists the names of the stage's exercises.
-        TypeError: if these arguments do not fit the check.
+        TypeError: if the answers or the given values do not fit the check.
     """
     stage, _, name = exercise.partition(".")
     known = checks.of_stage(stage)

@@ -38,10 +38,10 @@ _SIZES = ("dataset", "recipe", "methods", "seeds", "hidden", "epochs", "steps") 
 
 @dataclass(frozen=True)
 class Work:
-    """The total work of a notebook's training runs.
+    """The amount of computation in all training runs of a notebook, and the memory that these runs need.
 
     passes: the number of forward and backward passes through the model.
-    pass_seconds: the seconds that a pass takes in addition to its operations, for a model of any size.
+    pass_seconds: the seconds that each pass takes in addition to its operations, the same for a model of any size.
     operations: the floating-point operations of all passes.
     half: whether matrix products use 16 bits.
     memory_mb: the memory of weights, gradients, moments, numbers kept for the backward pass, and data.

@@ -73,8 +73,8 @@ GLOSSARY = (
     ),
     Term(
         "BSW",
-        "Bipartite small world: first, only nearest neighbours are linked. Then a fraction β of the links is rewired "
-        "at random.",
+        "Bipartite small world: first, each node of the larger side is linked to its nearest nodes of the other side. "
+        "Then a fraction β of the links is rewired at random.",
         "",
         "initial networks",
         "chts_core.topology.small_world",
@@ -266,8 +266,8 @@ GLOSSARY = (
     ),
     Term(
         "ANP",
-        "Active neuron percentage: output neurons that are active after an update or a run, as a share of the output "
-        "neurons that were active before. In this project, ANP never means a share of all neurons.",
+        "Active neuron percentage: the number of output neurons that are active after an update or a run, divided by "
+        "the number that were active before it. In this project, ANP never means a share of all neurons.",
         r"\dfrac{\text{active after}}{\text{active before}}",
         "MLP table",
         "chts_core.percolation.active_neurons",
@@ -347,8 +347,8 @@ GLOSSARY = (
     Term(
         "attention head",
         "A part of an attention block that computes a weighted mean of the values of all tokens. The better a key fits "
-        "the query, the more its value counts. For percolation, queries and keys form a pair, and values and outputs "
-        "form a chain.",
+        "the query, the more its value counts. For percolation, queries and keys form a pair, because they are "
+        "multiplied. The value layer and the output layer form a chain, because the output layer reads the values.",
         r"\text{softmax}\left(\dfrac{Q K^T}{\sqrt{d}}\right) V",
         "Vaswani et al., 2017",
         "chts_core.lab.models.Transformer.attention",
@@ -357,9 +357,9 @@ GLOSSARY = (
     ),
     Term(
         "iterative warm-up",
-        "After an update that changed the topology, the learning rate starts low and rises to its schedule in equal "
-        "steps, because Adam has no information about the new links yet. Translators and language models use this "
-        "warm-up.",
+        "After an update that changed the topology, the learning rate starts low and rises in equal steps to the value "
+        "of its schedule, because Adam has no information about the new links yet. Translators and language models "
+        "use this warm-up.",
         "",
         "Tables 5 and 6",
         "chts_core.lab.train.loop.share_after_update",
@@ -379,7 +379,7 @@ GLOSSARY = (
     Term(
         "BLEU",
         "A score of a translation. It rises with the share of words, word pairs, triples and quadruples of the "
-        "translation that are also in the reference.",
+        "translation that are also in the reference, which is the given translation.",
         r"100 \, B \, (p_1 p_2 p_3 p_4)^{1/4}",
         "Table 1",
         "chts_core.lab.scores.bleu",

@@ -142,7 +142,7 @@ def describe(nodes: Sequence[int]) -> str:
 
 
 def explain_count(mask: Tensor, link: Link, counted: Any) -> str:
-    """Explain why a number of L3 paths is wrong: list the existing paths, and name mistakes that lead to this number.
+    """Explain why a learner's count of L3 paths is wrong: list the paths, and name mistakes that lead to this count.
 
     Args:
         mask: Boolean (out_features, in_features).

@@ -1,6 +1,6 @@
 """Write links to Colab and Binder, and the first cell for Colab: `python -m chts_core.lab.notebook.launch FILE ...`.
 
-Only this module names the published repository and its release. If the remote `origin` is on GitHub, the
+This module defines the published repository and its release for all links. If the remote `origin` is on GitHub, the
 command takes the owner from this remote, and writes the owner into this file and into pyproject.toml. In README.md,
 the links are between `<!-- launch -->` and `<!-- end of launch -->`. A notebook has the links under its title, and the
 cell for Colab after its header.

@@ -48,10 +48,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices(Choice):
-    """The limit of a parameter whose value is "" or known words, separated by commas, each at most once."""
+    """The limit of a parameter that lists known words, separated by commas.
+
+    Each word may occur at most once. The list may also be empty.
+    """
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value names only allowed words, each at most once."""
+        """Whether a value is "" or lists only known words, each at most once."""
         named = value.split(",") if value else []
         return set(named) <= set(self.words) and len(named) == len(set(named))
 
@@ -75,7 +78,7 @@ class MethodName(Choice):
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """A hint in brackets that names the known word most similar to a name; "" if no word is similar enough."""
+    """A hint in brackets that suggests the known word most similar to `name`; "" if no word is similar enough."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -343,7 +343,7 @@ def checked_parameters(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_value(name: str, value: Any, stage: str = "") -> None:
-    """Refuse a value that is outside the limits of its parameter, which may be narrower in a stage.
+    """Refuse a value that is outside the limits of its parameter. A stage may have narrower limits.
 
     Raises:
         ValueError: for a value outside the limits; the message names parameter, value, limits and a similar known word.
@@ -372,7 +372,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     executed_path = out_dir / path.name
     if executed_path.resolve() == path.resolve():
-        raise ValueError(f"{path} would be overwritten; choose a folder other than its own for the result.")
+        raise ValueError(f"{path} would be overwritten; choose another folder for the result.")
     settled = {**{name: parameter.default for name, parameter in parameters(path).items()}, **given}
     if "profile" in settled:
         settled["profile"] = chosen_profile(settled["profile"])
@@ -407,7 +407,7 @@ def run(path: Path, out_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple[str | None, int]:
-    """Execute a notebook and write it; return the error that ended it, or None, and its peak memory in bytes."""
+    """Execute a notebook and write it; return the error that ended the run (or None) and the peak memory in bytes."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -425,14 +425,14 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
         except PapermillExecutionError as failure:
             error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
         except DeadKernelError:
-            error = "the kernel died; perhaps the memory ran out"
+            error = "the kernel died; if the memory ran out, choose a smaller profile"
     return error, memory[0]
 
 
 def widget_errors(notebook: Mapping[str, Any]) -> list[str]:
-    """Errors inside widgets: papermill does not notice an error inside `interact` or an `Output`.
+    """The errors inside widgets, for example in `interact` or an `Output`, which papermill does not notice.
 
-    The result also names each widget whose state was not saved, because readers cannot see such a widget.
+    The result also lists each widget whose state was not saved, because readers cannot see such a widget.
     """
     state = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
     errors = [

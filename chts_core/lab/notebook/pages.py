@@ -39,7 +39,7 @@ def document(title: str, body: str) -> str:
 
 
 def as_html(rows: Sequence[Mapping[str, str]]) -> str:
-    """An HTML table of some rows of text; the keys of the first row name its columns."""
+    """An HTML table of rows of text; the keys of the first row are the names of the columns."""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in rows[0])
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows

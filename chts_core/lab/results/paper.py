@@ -147,7 +147,7 @@ PAPER_SOFT_SAMPLING = {"soft": 32.79, "hard": 28.92}
 def out_of_order(
     table: Mapping[str, Mapping[str, Mapping[float, float]]] = PAPER_TABLE_2,
 ) -> list[dict[str, Any]]:
-    """Find neighbouring cells of a table in which the sparser network has the lower perplexity."""
+    """Find the pairs of neighbouring cells in a table whose sparser network has the lower perplexity."""
     return [
         {
             "size": size,
@@ -202,7 +202,7 @@ class Claim:
     """A claim of the paper: one method is ahead of another.
 
     source: the place in the paper.
-    better, worse: methods, named as in recorded runs.
+    better, worse: the two methods, with the names that recorded runs use.
     task, dataset, size, sparsity: the recorded runs that test the claim; an empty task means that there are none.
     differs: how these runs differ from the paper's runs, or why there are no runs.
     """
@@ -218,8 +218,8 @@ class Claim:
     differs: str = ""
 
     def advantages(self, rows: Sequence[Row]) -> list[float]:
-        """The advantage of the method `better` over the method `worse`, for each seed with which both methods have a
-        run. An advantage is negative if `better` is behind.
+        """The advantage of the method `better` over the method `worse`, for each seed that both methods
+        used. An advantage is negative if `better` is behind.
 
         Raises:
             ValueError: if two runs that should be equal differ.
@@ -229,7 +229,7 @@ class Claim:
             place = row["task"], row["dataset"], row["recipe"].get("size")
             if place != (self.task, self.dataset, self.size):
                 continue
-            # FC has all links, whatever sparsity its row names.
+            # FC has all links, whatever sparsity its row contains.
             if row["method"] in scores and (row["method"] == "fc" or row["sparsity"] == self.sparsity):
                 value = _ADVANTAGE[self.task](row)
                 if scores[row["method"]].setdefault(row["seed"], value) != value:
@@ -250,12 +250,12 @@ _ADVANTAGE: dict[str, Callable[[Row], float]] = {
 
 
 def verdict(mean: float | None, half: float | None) -> str:
-    """The verdict on a claim: "holds", "does not hold", or "undecided"; "untested" without an interval.
+    """The verdict on a claim: "holds", "does not hold", "undecided", or "untested" if there is no interval.
 
     Args:
-        mean, half: mean of the advantages, and half-width of their 95 % confidence interval. The claim holds if the
-            interval is above 0, and does not hold if the interval is below 0. If the interval contains 0, the verdict
-            is "undecided".
+        mean: the mean of the advantages.
+        half: the 95 % confidence interval of this mean is mean ± half. The claim holds if the interval is above 0, and
+            does not hold if the interval is below 0. If the interval contains 0, the verdict is "undecided".
     """
     if mean is None or half is None:
         return "untested"

@@ -222,7 +222,7 @@ def _as_line(row: Mapping[str, Any]) -> str:
 
 
 def digest(row: Mapping[str, Any]) -> str:
-    """SHA-256 of a row's names and values; the order of the names and the spaces in the file do not matter."""
+    """SHA-256 of a row's keys and values; the order of the keys and the spaces in the file do not matter."""
     return hashlib.sha256(json.dumps(row, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -230,8 +230,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a file of JSON lines, and check each row against its digest.
 
     Raises:
-        ValueError: if a line is damaged, was changed after it was written, or has a different schema; the message names
-            the line.
+        ValueError: if a line is damaged, was changed after it was written, or has a different schema; the message gives
+            the line number.
     """
     rows = []
     # Split bytes: in text, some characters within a string (U+2028) would end a line too.
@@ -263,7 +263,7 @@ def check_run(row: Mapping[str, Any], place: str) -> None:
         place: the file and line of the row, for the error message.
 
     Raises:
-        ValueError: if the row is not such a record; the message names the place and what is wrong there.
+        ValueError: if the row is not such a record; the message gives the place and the error.
     """
     written = hash(json.dumps(row))
     if written in _FITTING:
@@ -295,7 +295,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
     """Read and check the training runs in a file of JSON lines. Renamed methods get their current names.
 
     Raises:
-        ValueError: if a line is damaged, was changed, or is not a record of a run; the message names the line.
+        ValueError: if a line is damaged, was changed, or is not a record of a run; the message gives the line number.
     """
     rows = read_lines(path)
     for number, row in enumerate(rows, start=1):
@@ -306,8 +306,8 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 def as_named_today(row: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a run, with the current name of its method.
 
-    If a record does not name a revision of the methods, it has revision 1. In revision 1, some names meant other
-    methods than they do now. For example, "chts" removed links by relative importance and started new links from zero.
+    A record without the key "methods" uses revision 1 of the methods. In revision 1, some methods had other names. For
+    example, "chts" was the name of the method that removes links by relative importance and starts new links from zero.
     This method is now called "chts/ri_zeros".
     """
     if row.get("methods", 1) != 1:

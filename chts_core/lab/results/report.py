@@ -89,15 +89,16 @@ _MOST_CURVES = 5
 
 
 def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The recorded runs of a folder, by comparison. The name of a comparison consists of the name of the file, the data
-    set and, if the recipe has a size, this size.
+    """Return the runs of each comparison that is recorded in a folder. The name of a comparison consists of the name of
+    the file, the data set and, if the recipe has a size, this size.
 
     Args:
         folder: a folder with files of JSON lines that `chts sweep` or a race wrote, or the folder `results`.
 
     Raises:
         FileNotFoundError: if the folder has no recorded runs.
-        ValueError: if a line is damaged, was changed, or lacks a value that its task needs; the message names the line.
+        ValueError: if a line is damaged, was changed, or lacks a value that its task needs; the message gives the line
+            number.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.jsonl")):
@@ -119,10 +120,11 @@ def read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return table rows as text, one for each combination of method, sparsity, and recipe settings that differ.
+    """Return the table rows, as text. There is one row for each combination of the method, the sparsity, and the recipe
+    settings that differ between the runs.
 
-    A score is a mean ± its standard error. A difference from a rival is a mean over pairs of runs with equal seeds ±
-    the half-width of its 95 % confidence interval.
+    A score is a mean ± its standard error. A difference from a rival is a mean over pairs of runs with equal seeds. The
+    number after ± in a difference is the half-width of its 95 % confidence interval.
 
     Args:
         rows: recorded runs of one task.
@@ -161,8 +163,8 @@ def table(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequence[str]) -> list[tuple[Row, Row]]:
-    """Pair each run with the rival's run that has the same seed and sparsity. If there are several, take the only one
-    with the same settings. Leave out a run that has no such partner.
+    """Pair each run with the rival's run that has the same seed and sparsity. If the rival has several such runs, take
+    the run with the same settings. Leave out a run if it has no partner, or if several partners are possible.
     """
     pairs = []
     for row in mine:
@@ -213,16 +215,17 @@ def as_mean(values: Sequence[float], digits: int) -> str:
 
 
 def as_difference(values: Sequence[float], digits: int) -> str:
-    """A signed mean ± the half-width of its 95 % confidence interval."""
+    """A mean with its sign. The number after ± is the half-width of the mean's 95 % confidence interval."""
     mean, interval = mean_and_interval(values)
     return f"{mean:+.{digits}f}" + (f" ± {interval:.{digits}f}" if len(values) > 1 else "")
 
 
 def beside(rows: Sequence[Row], rivals: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Differences from rivals as text: for each sparsity and rival, a column with a row for each method.
+    """Differences from rivals, as text. For each sparsity and rival, there is a column with an entry for each method
+    except FC.
 
-    A difference is a mean over pairs of runs with equal seeds ± the half-width of its 95 % confidence interval. FC has
-    no row.
+    A difference is a mean over pairs of runs with equal seeds. The number after ± is the half-width of its 95 %
+    confidence interval.
 
     Args:
         rows: recorded runs of one task.
@@ -253,9 +256,9 @@ def write(folder: Path, out_dir: Path) -> Path:
     """
     comparisons = read(folder)
     parts = [
-        "<p>Scores are means ± their standard errors; differences between runs with equal seeds are means ± the "
-        "half-width of their 95 % confidence interval. If the interval contains 0, the runs do not show a difference. "
-        "Seconds are medians of the training time.</p>"
+        "<p>In the tables, the number after ± is the standard error of a mean score, or the half-width of the 95 % "
+        "confidence interval of a mean difference. Each difference is between runs with the same seed. If the interval "
+        "contains 0, the runs do not show a difference. Seconds are medians of the training time.</p>"
     ]
     for name, rows in comparisons.items():
         parts.append(f"<h2>{html.escape(name)}</h2>{as_html(table(rows))}")
@@ -296,8 +299,8 @@ def _shown(rows: Sequence[Row], sparsity: float) -> dict[str, list[Row]]:
 def curves(name: str, sparsity: float, rows: Sequence[Row]) -> str:
     """The learning curves of `courses` as a picture for a page; "" if no method except FC has a curve.
 
-    More than five curves would hide each other. If there are more, the picture shows how far the scores are from the
-    scores of SET, or of the first method if SET has no runs.
+    More than five curves would hide each other. If there are more, the picture instead shows the differences between
+    the scores and SET's score. If SET has no runs, the picture shows the differences from the first method.
     """
     shown = _shown(rows, sparsity)
     if set(shown) <= {"fc"}:

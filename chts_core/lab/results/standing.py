@@ -1,4 +1,4 @@
-"""The evidence for each main claim: the paper's numbers, our numbers, our certainty, and a deciding experiment."""
+"""Evidence for each main claim: the paper's result, our result, the verdict, and an experiment to settle the claim."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _DIGITS = "a small MLP on digits, 95 %"
 def standing() -> list[dict[str, Any]]:
     """One row for each main claim. All numbers come from the paper's tables and from recorded runs.
 
-    Each row has claim, paper (the paper's result), where (the model, task and sparsity of our runs), unit, advantage
-    (the mean over seeds), interval (the half-width of its 95 % interval), seeds, needed (the number of seeds that would
-    show a difference of this size), verdict, how_sure and settle (an experiment that would settle the claim).
-    Without runs, advantage, interval and needed are None.
+    The keys of a row are claim, paper (the paper's result), where (the model, task and sparsity of our runs), unit,
+    advantage (the mean over seeds), interval (the half-width of the mean's 95 % confidence interval), seeds, needed
+    (how many seeds would be enough to show an advantage of this size), verdict, how_sure and settle (an experiment that
+    would settle the claim). Without runs, advantage, interval and needed are None.
     """
     return [*_between_methods(), *_between_choices(), *_between_networks()]
 
@@ -126,7 +126,7 @@ def _between_networks() -> list[dict[str, Any]]:
     half, whole = paper.PAPER_TABLE_2["130m"]["rigl"], paper.PAPER_FLOAT32["rigl"]
     return [
         _row(
-            "a sparse network is ahead of a dense one with as few weights",
+            "a sparse network is ahead of a dense network with as many weights",
             "the paper's tables have no such rival",
             "a narrow dense rival on every task of the paper",
             (_DIGITS, "points"),

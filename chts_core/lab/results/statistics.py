@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half-width of its 95 % confidence interval (Student's t); the half-width is NaN for one value."""
+    """The mean and the half-width of its 95 % confidence interval (Student's t). One value has the half-width NaN."""
     from scipy import stats
 
     n = len(values)
@@ -37,7 +37,8 @@ def seeds_needed(values: Sequence[float], effect: float) -> int:
 
     Args:
         values: paired differences of the available seeds.
-        effect: the size of the effect, in the unit of the values; the interval's half-width must not be larger.
+        effect: the size of the effect, in the unit of the values. With enough seeds, the half-width of the interval is
+            not larger than the effect.
 
     Raises:
         ValueError: for an effect of 0 or less, or fewer than two values.
@@ -89,7 +90,7 @@ def seed_differences(mine: Sequence[Row], theirs: Sequence[Row], score: Callable
 
 
 def score_differences(rows: Sequence[Row], score: Callable[[Row], float], rival: str) -> list[dict[str, Any]]:
-    """For each method and sparsity, the mean difference between its score and the rival's score with the same seed.
+    """For each method and sparsity, the mean of the method's score minus the rival's score with the same seed.
 
     The rival "fc" has no sparsity, so it is compared with all sparsities. The function leaves out a seed if only
     one of the two methods has a run with it. The other arguments are as in `mean_scores`.
@@ -129,19 +130,20 @@ SeededT = TypeVar("SeededT", bound=Seeded)
 
 
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
-    """Compare each method with the rival: one row per method, with the mean difference of a measure over equal seeds.
+    """Compare each method with the rival, in pairs of runs with equal seeds. Return one row per method.
 
     Runs with equal seeds share their initial weights and batches, so much of the random variation cancels. `difference`
-    is the mean, in the unit of the measure; `interval` is the half-width of its 95 % confidence interval, or None if
-    there is only one seed.
+    is the method's measure minus the rival's measure, on average over the pairs. `interval` is the half-width of the
+    95 % confidence interval of this mean, or None if there is only one seed.
 
     Args:
         runs: runs of the rival and of other methods.
         rival: the method to compare with.
-        measure: the name of an attribute of a run; accuracies of images are fractions.
+        measure: the name of an attribute of a run. Accuracies on images are fractions, not per cent.
 
     Raises:
-        ValueError: if a method and the rival do not have the same seeds, or have more than one run with a seed.
+        ValueError: if a method and the rival do not have the same seeds, or if one of them has several runs with the
+            same seed.
     """
     rivals = [run for run in runs if run.method == rival]
     theirs = {run.seed: getattr(run, measure) for run in rivals}

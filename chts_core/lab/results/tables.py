@@ -1,6 +1,7 @@
 """Make the tables of README.md and other pages from records: `python -m chts_core.lab.results.tables FILE ...`.
 
-In the text, a table is between `<!-- table NAME -->` and `<!-- end of table -->`; the command replaces the table.
+In a file, a table is between `<!-- table NAME -->` and `<!-- end of table -->`. The command replaces each table in the
+file with a table that it makes from the records.
 """
 
 import json
@@ -101,7 +102,7 @@ def digits() -> str:
             line[f"difference from {METHOD_LABELS[rival]} at 97%"] = as_difference(pairs, 2) if pairs else ""
         lines.append(line)
     found = {share: small_dense(share) for share in _DIGITS_AT}
-    line = {"": "FC with as few weights as the sparse networks"}
+    line = {"": "FC with as many weights as the sparse networks"}
     line |= {f"{share:.0%}": as_mean(list(map(score, mine)), 2) for share, mine in found.items()}
     for rival, sparsity in (("set", 0.97), ("fc", None)):
         pairs = differences(found[0.97], of_method(rows, rival, sparsity))
@@ -207,7 +208,7 @@ def llama_warmup() -> str:
 
 
 def update_warmup(rows: Sequence[Row]) -> str:
-    """How updates of the topology change the loss of a small language model, for each warm-up after an update.
+    """How updates of the topology change the loss of a small language model, for each kind of warm-up after an update.
 
     The table has means ± standard errors over the seeds; the value of a seed is the mean over the updates of its run.
 
@@ -223,8 +224,8 @@ def update_warmup(rows: Sequence[Row]) -> str:
             {
                 "turnover": _TURNOVERS.get(method, f"`{method}`"),
                 "warm-up": warmup,
-                "rise of the loss at an update": as_mean([jump(row, "after") for row in mine], 4),
-                "rise one step later": as_mean([jump(row, "next") for row in mine], 4),
+                "change of the loss at an update": as_mean([jump(row, "after") for row in mine], 4),
+                "change after one more step": as_mean([jump(row, "next") for row in mine], 4),
                 "validation loss": as_mean(list(map(last_loss, mine)), 3),
             }
         )
@@ -277,7 +278,8 @@ def first_weights() -> str:
 
 
 def _times(row: Row) -> str:
-    """The speedup over the rival, to two digits. A slowdown is in bold, and a missed aim follows in brackets."""
+    """The speedup over the rival, to two digits. A slowdown is in bold. If the speedup is below the aim, the aim
+    follows in brackets."""
     ratio, aim = row["times_faster"], row.get("aim", 0)
     written = f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     if float(written) >= aim > ratio:
@@ -287,7 +289,7 @@ def _times(row: Row) -> str:
 
 
 def regrowth() -> str:
-    """The speed of our draws, as a multiple of the speed of draws from a score matrix."""
+    """The speed of our draws, divided by the speed of draws from a score matrix."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("regrowth").items():
         shape, share = re.search(r"(\d+×\d+) at (\d+)%", comparison).groups()  # type: ignore[union-attr]
@@ -298,7 +300,7 @@ def regrowth() -> str:
 
 
 def layers() -> str:
-    """One sparse layer against a dense layer and against a sparse layer of another library."""
+    """The speed of one sparse layer, compared with a dense layer and with a sparse layer of another library."""
     rivals = {"against `nn.Linear`": "nn.Linear", "against sparselab 0.2.2": "sparselab.SparseLinear"}
     # One line for densities below 30 %, and one for the others.
     shapes: dict[tuple[str, bool], list[str]] = {}
@@ -317,7 +319,7 @@ def layers() -> str:
 
 
 def steps() -> str:
-    """Whole training steps of sparse models against steps of fully connected models."""
+    """How long a training step of each sparse model takes, and how long a step of FC takes."""
     lines = []
     for (comparison, rival), row in benchmark("step").items():
         if rival == "FC":
@@ -333,7 +335,8 @@ def steps() -> str:
 
 
 def tokens() -> str:
-    """Sparse layers that get one token at a time, against dense layers and against torch's own sparse layers."""
+    """The speed of sparse layers that get one token at a time, compared with dense layers and with torch's own sparse
+    layers."""
     lines: dict[str, dict[str, str]] = {}
     for (comparison, rival), row in benchmark("token").items():
         ms = _milliseconds(row["seconds"])
@@ -345,7 +348,7 @@ def tokens() -> str:
 
 
 def updates() -> str:
-    """The time and the memory of updates of one large layer on one thread."""
+    """How much time and memory the updates of one large layer take on one thread."""
     lines = []
     for (comparison, _), row in benchmark("update").items():
         line = {"update on one thread": comparison, "ms": _milliseconds(row["seconds"])}
@@ -389,7 +392,8 @@ def inputs() -> str:
 
 
 def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
-    """The rows of the drill, by the current name of the scenario: rows about damaged files, or about disturbed runs."""
+    """The recorded rows about damaged files (if `of_inputs`) or about disturbed runs, by the current name of the
+    scenario."""
     found: dict[str, list[Row]] = {}
     for row in records.read_lines(records.results_folder() / "faults.jsonl"):
         if (row["fault"] == "input") == of_inputs:
@@ -422,7 +426,7 @@ BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTAL
 
 
 def filled(text: str) -> str:
-    """Return a text with all its tables made again from the records.
+    """Make all tables in a text again from the records, and return the text.
 
     Raises:
         KeyError: for an unknown table.

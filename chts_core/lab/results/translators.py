@@ -14,13 +14,14 @@ def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
     """The share of all weights that a sparse translator keeps.
 
     Args:
-        size: a name of `TRANSFORMER_SIZES`.
+        size: a key of `TRANSFORMER_SIZES`.
         pieces: number of pieces in the vocabulary.
         sparsity: sparsity of the layers that can be sparse.
 
     Returns:
-        A row with the numbers of pieces, all weights, embedding weights, weights that can be sparse, and links; "kept"
-        is the share of all weights that remains.
+        A row. "pieces", "weights" (of the whole model), "embedding" (the weights of the embedding), "can be sparse"
+        (the weights of layers that can be sparse) and "links" are counts. "kept" is the share of all weights that the
+        sparse translator keeps.
     """
     with torch.device("meta"):  # only shapes, without values
         model = Transformer(pieces, TRANSFORMER_SIZES[size])
@@ -38,7 +39,7 @@ def weights_kept(size: str, pieces: int, sparsity: float) -> dict[str, Any]:
 
 
 def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> list[dict[str, str]]:
-    """The mean score of each method and sparsity, and its mean differences from FC and from CHTs over equal seeds.
+    """The mean score of each method and sparsity, and the mean differences from FC and CHTs over runs with equal seeds.
 
     Args:
         rows: recorded runs.
@@ -46,8 +47,9 @@ def beside(rows: Sequence[Mapping[str, Any]], score: str, digits: int = 1) -> li
         digits: number of digits after the decimal point.
 
     Returns:
-        A row for each method and sparsity: "method", "sparsity", "runs", and the score, "minus fc" and "minus chts"
-        with the half-widths of their 95 % confidence intervals; "" if there is no run to compare with.
+        A row for each method and sparsity, with "method", "sparsity", "runs", the score, "minus fc" and "minus chts".
+        The number after ± is the half-width of the 95 % confidence interval. A difference is "" if there is no run to
+        compare with.
     """
     table: dict[tuple[str, float], dict[str, str]] = {}
     for row in translation.mean_scores(rows, score):

@@ -9,13 +9,14 @@ GRADED = "CHTS_STUDENT"  # set in a grader's kernels to the id of the student wh
 
 
 def generator_of(student: str, question: str) -> torch.Generator:
-    """Return a random generator that depends only on the student and the question, so equal calls give equal numbers.
+    """Return a random generator that depends only on the student and the question.
 
-    During grading, `student` is ignored, and the person who handed the notebook in counts as the student.
+    The same student always gets the same numbers for the same question. During grading, `student` is ignored, and the
+    person who handed the notebook in counts as the student.
 
     Args:
         student: the id of a student; blanks around it are ignored, and "Anna7" equals "anna7".
-        question: any text that names the question.
+        question: any text that identifies the question.
 
     Raises:
         ValueError: if `student` is empty.
@@ -25,6 +26,6 @@ def generator_of(student: str, question: str) -> torch.Generator:
     if not handed_in_by:
         raise ValueError('there is no id yet; write yours between the quotes of student = "" and run that cell.')
     if named != handed_in_by:
-        print(f"This notebook names student {student!r}, but uses the numbers of {handed_in_by!r}, who handed it in.")
+        print(f"This notebook has the id {student!r}, but uses the numbers for {handed_in_by!r}, who handed it in.")
     digest = hashlib.sha256(f"{handed_in_by}\n{question}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

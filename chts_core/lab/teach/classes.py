@@ -100,8 +100,8 @@ def read_roster(path: Path) -> list[dict[str, str]]:
         For each student, a mapping for nbgrader with student_id and the other columns.
 
     Raises:
-        ValueError: if the file is not such CSV or has no students, or if an id is missing, cannot be the name of a
-            folder, or appears twice; for a wrong id, the message names the line.
+        ValueError: if the file is not CSV in UTF-8, has no column "id" or has no students, or if an id is missing,
+            appears twice or cannot be the name of a folder; for a wrong id, the message gives the line number.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -143,7 +143,7 @@ class HandedIn:
     """The content of a folder of submissions.
 
     notebooks: for each student, the notebook to grade.
-    faults: for each other student, the reason why there is no notebook to grade.
+    faults: for each student without a notebook to grade, the reason.
     strays: the files and folders that do not belong to exactly one student, with the reasons.
     """
 
@@ -174,8 +174,8 @@ def find_submissions(folder: Path, students: Sequence[str]) -> HandedIn:
         if len(owners) == 1:
             entries[owners[0]].append(entry)
         elif not entry.name.startswith("."):
-            named = f"names {' and '.join(owners)}" if owners else "names no student on the roster"
-            strays[entry.name] = f"{named}; rename it to ID.ipynb."
+            named = f"the ids {' and '.join(owners)}" if owners else "no id from the roster"
+            strays[entry.name] = f"has {named} in its name; rename it to ID.ipynb."
     found, faults = {}, {}
     for student, theirs in entries.items():
         inside = [path for entry in theirs for path in _notebooks(entry)]
@@ -301,7 +301,7 @@ def _succeeded(result: Mapping[str, Any]) -> None:
 
     Raises:
         KeyboardInterrupt: if the user interrupted nbgrader.
-        ValueError: for any other failure; the message contains the errors in the log, or the exception.
+        ValueError: for any other failure; the message is the error log or, if the log is empty, the exception.
     """
     if not result["success"]:
         if "KeyboardInterrupt" in result["error"]:

@@ -1,4 +1,4 @@
-"""The commands `chts teach ...`. Each command imports the modules that it needs only when it runs."""
+"""The commands `chts teach ...`. A command imports its modules only when it runs."""
 
 import argparse
 import sys

@@ -47,10 +47,10 @@ class Written:
 
 
 def read_deck(text: str) -> list[Written]:
-    """Read the slides of a deck in Markdown.
+    """Read the slides of a deck that is written in Markdown.
 
     Raises:
-        ValueError: if a slide does not begin with a heading; the message names the slide.
+        ValueError: if a slide does not begin with a heading; the message gives the number of the slide.
     """
     found = []
     for number, slide in enumerate(re.split(r"^---$", text, flags=re.MULTILINE), 1):
@@ -88,7 +88,7 @@ def _part_as_html(part: str, pictures: Mapping[str, str]) -> str:
             if len(matching) != 1:
                 raise ValueError(
                     f"{len(matching)} figures have a caption that begins with {caption!r}; expected the first "
-                    f"words of one of {', '.join(repr(other[:40]) for other in pictures)}."
+                    f"words of exactly one of these: {', '.join(repr(other[:40]) for other in pictures)}."
                 )
             pieces += matching
     return "".join(pieces)

@@ -2,8 +2,9 @@
 
 If `notebooks/teaching/slides` has a deck for the stage, the page shows this deck. Otherwise the notebook is cut into
 slides, and each section begins a new column of slides. A slide has a piece of text and, if the text is short, the code
-or the figure that follows it. An answer appears when you go forward. The slides leave out parameters, versions, checks,
-hints, solutions, widgets, records, the code that draws figures, and long code, output and tables.
+or the figure that follows it. An answer appears when you go forward. The slides leave out hints, solutions, the code
+that draws figures, and cells with versions, parameters, checks, widgets or records. They also leave out code, output
+and tables that are too long for a slide.
 """
 
 import html

@@ -88,7 +88,7 @@ def _rows(session: Session) -> Iterator[dict[str, str]]:
 
 
 def running(part: Part) -> list[float]:
-    """The measured minutes of a part's notebook for each profile on the page; empty if the part has no notebook."""
+    """The measured run times of a part's notebook in minutes, one for each of `_PROFILES`; empty without a notebook."""
     if not part.stage:
         return []
     stem = notebooks.find(part.stage).stem

@@ -1,7 +1,7 @@
 """The state of a run as one safetensors file, which is written completely or not at all. `load` refuses a changed file.
 
-The previous checkpoint stays next to the new one as `NAME.previous.safetensors`, in case a disk confirms that it has
-written the new data, but then loses the data.
+The previous checkpoint stays next to the new one as `NAME.previous.safetensors`. You need it if a disk reports that the
+new data is written, but then loses this data.
 
 The format is described at https://github.com/huggingface/safetensors, so other tools can read the tensors. Unlike a
 pickle, a file in this format cannot execute code when it is loaded.
@@ -79,8 +79,8 @@ def save(path: Path, state: Any) -> None:
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     if len(text) > _LARGEST_STRUCTURE:
         raise ValueError(
-            f"the state takes {len(text)} characters besides its tensors; expected at most {_LARGEST_STRUCTURE}. "
-            "Keep long lists of numbers as tensors."
+            f"the state without its tensors takes {len(text)} characters; expected at most {_LARGEST_STRUCTURE}. "
+            "Store long lists of numbers as tensors."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
@@ -182,8 +182,8 @@ def _refusing_forgeries(path: Path) -> Iterator[None]:
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Return the value in a form that JSON can store, and put its tensors into `tensors`, each under its place in the
-    state. Subclasses are refused (except subclasses of dict and Tensor), because `load` could not restore them."""
+    """Return the value in a form that JSON can store, and put its tensors into `tensors`. The key of a tensor is its
+    place in the state. Subclasses are refused, except subclasses of dict and Tensor: `load` could not restore them."""
     kind = type(value)
     if isinstance(value, Tensor):
         return _pack_tensor(value, place, tensors)

@@ -197,8 +197,8 @@ def train(
 ) -> Run:
     """Train one MLP with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
-    The seed decides the initial weights, the order of the batches and the topology; with the same seed, every method
-    gets the same batches and, up to their scale, the same initial weights.
+    The seed decides the initial weights, the order of the batches and the topology. With the same seed, every method
+    gets the same batches, and initial weights that differ only in their scale.
 
     Args:
         data: an image task, on any device.
@@ -232,7 +232,7 @@ def train(
 
 @torch.no_grad()
 def _draw_published_weights(model: nn.Module, density: float | None, *, generator: torch.Generator) -> None:
-    """Draw initial weights as the published code does. Give a density only for methods that predict links."""
+    """Draw initial weights as the published code does. `density` is None for methods that do not predict links."""
     *hidden, last = (module for module in model.modules() if isinstance(module, nn.Linear))
     for layer in hidden:
         links = layer.in_features if density is None else density * layer.out_features
@@ -280,7 +280,8 @@ def accuracy(model: nn.Module, split: Split) -> float:
 
 
 def epoch_choices(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Mean test accuracy of each method if the epoch is the last, the best on validation or the best on test.
+    """One row per method, with its mean test accuracy after the last epoch, after the epoch with the best validation
+    accuracy, and after the epoch with the best test accuracy.
 
     `chosen on validation` is None if one of the method's runs had no validation images. `best had more links` counts
     the runs whose best test epoch came before their number of links reached its final value.
@@ -310,8 +311,8 @@ def had_more_links(run: Run) -> bool:
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, with means over its runs; `interval` is the half-width of the 95 % confidence interval, None
-    for a single run.
+    """One row per method, with means over its runs. `interval` is the half-width of the 95 % confidence interval of
+    the mean accuracy; it is None for a single run.
     """
     return summarise_by(runs, "accuracy", attrgetter("test_accuracy"))
 

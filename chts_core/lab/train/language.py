@@ -61,7 +61,7 @@ def prepare(data: TextData, recipe: Recipe, cache_dir: Path | None = None) -> Ta
     """Train or fetch the tokenizer of a corpus, and pack the corpus.
 
     Raises:
-        ValueError: if the recipe names a tokenizer with too many tokens, or if the corpus is shorter than a batch.
+        ValueError: if the tokenizer has too many tokens for the recipe, or if the corpus is shorter than a batch.
     """
     tokenizer = load_tokenizer(data, recipe.vocabulary, recipe.tokenizer, cache_dir)
     train = data.train if isinstance(data.train, TextStream) else pack(data.train, tokenizer, recipe.context)
@@ -91,7 +91,7 @@ class UpdateLoss:
 
     step: the step before the update.
     before, after: the loss just before and just after the update, which does not change the surviving weights.
-    next: the loss after the next optimizer step, the first to train the new links; None if there is no such step.
+    next: the loss after the first optimizer step that trains the new links; None if there is no such step.
     """
 
     step: int
@@ -106,10 +106,10 @@ class Run(runs.Run):
 
     train_loss: pairs (step, loss per token in nats), one every few steps.
     looks: measurements on the validation tokens.
-    updates: the loss before and after each change of the topology; empty if the recipe does not ask for it.
+    updates: the loss before and after each change of the topology; empty if the recipe's `watch_updates` is False.
     tokens: the number of tokens seen in training, over all ranks.
-    mfu: model FLOPs utilisation (:func:`chts_core.lab.train.speed.mfu`), in the recipe's precision. If it is higher
-        than with FC, sparsity saved time.
+    mfu: model FLOPs utilisation (:func:`chts_core.lab.train.speed.mfu`), in the recipe's precision. If the mfu
+        of a run is higher than the mfu of FC, sparsity saved time.
     ranks: number of processes that trained together.
     """
 
@@ -206,7 +206,7 @@ class _Learner(loop.Learner):
         return _loss(model, part.to(self.device), self.recipe)
 
     def evolve(self, *, skipped: bool) -> None:
-        """Step the sparsifier. Measure the loss before and after a change of the topology if the recipe asks for it."""
+        """Step the sparsifier. With `watch_updates`, measure the loss before and after a change of the topology."""
         if not self.recipe.watch_updates:
             super().evolve(skipped=skipped)
             return
@@ -322,9 +322,9 @@ def train(
 ) -> Run:
     """Train one language model with one method. The loop is explained in :func:`chts_core.lab.train.loop.train`.
 
-    The seed decides the initial weights, the order of the text and the topology; with the same seed, every method gets
-    the same batches and, up to their scale, the same initial weights. If `torch.distributed` is initialised, all its
-    ranks call this function with the same arguments and train one model.
+    The seed decides the initial weights, the order of the text and the topology. With the same seed, every method gets
+    the same batches, and initial weights that differ only in their scale. If `torch.distributed` is initialised, all
+    its ranks call this function with the same arguments and train one model.
 
     Args:
         task: the result of `prepare`.
@@ -374,7 +374,7 @@ def _logged(learner: _Learner) -> dict[str, float]:
 
 
 def _loss(model: nn.Module, rows: Tensor, recipe: Recipe) -> Tensor:
-    """Sum of the cross-entropy in nats over all tokens of some contexts, except the first token of each context."""
+    """The cross-entropy in nats, summed over all tokens in `rows` except the first token of each row."""
     with autocast("bfloat16" if recipe.precision == "bfloat16" else "float32", rows.device):
         logits = model(rows[:, :-1], use_cache=False).logits
     return F.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
@@ -439,8 +439,8 @@ def as_record(run: Run, task: Task, recipe: Recipe, device: torch.device | str) 
 
 
 def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One row per method, with means over its runs: the perplexity, the loss on the validation tokens, and `interval`,
-    the half-width of the 95 % confidence interval of this loss (None for a single run)."""
+    """One row per method, with the mean perplexity and mean validation loss of its runs. `interval` is the half-width
+    of the 95 % confidence interval of the mean loss; it is None for a single run."""
     return summarise_by(runs, "validation_loss", attrgetter("validation_loss"), perplexity=attrgetter("perplexity"))
 
 

@@ -41,7 +41,7 @@ class Learner(Protocol):
     device, ranks: the device, and the processes that train the model together.
     optimizer, sparsifier: attached to the model.
     settings: the settings of the run. A run can continue only from a checkpoint with the same settings.
-    train_loss: the training losses that are kept.
+    train_loss: the training losses so far: one every few steps, or one per epoch.
     seconds: the time of training, without measurements.
     look_every: steps between two measurements.
     bar_every: the number of steps after which the progress bar advances by one.
@@ -73,7 +73,7 @@ class Learner(Protocol):
         """The learning rate of the next step."""
 
     def next_batch(self) -> tuple[Sequence[Any], int]:
-        """The parts in which the next batch goes through the model, and the divisor for the sum of their losses."""
+        """The next batch, divided into parts for the model, and the divisor for the sum of the losses of the parts."""
 
     def loss(self, model: nn.Module, part: Any) -> Tensor:
         """The loss of a part of a batch."""
@@ -130,7 +130,7 @@ class Training(Generic[LearnerT]):
 
     @property
     def total_seconds(self) -> float:
-        """Seconds since the run began, without interruptions."""
+        """Seconds since the run began. The time of interruptions does not count."""
         return time.perf_counter() - self.began
 
     def learn(self) -> float:
@@ -319,7 +319,7 @@ def _to_cpu(value: Any) -> Any:
 
 
 def _without_averaging(replica: nn.Module) -> AbstractContextManager[Any]:
-    """Do not average gradients over the ranks before the last part of a batch."""
+    """A context manager in which DDP does not average gradients; used for all parts of a batch except the last."""
     replica = getattr(replica, "_orig_mod", replica)
     return replica.no_sync() if isinstance(replica, nn.parallel.DistributedDataParallel) else nullcontext()
 
@@ -341,10 +341,10 @@ class Skips:
         self._in_a_row = 0
 
     def skip(self, step: int, value: float, compute_loss: Callable[[], Tensor]) -> bool:
-        """Whether to skip a step, counted from 1; if so, a warning names the first value that is not finite.
+        """Whether to skip a step. If so, a warning says which value is the first that is not finite.
 
         Args:
-            step: the number of the step; call the method once for each step, in order.
+            step: the number of the step, counted from 1; call the method once for each step, in order.
             value: the loss, or the norm of all gradients.
             compute_loss: computes the loss of the batch again; see :func:`chts_core.tools.numerics.find_nonfinite`.
 
@@ -360,8 +360,8 @@ class Skips:
         first = found[0] if found else "the sum of all squared gradients"
         if self._in_a_row == _SKIPPED_IN_A_ROW:
             raise RuntimeError(
-                f"the loss or a gradient was not finite in the {_SKIPPED_IN_A_ROW} steps up to {step}; the first "
-                f"infinite or NaN value is {first}. Lower learning_rate, or compute in float32."
+                f"the loss or a gradient was not finite in {_SKIPPED_IN_A_ROW} steps in a row, up to step {step}; the "
+                f"first infinite or NaN value is {first}. Lower learning_rate, or compute in float32."
             )
         warnings.warn(
             f"step {step} is skipped: the first infinite or NaN value is {first}.", RuntimeWarning, stacklevel=3
@@ -390,7 +390,7 @@ def last_update(sparsifier: Sparsifier) -> int | None:
 def share_after_update(step: int, last_update: int | None, steps: int) -> float:
     """A factor for the learning rate: it rises to 1 in the steps after an update of the topology (paper, Tables 5, 6).
 
-    New links have no moments yet. Without this factor, Adam would move them by full steps at once.
+    New links have no moments yet. Without this factor, Adam would change their weights by full steps at once.
 
     Args:
         step: counted from 1.

@@ -23,7 +23,10 @@ _FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def forget_memory_peak(device: torch.device) -> None:
-    """Reset `peak_memory_mb`. If the system does not allow this, the peak is measured from the start of the process."""
+    """Reset the peak that `peak_memory_mb` returns.
+
+    If the system does not allow a reset, the peak is measured from the start of the process.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -50,13 +53,13 @@ def peak_memory_mb(device: torch.device) -> int | None:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """A context manager that computes matrix products in a 16-bit precision; "float32" changes nothing."""
+    """A context manager in which matrix products are computed in a 16-bit precision; "float32" changes nothing."""
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
 @contextlib.contextmanager
 def processes_of_torchrun(name: str) -> Iterator[torch.device]:
-    """Yield the device of this process. If torchrun has started it, it joins the other processes of the run.
+    """Yield the device of this process. If torchrun started the process, it joins the other processes of the run.
 
     On each machine, process number n uses GPU number n.
 

@@ -47,15 +47,16 @@ class ImageRecipe:
 
     The topology is updated once per epoch. `execution` says how sparse layers are stored and multiplied.
 
-    standardise: whether to shift and scale the pixels to mean 0 and standard deviation 1 over the training images;
-        otherwise their values are between 0 and 1.
-    first_weights: "by_links" is He's initialisation for the mean number of links per neuron. "published" is the
-        published code's initialisation: a normal distribution with variance 2 / (density · outputs) for methods that
-        predict links, and 2 / inputs for other methods. The last layer and the biases keep PyTorch's defaults.
+    standardise: whether to shift and scale the pixels so that each colour has mean 0 and standard deviation 1 over the
+        training images; otherwise, all pixel values are between 0 and 1.
+    first_weights: "by_links" is He's initialisation with variance 2 / (mean number of incoming links per neuron).
+        "published" is the published code's initialisation: a normal distribution with variance 2 / (density · outputs)
+        for methods that predict links, and 2 / inputs for other methods. With "published", the last layer and the
+        biases keep PyTorch's defaults.
     epochs_of_decay: with 0.9, the learning rate falls after each epoch in the first 90 % of the epochs; with None, it
         falls at every step of the run.
-    all_images: whether to train on all training images, as the published code does. In this case, there are no
-        validation images and no validation accuracy.
+    all_images: whether to train on all training images, as the published code does. If so, there are no validation
+        images and no validation accuracy.
     """
 
     hidden: int = 512
@@ -83,7 +84,7 @@ class ImageRecipe:
             )
 
     def topology(self, steps_per_epoch: int) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan that set when updates happen and how links are stored."""
+        """Arguments for `Sparsifier` or `plan`: when to update the topology, and how to store the links."""
         total = self.epochs * steps_per_epoch
         return {"total_steps": total, "update_every": steps_per_epoch, "execution": self.execution}
 
@@ -108,9 +109,9 @@ class TranslationRecipe:
     max_length: the largest number of tokens in a sentence; longer training pairs are left out, and longer translations
         are cut off.
     steps: steps of the optimizer.
-    batch_tokens: tokens in a step, counted on the longer side of the pairs, including padding.
-    accumulate: number of parts in which a batch goes through the model; with more parts, training needs less memory,
-        but the gradient stays the same.
+    batch_tokens: the largest number of tokens in a step: the number of pairs, times the length of the longest sentence.
+    accumulate: number of parts of a batch, which the model processes in turn. With more parts, training needs less
+        memory, but the gradient stays the same.
     learning_rate: factor of the schedule; see `learning_rate_at`.
     dense_learning_rate: the factor for a dense network; None to use `learning_rate`.
     warmup: steps until the schedule's peak.
@@ -157,7 +158,7 @@ class TranslationRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan that set when updates happen and how links are stored."""
+        """Arguments for `Sparsifier` or `plan`: when to update the topology, and how to store the links."""
         return {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
 
 
@@ -304,7 +305,7 @@ class LanguageRecipe:
 
     @property
     def topology(self) -> dict[str, Any]:
-        """The arguments of a Sparsifier or plan that set when updates happen and how links are stored."""
+        """Arguments for `Sparsifier` or `plan`: when to update the topology, and how to store the links."""
         settings = {"total_steps": self.steps, "update_every": self.update_every, "execution": self.execution}
         return {**settings, "per_head": self.per_head}
 

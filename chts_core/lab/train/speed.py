@@ -15,7 +15,7 @@ def operations_per_token(recipe: LanguageRecipe) -> float:
     """Floating-point operations per token for training a dense model (Chowdhery et al., 2022, appendix B).
 
     There are six operations for each weight of the linear layers (a product and a sum, once forward and twice
-    backward). The attention of each layer adds twelve operations for each of its neurons and each token of the context.
+    backward). The attention of each layer adds 12 · width · context operations.
     """
     size = LLAMA_SIZES[recipe.size]
     head_dim = size.width // size.heads

@@ -73,7 +73,7 @@ def _run_notebook(cell: Cell, folder: Path) -> dict[str, Any]:
         given.setdefault("out_dir", str(folder))  # interrupted training runs continue from this folder
     record = notebooks.run(path, folder, given)
     if record["error"]:
-        raise RuntimeError(f"{path.stem} failed in {record['error']}")
+        raise RuntimeError(f"{path.stem} failed: {record['error']}")
     return record
 
 
@@ -92,7 +92,7 @@ _KINDS: dict[str, tuple[Callable[[Cell], None], Callable[[Cell, Path], dict[str,
 
 
 class _Plain(yaml.SafeLoader):
-    """Read YAML without aliases, because a few lines with aliases can expand to more than fits in memory."""
+    """Read YAML without aliases, because a few lines with aliases can expand to more data than the memory can hold."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -114,13 +114,13 @@ def cells(spec: Mapping[str, Any] | Path) -> list[Cell]:
             "grid" (a list of values for each parameter name); or the path of a YAML file with such a mapping.
 
     Raises:
-        ValueError: if the sweep has an error; the message names the error.
+        ValueError: if the sweep has an error; the message says which.
     """
     if isinstance(spec, Path):
         try:
             spec = _Plain(spec.read_bytes()).get_single_data()
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ValueError(f"the sweep is not YAML: {error}") from error
+            raise ValueError(f"the file of the sweep is not YAML: {error}") from error
     if not isinstance(spec, Mapping):
         raise ValueError(f"the sweep is {spec!r:.100}; expected a mapping with notebook or train, parameters and grid.")
     kinds = [kind for kind in _KINDS if kind in spec]
@@ -179,7 +179,8 @@ def sweep(
         scheduler: the address of a Dask scheduler whose workers run the cells.
 
     Returns:
-        One row per cell, in order: cell, status ("done" or "failed"), error, parameters, record.
+        One row per cell, in the order of `cells`. Each row contains cell, status ("done" or "failed"), error,
+        parameters and record.
 
     Raises:
         ValueError: if the sweep has an error, if the folder belongs to another sweep, or if workers have a different
@@ -193,7 +194,7 @@ def sweep(
     for name, row in rows.items():
         if name in by_name and row["parameters"] != by_name[name].parameters:
             raise ValueError(
-                f"{path} has cell {name} with parameters {row['parameters']}, and this sweep has "
+                f"{path} has cell {name} with parameters {row['parameters']}, but in this sweep, this cell has "
                 f"{by_name[name].parameters}; choose another folder."
             )
         record = row["record"]
@@ -212,8 +213,8 @@ def sweep(
 
 
 def _another_method(record: Mapping[str, Any]) -> bool:
-    """Whether an older record's method has a different name now. Also true for a notebook, because its record
-    names no method."""
+    """Whether the method of an older record has a different name now. The record of a notebook contains no method; for
+    such a record, the result is True."""
     return "method" not in record or records.as_named_today(record)["method"] != record["method"]
 
 

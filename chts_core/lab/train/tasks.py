@@ -83,10 +83,10 @@ def checked(recipe: str, parameters: Mapping[str, Any]) -> tuple[Recipe, dict[st
 
     Args:
         recipe: a key of `RECIPES`.
-        parameters: values for any of `DEFAULTS` and for settings of the recipe.
+        parameters: values for keys of `DEFAULTS` and for settings of the recipe; all others keep their defaults.
 
     Returns:
-        The recipe with the changed settings, and a value for each of `DEFAULTS`.
+        The recipe with the changed settings, and a value for each key of `DEFAULTS`.
 
     Raises:
         ValueError: if no run can be trained with these settings.

@@ -132,13 +132,13 @@ def learning_rate_at(step: int, width: int, recipe: Recipe, last_update: int | N
     The rate is learning_rate · width^-½ · min(step^-½, step · warmup^-1.5). After each update of the topology, the
     rate rises from a fraction to the full value in `iterative_warmup` equal increments, one per step. Without this
     rise, Adam would move new links by full steps at once, because it has no moments for them yet. The rise is our
-    reading of the paper's "iterative warm-up".
+    reading of "iterative warm-up" in the paper on CHTs (Tables 5, 6).
 
     Args:
         step: the number of the step, counted from 1.
         width: the width of the model.
         recipe: gives learning_rate, warmup and iterative_warmup.
-        last_update: the step before the latest update of the topology; None before the first update.
+        last_update: the last step before the latest update of the topology; None before the first update.
     """
     rate: float = recipe.learning_rate * width**-0.5 * min(step**-0.5, step * recipe.warmup**-1.5)
     return rate * loop.share_after_update(step, last_update, recipe.iterative_warmup)
@@ -390,7 +390,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str,
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """Call :func:`chts_core.lab.results.statistics.score_differences` with recorded runs, a score and a rival."""
+    """Call :func:`chts_core.lab.results.statistics.score_differences` with the name of a score and a rival method."""
     return statistics.score_differences(rows, partial(_score, score), rival)
 
 

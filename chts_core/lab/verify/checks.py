@@ -97,8 +97,8 @@ def _weights(method: Method, spec: Spec, device: str) -> Outcome:
 def _exchange(method: Method, spec: Spec, device: str) -> Outcome:
     """An update removes and regrows as many links as the turnover says.
 
-    It exchanges more links if percolation removes links, or if pruned links return. It exchanges no links after the
-    turnover has stopped.
+    It exchanges more links than this number if percolation removes links, or if pruned links return. It exchanges no
+    links after the turnover has stopped.
     """
     run = Run(method, device=device)
     run.train(1, STEPS)
@@ -148,7 +148,7 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
         if not passed:
             return passed, f"pruning: {detail}"
     if spec.removes_by_block:
-        return None, "there is no second formula for a soft removal by blocks"
+        return None, "this check has no formula for a soft removal by blocks"
     scores = removal_scores(spec.removal, small_weights(), SMALL_GRADIENT, SMALL_MASK)
     exponent = spec.temperature(EVERY)
     odds = {link: float(scores[link]) ** exponent for link in links_of(SMALL_MASK)}
@@ -157,7 +157,9 @@ def _removal(method: Method, spec: Spec, device: str) -> Outcome:
 
 
 def _lowest_go(method: Method, spec: Spec, device: str) -> Outcome:
-    """The first update removes the links with the lowest scores; of links with equal scores, it may remove any."""
+    """The first update removes the links with the lowest scores. If several links have the same score, it may remove
+    any of them.
+    """
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     run.backward_and_step(EVERY)
@@ -270,7 +272,9 @@ def _regrown(spec: Spec, total: int, survivors: Tensor) -> list[int]:
 
 
 def _regrowth_by_gradient(method: Method, spec: Spec, device: str) -> Outcome:
-    """The first update regrows the links with the largest gradients; of links with equal gradients, it may take any."""
+    """The first update regrows the links with the largest gradients. If several links have the same gradient, it may
+    regrow any of them.
+    """
     run = Run(from_zero(method), device=device)
     run.train(1, EVERY - 1)
     dense = copy.deepcopy(run.model)
@@ -295,7 +299,7 @@ def _scores(method: Method, spec: Spec, device: str) -> Outcome:
         return _own_scores(spec.regrowth)
     if spec.regrowth not in DEFINITIONS:
         known = spec.regrowth in link_prediction.PREDICTORS
-        return None, f"there is no second formula for {spec.regrowth}" if known else "no link prediction"
+        return None, f"this check has no formula for {spec.regrowth}" if known else "no link prediction"
     worst = 0.0
     for mask in _networks():
         expected = DEFINITIONS[spec.regrowth](mask)
@@ -369,7 +373,7 @@ def _devices(method: Method, spec: Spec, device: str) -> Outcome:
     if not torch.cuda.is_available():
         return None, "no CUDA device"
     if isinstance(method.topology, Correlated):
-        return None, "the start needs correlated inputs, and this check has none"
+        return None, "the first links depend on correlations of the inputs, and this check has no inputs"
     masks = []
     for place in ("cpu", "cuda"):
         generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,8 @@
 `published` compares the presets of the authors' commands with numbers recorded from these commands
 (:mod:`chts_core.lab.verify.published`). This comparison finds commands that we have misread. `conformance` trains small
 models with the nine methods and compares each method with a second version of its formulas. This comparison finds an
-error in one of the two versions. A custom method is compared with its own choices.
+error in one of the two versions. A custom method has no specification, so `conformance` compares it with its own
+schedules, scores and shares.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -41,7 +42,9 @@ def conformance(methods: Mapping[str, Method] = METHODS, device: str = "cpu") ->
 
 
 def checked(name: str, method: Method, check: str, device: str = "cpu") -> Check:
-    """Do one check of a method against the specification called `name`, or else against the method's own choices."""
+    """Run one check, which compares a method with the specification `SPECS[name]`. If `SPECS` has no entry `name`,
+    make a specification from the method's own schedules, scores and shares.
+    """
 
     def compare() -> Outcome:
         known = get_method(method)  # a wrong method may have no specification
@@ -62,7 +65,7 @@ def published(names: Collection[str] | None = None) -> list[Check]:
 
 
 def checked_by_numbers(name: str, method: Method, check: str) -> Check:
-    """Do one check of a method against the published command called `name`."""
+    """Run one check, which compares a method with the published command `COMMANDS[name]`."""
     return _outcome(name, check, lambda: PUBLISHED_CHECKS[check](get_method(method), COMMANDS[name]))
 
 

@@ -1,7 +1,8 @@
 """Deliberate faults: runs are killed, cannot write, or have a clock that jumps.
 
-A run with faults must end like an undisturbed run. Each drill runs the usual command once undisturbed, and again with
-faults. It compares the records of the two runs, and their checkpoints bit for bit. Times and memory may differ.
+A run with faults must give the same result as an undisturbed run. Each drill runs the usual command once undisturbed,
+and again with faults. It compares the records of the two runs, and their checkpoints bit for bit. Times and memory may
+differ.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
 """Scores of existing and missing links, and probabilities of draws, implemented a second time from their definitions.
 
-The conformance checks compare the core with these plain versions.
+The conformance checks compare the core with these simple versions.
 """
 
 import itertools
@@ -40,7 +40,7 @@ def best(scores: Tensor, candidates: Tensor, num: int) -> Tensor:
 
 
 def ranked(scores: Tensor, candidates: Tensor, nums: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The candidates that a choice by the highest scores may take, and the candidates that it must take.
+    """Select the candidates with the highest scores. Return those that may be selected, and those that must be.
 
     The two sets differ if candidates with equal scores compete for the last places. The flattened mask consists of
     equal blocks, and `nums` lists how many links to take from each block.
@@ -92,7 +92,7 @@ def _by_paths(mask: Tensor, score: Callable[[list[tuple[int, int]], list[tuple[i
     `score` receives two lists of pairs (i, e). The first list has two pairs for each path, one for each inner node of
     the path. The second list has each inner node's pair only once, even if the node is on several paths. For each node,
     i is the number of its links inside the local community, and e is the number of its links to nodes outside the local
-    community, except the ends of the missing link.
+    community. Links to the two ends of the missing link do not count.
     """
     outputs, inputs = range(mask.shape[0]), range(mask.shape[1])
     inputs_of = {u: {v for v in inputs if mask[u, v]} for u in outputs}

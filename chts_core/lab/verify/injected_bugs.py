@@ -1,9 +1,9 @@
 """Healthy runs, and runs with one deliberate fault each. Such faults are known from other code for sparse training.
 
-    with faults.stale_moments(sparsifier):
+    with injected_bugs.stale_moments(sparsifier):
         ...train...
 
-    patient = faults.run(task, "chtss", 0.9, "stale moments", hidden=64, epochs=10)
+    patient = injected_bugs.run(task, "chtss", 0.9, "stale moments", hidden=64, epochs=10)
 
 A fault lasts until its `with` block ends, but the effect of the fault on the weights stays.
 """

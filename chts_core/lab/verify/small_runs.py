@@ -90,13 +90,13 @@ class Run:
 
 
 def from_zero(method: Method) -> Method:
-    """A variant of a method whose new links start from zero, so that checks can distinguish them from survivors."""
+    """The same method, except that its new links start from zero. Checks can then distinguish them from survivors."""
     return replace(method, regrowth=replace(method.regrowth, history=False))
 
 
 def with_constant_sparsity(method: Method) -> Method:
-    """A variant of a method whose sparsity stays constant. If its removal keeps blocks balanced, it also starts with
-    balanced blocks.
+    """The same method, except that its sparsity stays constant. If its removal keeps blocks balanced, the new method
+    also starts with balanced blocks.
     """
     if isinstance(method.removal, BalancedRemoval) and not isinstance(method.topology, Balanced):
         method = replace(method, topology=Balanced(method.removal.block))

@@ -17,11 +17,11 @@ SPARSITY = 0.9
 
 @dataclass(frozen=True)
 class Spec:
-    """The specification of a method: a row of the paper's table of methods, in plain values and functions.
+    """The specification of a method: one row of the paper's table of methods, as Python values and functions.
 
     sparsity: the sparsity at a step.
     zeta: the share of the links that the first update exchanges (the share then falls as a cosine), or a function that
-        returns the share at a step, or "excess" for all links in excess of the final number.
+        returns the share at a step, or "excess" for all links in excess of the final number of links.
     removal: the score for the removal, by its name or as a function.
     temperature: the temperature of the removal at a step; None for a hard removal.
     prune: the score by which links are pruned when the density falls; None for the score in `removal`.
@@ -34,8 +34,9 @@ class Spec:
     shares: computes the number of links in each of several equal blocks of a layer, from the layer's number of links
         and its shape.
     removes_by_block: whether a removal takes links from all blocks equally.
-    shows: whether a check fails if its small run regrows no removed link (with `history`), or removes no incomplete
-        link. True for the paper's methods. For all other methods, the check `csr` trains with SGD instead of AdamW.
+    shows: with True, the check `weights` fails if `history` is True but its small run regrows no removed link, and the
+        check `percolation` fails if its small runs remove no incomplete link. True for the paper's methods. For all
+        other methods, the check `csr` trains with SGD instead of AdamW.
     """
 
     sparsity: Callable[[int], float]

@@ -20,8 +20,8 @@ from chts_core.methods import METHODS
 def stored() -> dict[str, list[Row]]:
     """The recorded runs of the nine methods, by the name of their comparison.
 
-    Only tables show variants, runs without validation, comparisons of fewer than three methods, and comparisons with
-    several runs of the same method, sparsity and seed.
+    The result leaves out variants, runs without validation, comparisons of fewer than three methods, and comparisons
+    with several runs of the same method, sparsity and seed. Only tables show these runs.
     """
     found: dict[str, list[Row]] = {}
     for name, rows in report.read(records.results_folder()).items():
@@ -44,7 +44,8 @@ class CurveState:
 
 @dataclass(frozen=True)
 class CurveResult:
-    """The curves of both methods and of FC, the differences between the last scores by seed, and a description.
+    """The curves of both methods and of FC, the difference between the two methods' last scores for each seed, and a
+    description.
 
     If one of the methods has no stored runs, there are no curves and no differences.
     """
@@ -77,7 +78,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
             return CurveResult(
                 {},
                 {},
-                f"{place}: the stored runs do not include both {pair}. There are stored runs of "
+                f"{place}: one or both of {pair} have no stored runs. There are stored runs of "
                 f"{', '.join(map(method_label, methods))} at {', '.join(f'{share:.0%}' for share in shares)}.",
             )
         score = report.SCORES[rows[0]["task"]]
@@ -107,7 +108,7 @@ class CurveExplorer(Explorer[CurveState, CurveResult]):
         """Draw the curves beside the differences; the picture is empty if there are no curves."""
         title = f"{state.comparison}, {state.sparsity:.0%} sparse"
         if not result.courses:
-            return figures.empty(f"{title}:\nthe stored runs do not include both methods", "step", "score")
+            return figures.empty(f"{title}:\none or both methods have no stored runs", "step", "score")
         score = report.SCORES[stored()[state.comparison][0]["task"]]
         difference = f"{method_label(state.method)} minus {method_label(state.rival)}\n{score.name}"
         return figures.two_compared(result.courses, score.course_name, result.differences, difference, title)

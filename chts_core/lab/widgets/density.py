@@ -38,13 +38,13 @@ class DensityState:
 
 @dataclass(frozen=True)
 class DensityResult:
-    """Two courses of the density, the cost of the first course, and a description.
+    """The density over the run with both schedules, the cost of the chosen schedule, and a description.
 
-    flops: training FLOPs as a share of the dense layer's, if absent links cost nothing.
-    other: the course of the other schedule with equal FLOPs; None if the run is impossible.
+    flops: the training FLOPs with the chosen schedule, as a share of the dense layer's, if absent links cost nothing.
+    other: the density with the other schedule at equal FLOPs; None if the run is impossible.
     other_end: the end of the other schedule's window, as a share of the run; it may be after the last update.
     removed: the number of links that each update removes.
-    conflict: where in the run the settings conflict, as shares of the run (start, end); None if the run is possible.
+    conflict: the start and the end of the part where the settings conflict, as shares of the run; otherwise None.
     """
 
     chosen: DensityCourse
@@ -69,7 +69,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
 
     @staticmethod
     def compute(state: DensityState) -> DensityResult:
-        """Compute the course of the density for a state, or the reason why the run is impossible."""
+        """Compute the density over the run for a state. If the run is impossible, the description gives the reason."""
         problem = _problem(state)
         chosen = _course(state, state.schedule, state.end, state.stop)
         links = [link_count(*state.layer, density) for density in chosen.density]
@@ -89,7 +89,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
             steepest = max(range(state.updates), key=lambda update: removed[update])
             constant = link_count(*state.layer, 1 - state.final) / possible
             too_late = (
-                f", after the last update at {_percent(state.stop)}, so no {name} decay with this start costs as much"
+                f", after the last update at {_percent(state.stop)}, so no {name} decay with this start has equal FLOPs"
                 if other_end > state.stop
                 else f", no later than the last update at {_percent(state.stop)}"
             )

@@ -1,7 +1,7 @@
-"""The base of all widgets: a state, a pure `compute`, a picture with a description, and controls for the state.
+"""The base of all widgets: a state, a function `compute`, a picture with a description, and controls for the state.
 
-The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget. So it has a
-text alternative, and an error in a callback is raised instead of disappearing in a hidden output area.
+The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget, not in an
+output area. So the picture has a text alternative. An error in a callback is raised; an output area could hide it.
 """
 
 import base64
@@ -42,8 +42,8 @@ class Explorer(ABC, Generic[StateT, ResultT]):
     browser, the controls have the CSS classes `chts-NAME-FIELD`, and the picture has the class `chts-NAME-picture`.
 
     Attributes:
-        recorded: the values that a page without a kernel offers, by field (recording.py); all other fields keep their
-            first values.
+        recorded: for some fields, the values that a page without a kernel offers (see recording.py); all other fields
+            keep their first values.
         played: the field that a Play button changes; "" if there is no Play button.
 
     Args:

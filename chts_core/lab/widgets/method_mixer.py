@@ -1,4 +1,4 @@
-"""Mix a method from five choices and train it beside one of the nine methods."""
+"""Mix a method from five choices, and compare it with one of the nine methods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ _TITLES = {"sparsity": "number of links"}  # of the fields whose menu has anothe
 
 
 def in_words(method: Method) -> dict[str, str]:
-    """The five choices of a method in the words of `CHOICES`; a choice that is not in `CHOICES` appears as its repr."""
+    """The five choices of a method, each as its key in `CHOICES`; a choice without a key appears as its repr."""
     return {
         field: next((words for words, choice in choices.items() if choice == getattr(method, field)), None)
         or repr(getattr(method, field))
@@ -92,7 +92,7 @@ def in_words(method: Method) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class MethodMixerState:
-    """What the method mixer trains: five choices in the words of `CHOICES`, and a rival from `METHODS`."""
+    """What the method mixer trains: five choices, each as its key in `CHOICES`, and a rival from `METHODS`."""
 
     topology: str = "Erdős–Rényi"
     removal: str = "smallest, soft, percolate"

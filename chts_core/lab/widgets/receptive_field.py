@@ -1,4 +1,4 @@
-"""Change r, the sparsity and the degree rule of a BRF network, and see its mask and degrees."""
+"""Change the randomness r, the sparsity and the degree rule of a BRF network, and see its mask and degrees."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -34,7 +34,7 @@ class ReceptiveFieldResult:
 
 
 class ReceptiveFieldExplorer(Explorer[ReceptiveFieldState, ReceptiveFieldResult]):
-    """Change r, the sparsity and the degree rule of a BRF network, and see its mask and degrees."""
+    """Change the randomness r, the sparsity and the degree rule of a BRF network, and see its mask and degrees."""
 
     name = "receptive-field"
     State = ReceptiveFieldState

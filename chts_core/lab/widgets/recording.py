@@ -111,7 +111,7 @@ def _control(control: Any, labels: Sequence[str], index: int, *, plays: bool) ->
 
 
 def _sheets(pictures: Sequence[Image.Image], shown: int, alternative: str) -> str:
-    """The pictures, one below the other, on as few images as WebP allows. Only picture `shown` is visible.
+    """The pictures, one below the other, in as few WebP images as possible. Only picture number `shown` is visible.
 
     Neighbouring pictures are nearly equal, so a picture needs only a few kilobytes in such an image.
     """

@@ -37,8 +37,8 @@ class SoftSamplingResult:
 
     links: the number of links before the removal.
     removed: which links this draw removes; Boolean (links,), from the weakest link to the strongest.
-    chances: the share of many draws in which each link is removed, (links,).
-    entropy: the entropy of the draw of the first survivor, in bits.
+    chances: for each link, the share of many draws that remove it, (links,).
+    entropy: how random the draw of the first survivor is, as an entropy in bits.
     curve_entropy, curve_agreement: for each softness, the entropy as a share of its maximum, and the share of the
         removed links that the hard rule would remove too.
     """

@@ -40,7 +40,7 @@ class TopologyPlayerResult:
     """A layer's links in groups, the layer's updates so far, and a text that describes both.
 
     links: masks named "kept", "removed" and "new", from the masks before and after the update; or masks named "active"
-        (now) and "gone".
+        (links now) and "gone" (links that were active earlier, but are not active now).
     """
 
     links: dict[str, Tensor]

@@ -50,7 +50,7 @@ class TranslationState:
 class TranslationResult:
     """A translation, its attention, and a text that describes both.
 
-    keys, queries: the pieces that are attended to, and the pieces that attend; empty if there is no translation.
+    queries, keys: the queries are pieces that attend to the keys; both are empty if there is no translation.
     weights: how much each query attends to each key, (queries, keys).
     """
 
@@ -85,7 +85,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
 
     @staticmethod
     def compute(state: TranslationState) -> TranslationResult:
-        """Translate the sentence of a state, or say what is wrong with it."""
+        """Translate the sentence of a state. If the translator cannot read it, the description says why."""
         translator = state.translator
         sentence = " ".join(state.sentence.split())
         try:
@@ -135,7 +135,7 @@ def _head(head: int) -> str:
 
 
 def _unknown(sentence: str, tokens: list[int], vocabulary: Vocabulary) -> str:
-    """A sentence that names the characters without a piece in the vocabulary; "" if all have pieces."""
+    """A sentence that lists characters without a piece in the vocabulary; "" if all have pieces."""
     if UNKNOWN not in tokens:
         return ""
     characters = dict.fromkeys(unicodedata.normalize("NFC", "".join(sentence.split())))

@@ -52,7 +52,7 @@ def test_the_published_costs_are_those_of_the_formula_and_of_the_text() -> None:
     (_, _, days, memory), (_, _, fewer_days, less_memory) = rows
     text = text_of(PUBLISHED)
     assert f"falls to 5 %, so the training time falls from {days} days to {fewer_days} days" in text
-    assert f"from {float(memory):g} GB to {less_memory} GB. This is almost 9 %" in text
+    assert f"from {float(memory):g} GB to {less_memory} GB. So the sparse model needs almost 9 % of the memory" in text
     assert 0.085 < float(less_memory) / float(memory) < 0.09
 
 

@@ -139,7 +139,7 @@ def test_the_conclusion_of_stage_06_says_who_stumbled_and_what_it_cost(committed
     assert max(falls.values(), key=lambda row: row["fall"])["method"] == "chtss"
     fall = {name: f"{100 * row['fall']:.1f}" for name, row in falls.items()}
     assert (
-        f"falls by {fall['chtss']} points, to {100 * falls['chtss']['to']:.1f} % in epoch "
+        f"falls by {fall['chtss']} points and reaches {100 * falls['chtss']['to']:.1f} % in epoch "
         f"{falls['chtss']['in epoch']}. GMP falls by {fall['gmp']} points and GraNet by {fall['granet']}. "
         f"MEST also starts with extra links, but its accuracy falls by only {fall['mest']} point."
     ) in text
@@ -164,8 +164,8 @@ def test_the_conclusion_of_stage_06_sets_the_small_dense_network_beside(committe
     assert ahead["method"] == "granet"
     gained = f"{100 * ahead['difference']:.1f} ± {100 * ahead['interval']:.1f}"
     assert (
-        "The small network is ahead of RigL, CHT and SET by more than the interval of the difference. Only GraNet is "
-        f"ahead of the small network by more than the interval: by {gained} points."
+        "The small network is clearly ahead of RigL, CHT and SET: the intervals of these three differences do not "
+        f"contain 0. Only GraNet is clearly ahead of the small network: by {gained} points."
     ) in text
 
 

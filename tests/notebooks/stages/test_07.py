@@ -39,7 +39,7 @@ def test_the_text_of_stage_07_has_the_densities_that_the_page_prints(committed: 
         for samples in (256, 32)
     }
     assert won[256] == won[32]
-    assert f"densities up to {100 * won[32]:.0f} %, with 256 samples and with 32" in text
+    assert f"densities up to {100 * won[32]:.0f} %, for batches of 256 samples and of 32 samples" in text
 
 
 def test_the_crossovers_that_stage_07_predicts_are_compared_with_measured_ones(committed: Page) -> None:
@@ -55,7 +55,8 @@ def test_the_crossovers_that_stage_07_predicts_are_compared_with_measured_ones(c
     assert 0.2 < predicted[256] < 0.3
     assert 0.2 < predicted[32] < 0.3
     assert (
-        f"this function predicts {100 * predicted[256]:.0f} % for 256 samples and {100 * predicted[32]:.0f} % for 32. "
+        f"this function predicts {100 * predicted[256]:.0f} % for 256 samples "
+        f"and {100 * predicted[32]:.0f} % for 32 samples. "
         "On that page, the measured lines cross between 20 and 30 % for both numbers of samples. "
         "So both predictions fit."
     ) in text

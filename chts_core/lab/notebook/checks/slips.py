@@ -1,10 +1,10 @@
-"""Recognise wrong answers that come from a known slip."""
+"""Recognise wrong answers that come from a known slip (a small mistake)."""
 
 from collections.abc import Mapping
 
 
 def refuse(answer: float, slips: Mapping[str, float], tolerance: float) -> None:
-    """Refuse an answer that comes from a known slip, and name the slip.
+    """Refuse an answer that comes from a known slip, and say which slip it is.
 
     Args:
         answer: the learner's answer.

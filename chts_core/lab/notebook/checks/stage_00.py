@@ -11,7 +11,7 @@ from chts_core.topology import link_count
 
 
 def density(density: float | None) -> None:
-    """Density from sparsity: the answer is a number between 0 and 1."""
+    """The exercise "density from sparsity": the answer is a number between 0 and 1."""
     assert density is not None, "replace None in the cell above with a number."
     assert density != 5, "5 % is right, but a density is a share: write it as a number between 0 and 1."
     assert density != 0.95, "0.95 is the share of the possible links that are absent; what share of them exists?"
@@ -19,7 +19,7 @@ def density(density: float | None) -> None:
 
 
 def links(links: float | None) -> None:
-    """Count the links: the number of links in the first layer of the MLP."""
+    """The exercise "count the links": the answer is the number of links in the first layer of the MLP."""
     possible = 1568 * 784
     assert links is not None, "replace None in the cell above with a number."
     assert links != possible, "your answer is the number of possible links; how many of them exist?"
@@ -32,10 +32,11 @@ def links(links: float | None) -> None:
 
 
 def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> None:
-    """What a training step costs: a function that takes the sizes of the layers, the density and the batch size.
+    """The exercise "what a training step costs": the answer is a function that returns the FLOPs of a training step.
 
-    The small network has 8 inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 possible links. Its
-    last layer has all 8 possible links.
+    The function takes the sizes of the layers, the density and the batch size. The small network of this check has 8
+    inputs, 4 hidden neurons and 2 classes. Its first layer has 8 of 32 possible links. Its last layer has all 8
+    possible links.
     """
     counted = step_flops([8, 4, 2], 0.25, 1)
     assert counted is not None, "step_flops() returns None; return a number of FLOPs."
@@ -70,7 +71,7 @@ def step_flops(step_flops: Callable[[list[int], float, int], float | None]) -> N
 
 
 def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
-    """Store a sparse model: a function that returns the number of links, and the number of bytes that they need."""
+    """The exercise "store a sparse model": the answer is a function that counts the links and their bytes."""
     answer = stored(100, 0.05)
     assert answer is not None, "stored() returns None; return the number of links and their bytes."
     links, size = answer
@@ -83,7 +84,8 @@ def stored(stored: Callable[[int, float], tuple[int, int] | None]) -> None:
     print(f"LLaMA-1B: {links:,} of {possible:,} links, {size / 1e6:,.0f} MB; all weights: {4 * possible / 1e6:,.0f} MB")
 
 
-# For each mask of 2 × 4 places: what happens to it, the places of its links after each update, its kind, and a hint.
+# For each mask with 8 possible links: what happens, the positions of its links at the start and after each of the two
+# updates, its kind, and a hint.
 _HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
     ("never changes", [(0, 2, 5), (0, 2, 5), (0, 2, 5)], "static", "Does any link change?"),
     ("loses links twice", [(0, 2, 3, 5, 7), (0, 2, 5, 7), (0, 5)], "pruning", "Does any link appear?"),
@@ -91,10 +93,10 @@ _HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
         "exchanges a link at every update",
         [(0, 2, 5), (0, 3, 5), (1, 3, 5)],
         "dynamic",
-        "The number of links stays the same; look at their places.",
+        "The number of links stays the same; look at the positions of the links.",
     ),
     (
-        "loses two links and gains one",
+        "loses three links and gains one",
         [(0, 2, 3, 5, 7), (0, 2, 4, 7), (0, 4, 7)],
         "dynamic",
         "The number of links falls, but does a link appear, too?",
@@ -115,7 +117,7 @@ _HISTORIES: list[tuple[str, list[tuple[int, ...]], str, str]] = [
 
 
 def kind(kind: Callable[[list[Tensor]], str | None]) -> None:
-    """Read the history of a mask: a function that takes the masks of a run and returns its kind."""
+    """The exercise "read the history of a mask": the answer is a function that takes masks and returns their kind."""
     for story, places, right, hint in _HISTORIES:
         masks = [torch.zeros(8, dtype=torch.bool) for _ in places]
         for mask, links in zip(masks, places, strict=True):
@@ -140,7 +142,7 @@ _AGAINST = {
 
 
 def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
-    """Who regrew these links: the method of each of the four runs."""
+    """The exercise "who regrew these links?": the answer is the method of each of the four runs."""
     right = {"run 1": "RigL", "run 2": "CHT", "run 3": "CHTs", "run 4": "SET"}
     assert set(regrown_by) == set(right), f"keep the names of the runs: {', '.join(right)}."
     for name, method in regrown_by.items():
@@ -157,9 +159,9 @@ def regrown_by(regrown_by: Mapping[str, str | None]) -> None:
 def needed(
     needed: Callable[[str, dict[str, tuple[str, ...]]], list[str] | None], *, needs: dict[str, tuple[str, ...]]
 ) -> None:
-    """Choose your way: a function that returns all stages that must come before a stage.
+    """The exercise "choose your way": the answer is a function that returns all stages that must come before a stage.
 
-    The function also receives, for each stage, the earlier stages that this stage names.
+    The function also receives, for each stage, the earlier stages on which this stage directly builds.
     """
     small = {"A": (), "B": ("A",), "C": ("B",), "D": ("A",), "E": ("C", "A")}
     answer = needed("E", small)

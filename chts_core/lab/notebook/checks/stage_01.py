@@ -206,7 +206,7 @@ def four_cycles(four_cycles: Callable[[Tensor], int | None]) -> None:
 
 
 def names(names: Mapping[str, str | None], *, mystery: Mapping[str, Tensor], five: Mapping[str, Tensor]) -> None:
-    """Five unknown networks: the answer names each shuffled network."""
+    """Five unknown networks: the answer gives the name of each shuffled network."""
     assert set(names) == set(mystery), f"keep the letters {', '.join(mystery)}."
     for letter, name in names.items():
         assert name is not None, f"for {letter}, replace None with the name of a network."

@@ -28,7 +28,7 @@ def my_ch3_l3n(my_ch3_l3n: Callable[[Tensor], Tensor]) -> None:
         mine, wanted = my_ch3_l3n(mask), ch3_l3n(mask)
         assert mine is not None, "my_ch3_l3n() returns None; return a matrix of scores."
         assert mine.shape == mask.shape, (
-            f"the scores have shape {tuple(mine.shape)}, but the mask has shape {tuple(mask.shape)}."
+            f"the scores have shape {tuple(mine.shape)}; expected the shape of the mask, {tuple(mask.shape)}."
         )
         for output, source in (~((mine - wanted).abs() <= 1e-5)).nonzero().tolist()[:1]:
             got, due = mine[output, source].item(), wanted[output, source].item()
@@ -94,7 +94,7 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
 
 
 def equal_degree(equal_degree: float | None) -> None:
-    """When the path-based score costs more: the degree d at which the paths cost as much as four matrix products."""
+    """Equal cost: the degree d at which the path-based score costs as much as four matrix products."""
     assert equal_degree is not None, "replace None in the cell above with a number of links."
     slips = {
         "a density; give the degree, which is a number of links": 0.159,
@@ -119,14 +119,14 @@ _UNEVEN = torch.tensor(
 
 
 class _Counted(random.Random):
-    """A random number generator that stops an endless loop."""
+    """A random number generator that counts its calls, so that it can stop an endless loop."""
 
     asked = 0
 
     def _count(self) -> None:
         self.asked += 1
         assert self.asked < 10_000, (
-            "a draw takes more than 10,000 random numbers, so its loop does not end. If you reject a walk, repeat "
+            "one draw asks for 10,000 random numbers, so your loop probably never ends. If you reject a walk, repeat "
             "the whole walk, not only its last step."
         )
 
@@ -174,19 +174,19 @@ def draw_link(
 
 
 def _fit(observed: list[int], likely: list[l3.Link], weights: Tensor) -> float:
-    """The p-value of a χ² test of whether the chances of the links are proportional to these weights."""
+    """The p-value of a χ² test: are the chances of the links proportional to these weights?"""
     chances = torch.stack([weights[link] for link in likely])
     return float(stats.chisquare(observed, (sum(observed) * chances / chances.sum()).tolist()).pvalue)
 
 
 def _walks(mask: Tensor) -> dict[str, Tensor]:
-    """A hint for each kind of wrong walk, and the weight that such a walk gives each link, in the shape of the mask."""
+    """Map a hint for each kind of wrong walk to the weights of the links, in a matrix of the mask's shape."""
     links = mask.double()
     of_output, of_input = (1 / links.sum(side).clamp(min=1) for side in (1, 0))
     back = links @ (of_input[:, None] * links.T)  # from u via z1 to z2; each output of z1 is equally likely
     ahead = of_output[:, None] * links  # from z2 to v
     one_end = (
-        "This happens if the chance of a middle link depends only on the number of links of its {}. A walk continues "
+        "This happens if the chance of a middle link depends only on how many links its {} has. A walk continues "
         "from both ends of the middle link."
     )
     return {
@@ -194,7 +194,7 @@ def _walks(mask: Tensor) -> dict[str, Tensor]:
         "often chooses paths through neurons with few links.": of_output[:, None] * (back @ ahead),
         "This happens if all middle links are equally likely. How many walks go through a middle link?": back @ ahead,
         "This happens if all links with a path are equally likely.": (links @ links.T @ links > 0).double(),
-        "These chances follow CH2-L3n, not the number of paths.": ch2_l3n(mask).double(),
+        "Your function draws links in proportion to CH2-L3n, not to the number of paths.": ch2_l3n(mask).double(),
         one_end.format("input"): links @ links.T @ ahead,
         one_end.format("output"): back @ links,
     }

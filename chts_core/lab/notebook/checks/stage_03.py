@@ -83,7 +83,7 @@ def two_of_three(included: float | None) -> None:
 
 
 def keep_links(keep_links: Callable[[Tensor, Tensor, int, float, torch.Generator], Tensor]) -> None:
-    """Draw links: a function that keeps exactly `num_keep` links of a mask.
+    """Keep links by a race: a function that keeps exactly `num_keep` links of a mask.
 
     The layer has 8 places. Four of them have a link, with the scores 1, 2, 3 and 4. The places without a link have the
     score 9, so the check notices if the function draws one of them.
@@ -145,7 +145,7 @@ def inclusion(inclusion: Callable[[list[float], int], Sequence[float]]) -> None:
             assert number == 1 or not _close(found, wrong, 1e-6), f"{said}. {slip}."
         assert abs(sum(found) - number) < 1e-6, (
             f"{said}. The chances add up to {sum(found):.3f}, but must add up to {number}, the number of links drawn. "
-            "Do you count every order, and divide by the sum of the chances that are left?"
+            "Do you count every order? After each draw, do you divide the remaining chances by their sum?"
         )
         due, tolerance = (expected, 1e-6) if expected else (_drawn_by_core(len(chances), number), 0.05)
         wanted = " ".join(f"{share:.3f}" for share in due)
@@ -157,7 +157,10 @@ def _close(some: Sequence[float], others: Sequence[float], tolerance: float) -> 
 
 
 def _drawn_by_core(places: int, number: int) -> list[float]:
-    """Let the core draw 2000 times from the scores 1 to `places`; return the share of the draws with each score."""
+    """Let the core draw `number` of the links with the scores 1 to `places`, 2000 times.
+
+    Return, for each link, the share of the draws that contain it.
+    """
     scores, everywhere = torch.arange(1.0, places + 1)[None], torch.ones(1, places, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
     drawn = [sampling.draw(scores, everywhere, number, generator=generator) for _ in range(2000)]
@@ -173,7 +176,7 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
     """
     before, kept = _layer("11110000"), _layer("11000000")
     for after, wanted, case in (
-        (_layer("11101000"), 0.5, "an update removes two links and regrows one of them and a new link"),
+        (_layer("11101000"), 0.5, "an update removes two links, then regrows one of these links and one new link"),
         (_layer("11110000"), 1.0, "an update removes two links and regrows the same two"),
         (_layer("11001100"), 0.0, "an update removes two links and regrows two new links"),
         (_layer("11100000"), 1.0, "an update removes two links and regrows only one, because the density falls"),
@@ -183,7 +186,7 @@ def overlap_and_itop(overlap: Callable[[Tensor, Tensor, Tensor], float], itop: C
         core = diagnostics.overlap(before & ~kept, after & ~kept)
         assert core == wanted
         said = f"if {case}, you find an overlap of {float(answer):g}; expected {core:g}"
-        assert answer != 0 or core == 0, f"{said}. A link that returns is regrown, too. Compare `after` with `kept`."
+        assert answer != 0 or core == 0, f"{said}. A link that returns counts as regrown. Compare `after` with `kept`."
         assert abs(float(answer) - core) < 1e-6, f"{said}. Divide by the number of links that were *regrown*."
     run = [before, _layer("11101000"), _layer("11001100"), before]
     answer = itop(run)

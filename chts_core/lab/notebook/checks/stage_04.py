@@ -15,9 +15,9 @@ Layers = list[tuple[Tensor, Tensor]]  # the weight and the bias of each layer, f
 
 
 def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Tensor], chain: LayerGraph) -> None:
-    """Find the inactive neurons: a set of neurons for each hidden layer."""
+    """Exercise "Find the inactive neurons by hand": find the set of inactive neurons in each hidden layer."""
     assert inactive is not None, "replace None with two sets of neurons, as the comment shows."
-    assert set(inactive) == {"hidden 1", "hidden 2"}, f"name hidden 1 and hidden 2; you named {sorted(inactive)}."
+    assert set(inactive) == {"hidden 1", "hidden 2"}, f"the keys are {sorted(inactive)}; use hidden 1 and hidden 2."
     solved = percolate(puzzle, chain)
     for side, incoming, outgoing in (("hidden 1", "fc1", "fc2"), ("hidden 2", "fc2", "fc3")):
         for neuron in range(4):
@@ -31,15 +31,15 @@ def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Te
                 f"you missed neuron {neuron} of {side}: it has no {'outgoing' if hears else 'incoming'} link."
             )
             assert active or named, (
-                f"you missed neuron {neuron} of {side}: it has links on both sides, but all links on one side are "
-                "incomplete because the neurons at their other ends are inactive. Remove these links and look again."
+                f"you missed neuron {neuron} of {side}: it has links on both sides, but on one side, all of its "
+                "links are incomplete, because they connect it to inactive neurons. Remove these links and look again."
             )
         unknown = set(inactive[side]) - set(range(4))
-        assert not unknown, f"{side} has neurons 0 to 3; you named {sorted(unknown)}."
+        assert not unknown, f"{side} has only the neurons 0 to 3; your set contains {sorted(unknown)}."
 
 
 def backward(backward: Callable[[list[Tensor]], list[Tensor]]) -> None:
-    """The backward sweep of a chain: a function that takes a list of masks and returns the swept masks."""
+    """Exercise "The backward sweep of a chain": write a function that returns the swept masks of a list of masks."""
     generator = torch.Generator().manual_seed(8)  # the first network has something to sweep
     for sizes in ((6, 5, 4), (8, 7, 6, 5), (5, 9, 5, 9, 5)):
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
@@ -80,7 +80,7 @@ def _compare_both_sweeps(sizes: tuple[int, ...], given: list[Tensor], turned: li
 
 
 def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
-    """Count the paths: a function that takes a list of masks and returns the number of paths through each link."""
+    """Exercise "Count the paths": write a function that returns the number of paths through each link of some masks."""
     generator = torch.Generator().manual_seed(8)
     for sizes in ((2, 2, 2), (6, 5, 4), (8, 7, 6, 5)):
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
@@ -114,7 +114,10 @@ def paths_through(paths_through: Callable[[list[Tensor]], Sequence[Tensor]]) -> 
 
 
 def importance(importance: float | None, removed: tuple[int, int] | None) -> None:
-    """Importance by hand: the RI of the link with weight 1, and the link (output, input) that RI removes first."""
+    """Exercise "Importance by hand": find two answers.
+
+    They are the RI of the link with weight 1, and the link (output, input) that RI removes first.
+    """
     assert importance is not None, "replace each None in the cell above with an answer."
     assert removed is not None, "replace each None in the cell above with an answer."
     weight = torch.tensor([[3.0, 7.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 4.0]])
@@ -128,9 +131,9 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
     }
     refuse(importance, slips, 0.001)
     right = float(scores[1, 1])
-    assert abs(importance - right) < 0.006, f"{importance} is not right; what do column 1 and row 1 sum to?"
+    assert abs(importance - right) < 0.006, f"{importance} is not right; what are the sums of column 1 and of row 1?"
     assert tuple(removed) != (1, 1), "(1, 1) has the smallest weight, so WM removes it. Which link has the smallest RI?"
-    assert tuple(removed) != (0, 2), "(0, 2) is not a link. A link is named (output, input), row before column."
+    assert tuple(removed) != (0, 2), "(0, 2) is not a link. Write a link as (output, input), row before column."
     lowest = divmod(int(scores.where(weight > 0, 9.0).argmin()), 3)
     assert tuple(removed) == lowest, (
         f"{removed} is not right. Compute the RI of all five links, each from its own column and row."
@@ -138,7 +141,10 @@ def importance(importance: float | None, removed: tuple[int, int] | None) -> Non
 
 
 def break_importance(weight: Tensor | None) -> None:
-    """Break the importance: a 3 × 3 matrix with at least 4 links in which RI removes a neuron's last link."""
+    """Exercise "Break the importance": find a matrix in which RI removes a neuron's last link.
+
+    The matrix is 3 × 3 and has at least 4 links.
+    """
     assert weight is not None, "replace None with a tensor of 3 × 3 weights, with 0 where there is no link."
     weight = weight.double()
     assert weight.shape == (3, 3), f"your tensor has shape {tuple(weight.shape)}; expected (3, 3)."
@@ -165,7 +171,7 @@ def break_importance(weight: Tensor | None) -> None:
 
 
 def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
-    """How small it gets: a function that returns the number of parameters after the compaction."""
+    """Exercise "How small does it get?": write a function that counts the parameters of the compacted model."""
     small_one = (
         [[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]],
         [[1, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0]],
@@ -191,7 +197,7 @@ def compacted_size(parameters: Callable[[list[Tensor]], int]) -> None:
             "the number of parameters without the cascade; percolate the masks first": _parameters(
                 _ends(masks, linked)
             ),
-            "the number without the inputs that have no link; compaction removes only hidden neurons": _parameters(
+            "the size if you also remove inputs without links; compaction removes only hidden neurons": _parameters(
                 [read[0], *alive]
             ),
         }
@@ -230,7 +236,7 @@ def _compacted(masks: Sequence[Tensor], layers: Layers | None = None) -> list[nn
 
 
 def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers]) -> None:
-    """Fold a bias: a function that drops each hidden neuron without incoming links.
+    """Exercise "Fold a bias": write a function that drops each hidden neuron without incoming links.
 
     The function also corrects the biases of the next layer.
     """
@@ -246,7 +252,7 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             (torch.randn(mask.shape, generator=generator).abs() * mask, torch.tensor(bias))
             for mask, bias in zip(masks, biases, strict=True)
         ]
-        layers[0][1][1] = first  # a ReLU that sends 2, and a sigmoid that sends a value at any bias
+        layers[0][1][1] = first  # with ReLU, this neuron sends 2; a sigmoid sends a value at any bias
         answer = fold_bias([(weight.clone(), bias.clone()) for weight, bias in layers], activation)
         assert answer is not None, "fold_bias() returns None; return a list of weights and biases."
         _compare_widths(layers, answer)
@@ -289,7 +295,7 @@ def _forward(layers: Layers, activation: Callable[[Tensor], Tensor], values: Ten
 
 
 def _folded(layers: Layers, activation: Callable[[Tensor], Tensor], sent: str) -> Layers:
-    """Fold the biases with a mistake in the value that a lost neuron sends; `sent` names the mistake."""
+    """Fold the biases with one deliberate mistake; `sent` is a value of `_FOLDING_SLIPS` and says which mistake."""
     folded = list(layers)
     for at in range(len(layers) - 1):
         (weight, bias), (after, after_bias) = folded[at], folded[at + 1]

@@ -38,7 +38,7 @@ _SIGMOID_SLIPS: dict[str, Callable[[float, float], float]] = {
     "the exponent k·u is never negative. Centre the exponent first, then rescale the result": lambda u, k: _sigma(
         k * u
     ),
-    "the sigmoid does not reach both ends, so rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
+    "the sigmoid does not reach `initial` and `final`, so rescale it": lambda u, k: _sigma(k * (2 * u - 1)),
     "the sign is wrong, so the network would grow": lambda u, k: -_share(k * (2 * u - 1), k),
     "the exponent k·u is never negative, so centre it with 2u - 1": lambda u, k: _share(k * u, k),
     "the exponent is k(u - 1/2), half of what it should be": lambda u, k: _share(k * (u - 0.5), k),
@@ -53,7 +53,7 @@ def links_at_step(links: float | None) -> None:
     right = budget.links(2000)["layer"]
     slips = {
         "the number of absent links; count the existing links": 20000 - right,
-        "the number of links for an update at every step; find the last update before step 2050": budget.links(2050)[
+        "the number of links if every step were an update; find the last update before step 2050": budget.links(2050)[
             "layer"
         ],
         "the number of links in a linear or sigmoid decay; in a cubic decay, the number falls faster at first": 6000,
@@ -78,7 +78,7 @@ def exchanged(exchanged: float | None) -> None:
         "the number at step 2000; at step 4000, the cosine is negative": 450,
         "the number if ζ falls linearly to 0; here, ζ falls along a cosine": 200,
         "the number at step 3000; step 4000 comes later": 300,
-        "the number for a share of all places; an update exchanges a share of the *links*": 1500,
+        "the number if ζ is a share of all places; instead, ζ is a share of the *links*": 1500,
         "a share; multiply it by the number of links": 0.075,
         "a percentage; turn it into a number of links": 7.5,
     }
@@ -130,20 +130,20 @@ def sigmoid_end(sigmoid_end: float | None, *, planned: Callable[[Cubic | Sigmoid
     )
     assert abs(cost - rival) < 1e-3, f"{compared}. End the window {'earlier' if cost > rival else 'later'}."
     assert abs(sigmoid_end - 0.4) < 0.005, (
-        f"{compared}. The costs are close only because a window ends at an update; "
+        f"{compared}. The costs are close only because the end of the window moves back to the last update before it; "
         "halve the length of the window from 0.1 to 0.7 exactly."
     )
 
 
 def own_schedule(share: Callable[[float], float]) -> None:
-    """A schedule of your own: a function that returns the share of the density's fall that is complete at u."""
+    """A schedule of your own: a function that takes u and returns which share of the density's fall is complete."""
     courses = [share(number / 1000) for number in range(1001)]
     assert None not in courses, "share_of_fall() returns None; return a number from 0 to 1."
     assert abs(courses[0]) < 1e-9, (
-        f"share_of_fall(0) is {courses[0]:g}; the network must begin at the initial sparsity."
+        f"share_of_fall(0) is {courses[0]:g}; expected 0, because the network begins at the initial sparsity."
     )
     assert abs(courses[-1] - 1) < 1e-9, (
-        f"share_of_fall(1) is {courses[-1]:g}; the density would not reach its final value."
+        f"share_of_fall(1) is {courses[-1]:g}; expected 1, because the density must end at its final value."
     )
     falls = [number / 1000 for number, (one, other) in enumerate(pairwise(courses)) if other < one - 1e-9]
     assert not falls, f"your share falls at u = {falls[0]:g}, so the network would grow."
@@ -161,18 +161,19 @@ def own_schedule(share: Callable[[float], float]) -> None:
     )
     steep = _steepest(courses)
     assert steep <= 0.04, (
-        f"one of 100 updates covers {steep:.1%} of the fall; expected at most 4 %. (With a sigmoid over half the "
-        f"window, one update covers {squeezed:.1%}.) Spread the fall more evenly between its start and its end."
+        f"one of 100 updates covers {steep:.1%} of the fall; expected at most 4 %. (A sigmoid that ends in the "
+        f"middle of the window covers up to {squeezed:.1%} in one update.) Spread the fall more evenly "
+        "between its start and its end."
     )
 
 
 def _steepest(course: list[float]) -> float:
-    """The largest rise of a share in a hundredth of the window. The course has 1001 points."""
+    """The largest rise in a hundredth of the window; `course` lists the completed share at 1001 positions."""
     return max(course[number + 10] - course[number] for number in range(0, 1000, 10))
 
 
 def reached(reached: Callable[[float, int, int, int], float]) -> None:
-    """Whether the density reaches its target: a function that returns the sparsity at the end of a run."""
+    """The target and the end: a function that returns the sparsity at the end of a run."""
     for final, window_end, stop, every in (
         (0.9, 8000, 7500, 100),
         (0.9, 8000, 7500, 200),

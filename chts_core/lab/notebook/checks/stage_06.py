@@ -31,10 +31,10 @@ def mine(
     device: str,
     runs: Sequence[images.Run],
 ) -> None:
-    """Mix a method of your own: a method that differs from CHTs in one choice.
+    """Exercise "Mix a method of your own": build a method that differs from CHTs in one choice.
 
-    The check trains this method as the notebook trained `chts`, and compares the new runs with the runs of "chts" in
-    `runs`.
+    The check trains this method with the settings that the notebook used for `chts`. Then it compares the new runs with
+    the runs in `runs` whose method is "chts".
     """
     changed = [choice for choice, value in vars(mine).items() if value != getattr(chts, choice)]
     assert changed, "mine is still CHTs; give replace() a choice, such as topology=..., regrowth=... or removal=..."
@@ -52,7 +52,7 @@ def mine(
 def one_update(
     one_update: Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor] | None],
 ) -> None:
-    """One update of SET: a function that removes the weakest links and regrows the same number of links at random.
+    """Exercise "One update of SET": write a function that removes the weakest links and regrows as many at random.
 
     The layer has 8 places. Four of them have links, with the weights -4, 1, 2 and 3. The update exchanges two links.
     """
@@ -96,9 +96,10 @@ def one_update(
 
 
 def train_sparse(train_sparse: Train) -> None:
-    """Two lines in a loop of your own: a function that trains a sparse model, with an update every ten steps.
+    """Exercise "Two lines in a loop of your own": write a function that trains a sparse model.
 
-    The model is a toy with 8 inputs and two sparse layers; each step must use only the gradient of its own batch.
+    The model is a toy with 8 inputs and two sparse layers. Its topology is updated every ten steps. Each training step
+    must use only the gradient of its own batch.
     """
     model, optimizer, batches = toys.training()
     right = _watched(model, optimizer, batches)
@@ -112,7 +113,7 @@ def train_sparse(train_sparse: Train) -> None:
     assert sparsifier.method == METHODS["set"], "the Sparsifier does not use the given method; pass this method to it."
     assert sparsifier.sparsity == 0.75, f"the Sparsifier has a sparsity of {sparsifier.sparsity}; expected 0.75."
     assert sparsifier.timeline.total_steps == 40, (
-        f"total_steps is {sparsifier.timeline.total_steps}; the run has as many steps as batches, here 40."
+        f"total_steps is {sparsifier.timeline.total_steps}; expected 40, because each batch needs one step."
     )
     assert sparsifier.steps != 0, "the Sparsifier counted no step; call sparsifier.step() in the loop."
     assert sparsifier.steps == 40, (
@@ -126,11 +127,11 @@ def train_sparse(train_sparse: Train) -> None:
     assert updates == [10, 20], f"the updates are at steps {updates}; with update_every=10, they must be at 10 and 20."
     for name, mask in sparsifier.masks.items():
         links, wanted = int(mask.sum()), round(0.25 * mask.numel())
-        assert links == wanted, f"layer {name} has {links} links; 25 % of {mask.numel()} is {wanted}."
+        assert links == wanted, f"layer {name} has {links} links; expected {wanted}, 25 % of its {mask.numel()} places."
 
 
 def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.Batches) -> list[bool]:
-    """Return a list to which each step appends whether its gradient comes from its own batch."""
+    """Return a list. Each step appends True to it if the gradient comes from the batch of this step, and else False."""
     right: list[bool] = []
     bias = list(model.parameters())[-1]
 
@@ -144,9 +145,10 @@ def _watched(model: nn.Module, optimizer: torch.optim.Optimizer, batches: toys.B
 
 
 def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
-    """What a run costs: training FLOPs as a share of the dense network's FLOPs.
+    """Exercise "What does a run cost?": write a function for the training FLOPs as a share of the dense FLOPs.
 
-    The check compares the answer with a result computed by hand, and then with the plan of a run of CHTss.
+    The check compares the answer with a result computed by hand, and then with the FLOPs that `plan` gives for a run of
+    CHTss.
     """
     sizes, densities = [100, 300, 50], [0.5, 0.3, 0.1, 0.1]
     mine = flops_share(sizes, densities)
@@ -157,13 +159,15 @@ def flops_share(flops_share: Callable[[list[int], list[float]], float]) -> None:
         "the share of the sparse layers alone; add the output layer to the sparse run and to the dense run": 100 / 450,
         "the cost of the last step; take the mean over all steps": (0.1 * 400 + 50) / 450,
         "the cost of the first step; take the mean over all steps": (0.5 * 400 + 50) / 450,
-        "a mean over layers; weight each layer by its size": (2 * 0.25 + 1) / 3,
+        "a mean over layers; in this mean, use the size of each layer as its weight": (2 * 0.25 + 1) / 3,
         "a sum over the steps; divide it by the number of steps": 4 * right,
         "the share that is saved; subtract it from 1": 1 - right,
     }
     mine = round(mine, 4)
     refuse(mine, slips, 1e-3)
-    assert abs(mine - right) < 1e-3, f"{mine} is not right; a step at density 0.25 costs 0.25 · 400 + 50, out of 450."
+    assert abs(mine - right) < 1e-3, (
+        f"{mine} is not right; a step at density 0.25 costs 0.25 · 400 + 50, and a dense step costs 450."
+    )
     assert math.isclose(flops_share([8, 2], [1.0]), 1), "a run with all links at every step must cost 1."
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     planned = plan(model, "chtss", 0.9, total_steps=80, update_every=10)
@@ -178,7 +182,7 @@ Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
 
 
 def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> None:
-    """Choose and report: the setting to choose by validation accuracy, and the test accuracy to report."""
+    """Exercise "Choose and report": choose a setting by its validation accuracy, and report its test accuracy."""
     runs = {
         "A": [([0.80, 0.90], [0.89, 0.86]), ([0.82, 0.90], [0.87, 0.88])],
         "B": [([0.80, 0.86], [0.90, 0.91]), ([0.80, 0.88], [0.90, 0.93])],
@@ -190,7 +194,7 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
     chosen, accuracy = answer
     wrong = {
         "B": "you chose B by its test accuracy; choose by the validation accuracy.",
-        "C": "C has the best single run on validation, 0.98; take the mean over seeds.",
+        "C": "C has the run with the highest validation accuracy, 0.98; compare the means over seeds.",
         "D": "D is best at an early epoch; choose by the validation accuracy of the last epoch.",
     }
     assert chosen not in wrong, wrong[chosen]
@@ -210,13 +214,13 @@ def fair_report(fair_report: Callable[[Curves], tuple[str, float] | None]) -> No
 
 
 def half_width(half_width: float | None) -> None:
-    """An interval by hand: the half-width of the interval in percentage points."""
+    """Exercise "An interval by hand": find the half-width of a confidence interval, in percentage points."""
     assert half_width is not None, "replace None in the cell above with a number of percentage points."
     assert half_width >= 0.1, f"{half_width} looks like a fraction; give percentage points."
     slips = {
         "the standard error; multiply it by t": 2 / 3**0.5,
-        "t·s, the scatter of single runs; the mean of n runs varies less, so divide by √n": 4.303 * 2,
-        "1.96·s/√n, which is right for many runs; for three runs, t is 4.30": 1.96 * 2 / 3**0.5,
+        "t·s, which describes the scatter of single runs; the mean of n runs varies less, so divide by √n": 4.303 * 2,
+        "1.96·s/√n, which is right for many runs; for three runs, use t = 4.30": 1.96 * 2 / 3**0.5,
         "the result if you divide the sum of the squares by n; divide it by n − 1": 4.303 * (8 / 3) ** 0.5 / 3**0.5,
         "the whole width, from end to end; give half of it": 2 * 4.303 * 2 / 3**0.5,
     }
@@ -226,7 +230,10 @@ def half_width(half_width: float | None) -> None:
 
 
 def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[float, float] | None]) -> None:
-    """Subtract seed by seed: the mean of the paired differences, and the half-width of its 95 % interval."""
+    """Exercise "Subtract seed by seed": write a function that compares two methods by their paired differences.
+
+    The function returns the mean of these differences, and the half-width of the 95 % confidence interval of this mean.
+    """
     mine, theirs = {0: 91.0, 1: 93.0, 2: 98.0, 5: 70.0}, {2: 95.0, 0: 90.0, 1: 91.0, 7: 99.0}
     answer = paired(mine, theirs)
     assert answer is not None, "paired() returns None; return the mean difference and the half-width."
@@ -243,13 +250,14 @@ def paired(paired: Callable[[Mapping[int, float], Mapping[int, float]], tuple[fl
     by_position = [91 - 95, 93 - 90, 98 - 91]
     slips = {
         "the standard error; multiply it by t": 1 / math.sqrt(3),
-        "1.96 standard errors; for three differences, t is 4.30": 1.96 / math.sqrt(3),
-        "3.18 standard errors, with the t of four values; for three differences, t is 4.30": 3.182 / math.sqrt(3),
+        "1.96 standard errors; for three differences, use t = 4.30": 1.96 / math.sqrt(3),
+        "3.18 standard errors, which is right for four values; for three differences, use t = 4.30": 3.182
+        / math.sqrt(3),
         "t times the standard deviation; divide by the square root of the number of seeds": 4.303,
         "the result if you divide the sum of the squares by n; divide it by n − 1": right_half * math.sqrt(2 / 3),
         "the unpaired half-width; subtract first, then take the standard deviation of the differences": 4.303 * apart,
         "the unpaired half-width with four degrees of freedom; subtract seed by seed first": 2.776 * apart,
-        "the result of pairing by position; pair by seed": statistics.mean_and_interval(by_position)[1],
+        "the result if you pair the runs by position; pair them by seed": statistics.mean_and_interval(by_position)[1],
         "the whole width; give half of it": 2 * right_half,
     }
     refuse(half, slips, 0.01)

@@ -1,4 +1,4 @@
-"""Checks of stage 06b, break it."""
+"""Checks of stage 06b, "Break it"."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def resting_weight(resting_weight: float | None) -> None:
-    """Where it stops: the weight that a removed link with momentum approaches."""
+    """Exercise "Where does it stop?": find the weight that a removed link approaches because it keeps its momentum."""
     assert resting_weight is not None, "replace None in the cell above with a number."
     link = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([link], lr=0.1, momentum=0.9)
@@ -30,7 +30,7 @@ def resting_weight(resting_weight: float | None) -> None:
     for _ in range(300):
         optimizer.step()
     slips = {
-        "the weight after one step; each later step is 0.9 times the step before it": -0.171,
+        "the weight after one step; each later step adds 0.9 times the change before it, so add up all changes": -0.171,
         "the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the weight": -1.9,
         "the sum of the buffers; multiply it by the learning rate": -17.1,
         "the right distance with the wrong sign; SGD subtracts the buffer": 1.71,
@@ -38,19 +38,19 @@ def resting_weight(resting_weight: float | None) -> None:
     }
     refuse(resting_weight, slips, 1e-6)
     assert abs(resting_weight - link.item()) < 0.005, (
-        f"{resting_weight} is not right; the steps are a geometric series with ratio 0.9, and the first step is -0.171."
+        f"{resting_weight} is not right; the changes form a geometric series with ratio 0.9, and the first is -0.171."
     )
 
 
 def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: Patient) -> None:
-    """Write the check yourself: a function that counts the absent links whose weight is not zero."""
+    """Exercise "Write the check yourself": write a function that counts the absent links whose weight is not zero."""
     toy = torch.tensor([[1.0, 0.5, 0.0], [math.nan, 0.0, -2.0]])
     toy_mask = torch.tensor([[True, False, False], [False, True, True]])
     count = absent_weights(toy, toy_mask)
     assert count is not None, "absent_weights() returns None; return a number."
     assert count != 3, "3 is the number of absent links; count only the links whose weight is not zero."
-    assert count != 1, "you counted only one of 0.5 and NaN. NaN > 0 is False; compare with != 0."
-    assert count == 2, f"you counted {count}; of the weights 0.5, 0 and NaN outside the mask, 2 are not zero."
+    assert count != 1, "you counted only one of the weights 0.5 and NaN. NaN > 0 is False; compare with != 0."
+    assert count == 2, f"you counted {count}; outside the mask, the weights are 0.5, 0 and NaN, so 2 are not zero."
     assert absent_weights(toy, torch.ones_like(toy_mask)) == 0, "return 0 for a full mask; it has no absent links."
     for finding in audit(patient.sparsifier):
         if finding.check == "absent weights":
@@ -62,7 +62,7 @@ def absent_weights(absent_weights: Callable[[Tensor, Tensor], int], *, patient: 
 
 
 def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor], None]) -> None:
-    """A clean removal: a function that sets the weight and the optimizer state of removed links to 0.
+    """Exercise "A clean removal": write a function that sets the weight and the optimizer state of removed links to 0.
 
     The layer has 8 links, and the function must remove two of them. The check trains the layer once with SGD and
     momentum, and once with Adam.
@@ -85,13 +85,15 @@ def drop_links(drop_links: Callable[[torch.optim.Optimizer, nn.Parameter, Tensor
             ) from error
         assert not torch.equal(weight, weights), "you changed no weight; set the weights of the removed links to 0."
         assert not weight[gone].any(), "the weight of a removed link is not 0; set it to 0."
-        assert torch.equal(weight[~gone], weights[~gone]), "your function changed the weight of a link that stays."
+        assert torch.equal(weight[~gone], weights[~gone]), (
+            "your function changed the weight of a link that stays; change only the removed links."
+        )
         state = optimizer.state[weight]
         shaped = [key for key, value in before.items() if value.shape == weight.shape]
         for key in shaped:
             assert key in state, f"your function deleted {name}'s {key}; the remaining links need it."
             assert torch.equal(state[key][~gone], before[key][~gone]), (
-                f"your function changed the {key} of a link that stays."
+                f"your function changed the {key} of a link that stays; change only the removed links."
             )
             assert not state[key][gone].any(), (
                 f"in {name}, the {key} of a removed link is not 0; set it to 0, or it will move the weight."
@@ -105,7 +107,7 @@ def _momentum(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | None]) -> None:
-    """Who is not trained: a function that names the model parameters that the optimizer does not hold."""
+    """Exercise "Who is not trained?": write a function that lists the parameters that the optimizer does not hold."""
     layers = [nn.Linear(4, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)]
     model = nn.Sequential(*layers)
     first, *rest = model.parameters()
@@ -117,12 +119,14 @@ def not_held(not_held: Callable[[nn.Module, torch.optim.Optimizer], list[str] | 
         "you looked at only one group of the optimizer; go through all its groups."
     )
     assert found != ["0.weight", "1.weight", "2.weight"], (
-        "the optimizer holds these parameters; name the parameters that it does not hold."
+        "the optimizer holds these parameters; return the names of the parameters that it does not hold."
     )
-    assert found == [], f"the optimizer holds all three weights, but you name {found}."
+    assert found == [], f"the optimizer holds all three weights; expected [], but you return {found}."
     layers[1].weight = nn.Parameter(layers[1].weight.detach() * torch.tensor([[1.0, 0], [0, 1]]))
     found = _names(not_held, model, optimizer)
-    assert found == ["1.weight"], f"the check replaced 1.weight with a masked weight, but you name {found}."
+    assert found == ["1.weight"], (
+        f"the check replaced 1.weight with a masked copy; expected ['1.weight'], but you return {found}."
+    )
     layers[2].weight = nn.Parameter(layers[2].weight.detach().clone())
     assert _names(not_held, model, optimizer) == ["1.weight", "2.weight"], (
         "the check replaced 2.weight with a copy that has the same values, and you missed it. The optimizer still "
@@ -149,9 +153,10 @@ FirstFinding = Callable[[Sparsifier, Callable[[], None], int], tuple[int, str] |
 
 
 def first_finding(first_finding: FirstFinding) -> None:
-    """Let an auditor watch: a function that trains, and returns the step and the check of the auditor's first finding.
+    """Exercise "Let an auditor watch": write a function that trains and calls the auditor after each step.
 
-    In the first run, a few steps do not apply the mask. The second run is healthy.
+    At the first finding, the function returns the step and the name of the check. In the first run, a few
+    steps do not apply the mask. The second run is healthy.
     """
     sparsifier, train_step = _trial(ill=range(13, 18))
     found = first_finding(sparsifier, train_step, 40)
@@ -175,7 +180,10 @@ def first_finding(first_finding: FirstFinding) -> None:
 
 
 def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
-    """A toy run of CHTs, and its training step without sparsifier.step(). The steps in `ill` do not apply the mask."""
+    """Return a toy run of CHTs, and a function for its training step that does not call sparsifier.step().
+
+    The steps in `ill` do not apply the mask.
+    """
     model, optimizer, batches = toys.training()
     sparsifier = Sparsifier(model, optimizer, "chts", 0.75, total_steps=40, update_every=10)
     fault, steps = ExitStack(), iter(range(1, 41))
@@ -195,10 +203,10 @@ def _trial(ill: range) -> tuple[Sparsifier, Callable[[], None]]:
 
 
 def which_fault(which_fault: Callable[[Sequence[Row]], str | None]) -> None:
-    """Find the patient from its curves: a function that takes the rows of a history and names the fault.
+    """Exercise "Find the patient from its curves": write a function that finds the fault in the rows of a history.
 
-    The function must be right for the six patients, for the other layer of their runs, and for six runs with another
-    seed.
+    The function must be right for the six patients, for another layer of the same six runs, and for both layers of six
+    runs with another seed.
     """
     names, letters = update_curves.NAMES, list(update_curves.patients())
     for number, (name, rows) in enumerate(update_curves.everyone()):
@@ -213,7 +221,7 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
     """Say what the rows of a run show about its fault, without the name of the fault."""
     regrown = sum(row["regrown"] for row in rows)
     returned = sum(row["overlap"] * row["regrown"] for row in rows) / max(regrown, 1)
-    of_all = f"of its {regrown} regrown links, {returned:.0%} had just been removed"
+    of_all = f"{returned:.0%} of its {regrown} regrown links had just been removed"
     links = sorted({int(row["links"]) for row in rows})
     rise = f"the ITOP rate goes from {rows[0]['itop']:.1%} to {rows[-1]['itop']:.1%}"
     return {
@@ -221,8 +229,8 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
         "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
         "stuck": (
-            f"{of_all}, and {rise}. One update says little: the last one regrows {rows[-1]['regrown']} links. Look at "
-            "all updates."
+            f"{of_all}, and {rise}. The last update regrows only {rows[-1]['regrown']} links, which is not enough. "
+            "Look at all updates."
         ),
         "random regrowth": f"{of_all}, and {rise}. What overlap would pure chance produce?",
         "healthy": f"{of_all}, {rise}, and its last update is at step {rows[-1]['step']} of {update_curves.STEPS}.",
@@ -248,7 +256,7 @@ _CLAIMS = {
 
 
 def diagnosis(diagnosis: str | None, *, patient: Sequence[Row], healthy: Sequence[Row]) -> None:
-    """The mystery patient: the name of its fault, from three curves compared with a healthy run's curves."""
+    """Exercise "The mystery patient": compare its curves with the curves of a healthy run, and find its fault."""
     assert diagnosis is not None, f"replace None with one of {', '.join(map(repr, _CLAIMS))}."
     assert diagnosis in _CLAIMS, f"you say {diagnosis!r}; expected one of {', '.join(map(repr, _CLAIMS))}."
     for (curve, (name, shown, low, high)), claimed in zip(_CURVES.items(), _CLAIMS[diagnosis], strict=True):

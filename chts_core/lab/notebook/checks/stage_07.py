@@ -1,4 +1,4 @@
-"""Checks of stage 07, truly sparse."""
+"""Checks of stage 07, "Truly sparse"."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ Lists = tuple[list[int], list[int], list[float]]
 
 
 def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
-    """Write down the links: a function that returns the three CSR lists of a small matrix.
+    """Exercise "Write down the links": write a function that returns the three CSR lists of a small matrix.
 
-    The first test matrix has two outputs and four inputs. The other three have outputs without links, no links at all,
-    or all possible links.
+    The first test matrix has two outputs and four inputs. There are three more: one has outputs without links, one has
+    no links at all, and one has all possible links.
     """
     lists = to_lists([[0, 5, 0, 7], [6, 0, 0, 0]])
     assert lists is not None, "to_lists() returns None; return three lists: begins, columns, values."
@@ -50,7 +50,7 @@ def to_lists(to_lists: Callable[[list[list[float]]], Lists | None]) -> None:
 
 
 def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]], list[float] | None]) -> None:
-    """Multiply by links: a function that takes the three CSR lists and a sample, and returns the outputs."""
+    """Exercise "Multiply by links": write a function that computes the outputs from the CSR lists and a sample."""
     y = multiply([0, 2, 4, 5], [0, 1, 1, 2, 3], [1.0, 2, 3, 4, 5], [1.0, 2, 3, 4])
     assert y is not None, "multiply() returns None; return a list with one number for each output."
     assert len(y) == 3, f"you return {len(y)} numbers; expected 3, one fewer than the number of entries of `begins`."
@@ -64,10 +64,10 @@ def multiply(multiply: Callable[[list[int], list[int], list[float], list[float]]
 
 
 def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -> None:
-    """What a layer keeps: the bytes that a dense, a masked and a csr layer keep between two steps.
+    """Exercise "What does a layer keep?": write a function for the bytes that a layer keeps between two steps.
 
-    For a 5 × 4 layer with 6 links, the check compares the answers with results computed by hand. For a second layer, it
-    compares one answer with a measurement.
+    For a 5 × 4 layer with 6 links, the check compares three answers with results computed by hand: the bytes if the
+    layer is dense, masked or csr. For a second layer, it compares one answer with a measurement.
     """
     dense = training_bytes(5, 4, 6, "dense")
     assert dense is not None, "training_bytes() returns None; return a number of bytes."
@@ -92,9 +92,9 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
     )
     alone = training_bytes(5, 4, 6, "links")
     slips = {
-        "the size without the positions of the links (12 bytes for each link) and the beginnings of rows and "
-        "columns": 72,
-        "the size without the beginnings of rows and columns, 4 bytes each": 144,
+        "the size of the values, gradients and momenta alone; add 12 bytes for the position of each link, and add the "
+        "beginnings of the rows and columns": 72,
+        "the size without the beginnings of the rows and columns; add 4 bytes for each entry of both lists": 144,
         "the size with one beginning per row and column; each of the two lists has one more entry": 144 + 4 * 9,
         "the size without the beginnings of the columns; the backward pass needs them": 144 + 4 * 6,
     }
@@ -113,13 +113,14 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
 
 
 def break_even(break_even: float | None) -> None:
-    """When links take more memory: the density at which a sparse layer takes as much memory as a dense layer."""
+    """Exercise "When do links take more memory?": find the density at which csr and dense layers are equally large."""
     assert break_even is not None, "replace None with a density between 0 and 1."
     assert 0 <= break_even <= 1, (
         f"{break_even} is not a density; expected a share of all possible links, between 0 and 1."
     )
     assert abs(break_even - 0.5) > 1e-6, (
-        "0.5 is the answer for SGD with momentum (12 of 24 bytes); Adam keeps one more moment for each weight."
+        "0.5 is the answer for SGD with momentum: 12 bytes for each weight, and 24 for each link. Adam keeps one more "
+        "moment for each of them."
     )
     per_weight, per_link = 4 * 4, 4 * 4 + 12
     assert abs(break_even * per_link - per_weight) < 0.05, (
@@ -132,9 +133,10 @@ Predict = Callable[[tuple[float, float], tuple[float, float], float], float | No
 
 
 def meeting_density(meeting_density: Predict) -> None:
-    """Predict the crossover: the density at which a csr layer takes as long as the dense layer.
+    """Exercise "Predict the crossover": find the density at which a csr and a dense layer are equally fast.
 
-    The function gets two measurements. The time of a csr layer is a fixed cost plus a cost proportional to the density.
+    The function gets the times of a csr layer at two densities, and the time of the dense layer. The
+    time of the csr layer is a fixed cost plus a cost proportional to the density.
     """
     # 1 ms + 30 ms · density is equal to 10 ms at a density of 0.3.
     found = meeting_density((0.01, 1.3), (0.05, 2.5), 10.0)
@@ -144,18 +146,18 @@ def meeting_density(meeting_density: Predict) -> None:
         "the answer from the second measurement alone; find the fixed cost from both measurements": 0.2,
         "the dense time divided by the slope; subtract the fixed cost from the dense time first": 1 / 3,
         "the answer if you add the fixed cost to the dense time; subtract the fixed cost": 11 / 30,
-        "the distance from the first measurement; add the density of that measurement": 0.29,
-        "the distance from the second measurement; add the density of that measurement": 0.25,
+        "the difference from the density of the first measurement; add this density": 0.29,
+        "the difference from the density of the second measurement; add this density": 0.25,
         "a percentage; return a share between 0 and 1": 30,
     }
     refuse(round(found, 6), slips, 1e-4)
     assert abs(found - 0.3) < 1e-6, (
-        f"{found:g} is not right; the line through the two points reaches 10 ms at a density of 0.3."
+        f"{found:g} is not right; the line through the two measurements reaches 10 ms at a density of 0.3."
     )
     again = meeting_density((0.02, 1.6), (0.1, 4.0), 7.0)
     assert again is not None, "with other measurements, meeting_density() returns None; return a density."
     assert abs(again - 0.2) < 1e-6, (
-        f"for (2 %, 1.6 ms), (10 %, 4 ms) and a dense time of 7 ms, you predict {again:g}; expected 0.2."
+        f"with 1.6 ms at 2 %, 4 ms at 10 % and 7 ms for the dense layer, you return {again:g}; expected 0.2."
     )
     never = meeting_density((0.01, 1.3), (0.05, 2.5), 0.5)
     assert never == 0, (
@@ -163,16 +165,16 @@ def meeting_density(meeting_density: Predict) -> None:
     )
     always = meeting_density((0.01, 1.3), (0.05, 2.5), 50.0)
     assert always == 1, (
-        f"against a dense layer that takes 50 ms, the csr layer is faster at every density; return 1, not {always}."
+        f"the csr layer is faster at every density than a dense layer that takes 50 ms; return 1, not {always}."
     )
 
 
 def fixed_cost(fixed_cost: float | None) -> None:
-    """What no sparsity removes: the fixed cost of a step, in milliseconds."""
+    """Exercise "What no sparsity removes": find the fixed cost of a step, in milliseconds."""
     assert fixed_cost is not None, "replace None in the cell above with a number of milliseconds."
     slips = {
         "the time of the sparse step; part of this time is arithmetic": 3.0,
-        "3 minus 0.1; the dense step has the fixed cost, too, so its arithmetic takes less than 10 ms": 2.9,
+        "3 minus 0.1; the dense step also has the fixed cost, so its arithmetic takes less than 10 ms": 2.9,
         "the time of 1 % of the FLOPs; find the time that does not depend on the FLOPs": 0.1,
         "the time of the arithmetic in the dense step; subtract it from 10 ms": 7 / 0.99,
         "the time that sparsity saves; find the time that sparsity cannot save": 7.0,
@@ -190,11 +192,11 @@ Gradients = Callable[[Links, Tensor, Tensor, Tensor], tuple[Tensor, Tensor] | No
 
 
 def gradients(gradients: Gradients) -> None:
-    """Backward by links: the gradients with respect to the values and the inputs, computed without the matrix.
+    """Exercise "Backward by links": write a function for the gradients that does not build the weight matrix.
 
-    For a layer with three outputs and four inputs, the check compares the gradients with a result computed by hand.
-    For a 40 × 50 layer with 60 links, it compares them with the gradients of autograd. No tensor may be as large as
-    the matrix.
+    The function returns the gradients with respect to the values and the inputs. For a layer with three outputs and
+    four inputs, the check compares them with a result computed by hand. For a 40 × 50 layer with 60 links, it compares
+    them with the gradients of autograd. No tensor may be as large as the matrix.
     """
     weight = torch.tensor([[1.0, 2, 0, 0], [0, 3, 4, 0], [0, 0, 0, 5]])
     x, dy = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 10, 100]])
@@ -204,7 +206,7 @@ def gradients(gradients: Gradients) -> None:
     )
     dvalues, dx = answer
     assert dvalues.shape == (5,), (
-        f"the gradient with respect to the values has the shape {tuple(dvalues.shape)}; there are 5 links."
+        f"the gradient with respect to the values has the shape {tuple(dvalues.shape)}; expected (5,), for 5 links."
     )
     assert dvalues.tolist() != [1, 2, 2, 3, 4], (
         "your gradient with respect to the values is the input alone; multiply it by dy."
@@ -217,7 +219,7 @@ def gradients(gradients: Gradients) -> None:
         "gradient is dy[i] · x[j]."
     )
     assert dx.shape == (1, 4), (
-        f"the gradient with respect to x has the shape {tuple(dx.shape)}; x has the shape (1, 4)."
+        f"the gradient with respect to x has the shape {tuple(dx.shape)}; expected (1, 4), the shape of x."
     )
     assert dx.tolist() != [[1, 30, 40, 500]], (
         "input 1 has two links, but you keep the gradient of only one link. An assignment overwrites the first "
@@ -250,16 +252,18 @@ def _compare_with_autograd(gradients: Gradients) -> None:
         "samples."
     )
     equal = torch.allclose(dvalues, by_weight[mask], atol=1e-5)
-    assert equal, "for 3 samples, the gradient with respect to the values differs from autograd's."
-    assert torch.allclose(dx, by_x, atol=1e-5), "for 3 samples, the gradient with respect to x differs from autograd's."
+    assert equal, "for 3 samples, the gradient with respect to the values differs from the gradient of autograd."
+    assert torch.allclose(dx, by_x, atol=1e-5), (
+        "for 3 samples, the gradient with respect to x differs from the gradient of autograd."
+    )
     assert sizes.largest < mask.numel(), (
-        f"both gradients are right, but one of your tensors has {sizes.largest} elements; the matrix has "
-        f"{mask.numel()}. Work with one number for each sample and link."
+        f"both gradients are right, but one of your tensors has {sizes.largest} elements; expected fewer "
+        f"than the {mask.numel()} elements of the matrix. Work with one number for each sample and link."
     )
 
 
 class _Sizes(TorchDispatchMode):
-    """A mode that records the number of elements of the largest tensor that torch makes."""
+    """A mode that records how many elements the largest tensor has that torch makes."""
 
     largest = 0
 

@@ -18,7 +18,7 @@ _HEAD = chts.LayerGraph(attentions=(chts.Attention("q", "k", "v", "o", heads=1, 
 
 
 def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tensor]) -> None:
-    """One head with a mask: a function that mixes the values of a head whose layers are sparse.
+    """Exercise "One head with a mask": write a function that mixes the values of a head with sparse layers.
 
     There are three tokens, four inputs and two neurons, so each mask has eight places.
     """
@@ -43,7 +43,7 @@ def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tens
         "the mixture with the weights of absent links; multiply each weight matrix by its mask": mixed(
             of_all[0], of_all[1], of_all[2]
         ),
-        "the mixture if you do not divide the scores by √2": mixed(query, key, value, scale=1.0),
+        "the mixture if you do not divide the scores by √2; divide them": mixed(query, key, value, scale=1.0),
         "the mixture if you divide the scores by √4; this head has 2 neurons": mixed(query, key, value, scale=0.5),
         "the mixture if the shares of each key sum to 1; the shares of each query must sum to 1": by_queries @ value,
         "the mixture with scores instead of shares; apply the softmax first": query @ key.T / math.sqrt(2) @ value,
@@ -61,7 +61,7 @@ def _shown(mixture: Tensor) -> str:
 
 
 def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Percolation of a head: a function that removes the links of inactive neurons, as the core does."""
+    """Exercise "Predict a head's percolation": write a function that removes the links of inactive neurons."""
     rows = {
         "q": [[1, 0], [0, 0], [0, 1], [1, 1]],
         "k": [[0, 1], [1, 1], [0, 0], [1, 0]],
@@ -82,35 +82,39 @@ def percolate_head(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tenso
     all_as_one = {name: mask & (both if name == "o" else both[:, None]) for name, mask in given.items()}
     assert not _same(found, all_as_one), (
         "you removed all neurons that are inactive in the pair or in the chain. Treat the pair and the chain "
-        "separately. A neuron without queries still has a value, and the head mixes this value, because the shares "
-        "come from the other neurons."
+        "separately. A neuron without queries still has a value. The head still mixes this value, because the other "
+        "neurons determine the shares."
     )
     for first, second, what in (
         ("q", "k", "the queries and in the keys"),
         ("v", "o", "the values and in the output layer"),
     ):
         untouched = found[first].equal(given[first]) and found[second].equal(given[second])
-        assert not untouched, f"you removed no link of {first} or {second}; a neuron needs links in {what}."
+        assert not untouched, f"you removed no link of {first} or {second}; an active neuron has links in {what}."
     for name in given:
         more, less = int((found[name] & ~right[name]).sum()), int((right[name] & ~found[name]).sum())
         assert not less, (
             f"you removed {less} links of {name} that carry a signal; which neuron of the head is still active?"
         )
         assert not more, (
-            f"you kept {more} links of {name} that lead nowhere; does the other side of the neuron have links?"
+            f"you kept {more} links of {name} that lead nowhere. A neuron without links in q must lose its links in k, "
+            "and the other way round. The same is true for v and o."
         )
     _compare_with_the_core(percolate_head)
 
 
 def _compare_with_the_core(percolate_head: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Compare the masks of a square head with the core's. In such a head, it is easy to confuse rows and columns."""
+    """Compare the learner's masks of a square head with the masks of the core.
+
+    In such a head, it is easy to confuse rows and columns.
+    """
     generator = torch.Generator().manual_seed(1)
     masks = {name: torch.rand(6, 6, generator=generator) < 0.2 for name in "qkvo"}
     found, right = percolate_head(masks), chts.percolation.percolate(masks, _HEAD)
     different = [name for name in masks if not found[name].equal(right[name])]
     assert not different, (
-        f"in a head of 6 neurons with 6 inputs, your result for {' and '.join(different)} differs from the core's; "
-        "a neuron is a row of q, k and v, and a column of o."
+        f"in a head of 6 neurons with 6 inputs, your result for {' and '.join(different)} differs from the core's "
+        "result; a neuron is a row of q, k and v, and a column of o."
     )
 
 
@@ -119,7 +123,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> None:
-    """Weights of each matrix: a function that returns how many weights each parameter keeps at a given sparsity."""
+    """Exercise "Weights of each matrix": write a function for the number of weights that each parameter keeps."""
     small: Shapes = {
         "embedding.weight": (10, 4),
         "encoder.0.attention_norm.weight": (4,),
@@ -129,12 +133,12 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
     }
     left = weights_left(small, 0.75)
     assert left is not None, "weights_left() returns None; return a dictionary that maps each name to a number."
-    assert isinstance(left, dict), f"you return {left}; return a number for each name."
+    assert isinstance(left, dict), f"you return {left}; return a dictionary with a number for each name."
     assert set(left) == set(small), (
         f"the model has {len(small)} parameters, but you return {len(left)}; return the dense parameters, too."
     )
     slips = {
-        ("encoder.0.attention.q_proj.weight", 12): "the number of absent links; a quarter of the 4 · 4 links exists",
+        ("encoder.0.attention.q_proj.weight", 12): "the number of absent links; a quarter of the 16 places has a link",
         ("encoder.0.attention.q_proj.weight", 16): "the number for a dense matrix; the attention becomes sparse",
         ("encoder.0.feed_forward.0.weight", 32): "the number for a dense matrix; the feed-forward block becomes sparse",
         ("embedding.weight", 10): "the number for a sparse matrix; the embedding is a table and stays dense",
@@ -158,7 +162,7 @@ def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> Non
 
 
 def decoder_links(decoder_links: float | None) -> None:
-    """Links of a decoder layer: the number of links of the layer at 95 % sparsity."""
+    """Exercise "Links of a decoder layer": find the number of links of the layer at 95 % sparsity."""
     assert decoder_links is not None, "replace None in the cell above with a number of links."
     square, fed = 512 * 512, 512 * 1024
     slips = {
@@ -167,24 +171,29 @@ def decoder_links(decoder_links: float | None) -> None:
         "the number for a layer of the encoder; a decoder layer also has cross-attention": 0.05
         * (4 * square + 2 * fed),
         "the number for the attention blocks; add the feed-forward block": 0.05 * 8 * square,
-        "the number without one of the two layers of the feed-forward block": 0.05 * (8 * square + fed),
+        "the number without one of the two feed-forward matrices; count both": 0.05 * (8 * square + fed),
         "the number for three projections per attention; the fourth is the output projection": 0.05
         * (6 * square + 2 * fed),
     }
     refuse(decoder_links, slips, 10)
     expected = 8 * link_count(512, 512, 0.05) + 2 * link_count(512, 1024, 0.05)
-    assert abs(decoder_links - expected) <= 5, f"{decoder_links} is not right; the layer has ten linear layers."
+    assert abs(decoder_links - expected) <= 5, f"{decoder_links} is not right; a decoder layer has ten weight matrices."
 
 
 def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> None:
-    """The rate after an update: a function that returns the learning rate at a step, given the last update."""
+    """Exercise "The rate after an update": write a function that returns the learning rate of a step.
+
+    The function gets the step, the step of the last update (or None), and the number of steps until the rate reaches
+    the schedule again.
+    """
     recipe = translation.Recipe(learning_rate=1.0, warmup=400, iterative_warmup=20)
     for step in (200, 400, 1600):
         rate, right = learning_rate(step, None, 20), translation.learning_rate_at(step, 100, recipe)
         assert rate is not None, "learning_rate() returns None; return a number."
         slips = {
             "the rate without the factor of the width; multiply the rate by 100^-0.5": 10 * right,
-            "the larger of the two branches; the rate is the smaller branch": 0.1 * max(step**-0.5, step * 400**-1.5),
+            "the rate with the larger of the two terms; the formula uses the smaller term": 0.1
+            * max(step**-0.5, step * 400**-1.5),
         }
         for slip, wrong in slips.items():
             same = math.isclose(rate, wrong, rel_tol=1e-3) and not math.isclose(wrong, right, rel_tol=1e-3)
@@ -203,17 +212,17 @@ def learning_rate(learning_rate: Callable[[int, int | None, int], float]) -> Non
         assert share < 1.0001, f"{place} of the scheduled rate; the rate must never exceed the scheduled rate."
         assert share < 0.9999 or step > 401, f"{place} of the scheduled rate; after an update, the rate must start low."
         assert not math.isclose(share, (step - 401) / steps, abs_tol=1e-4), (
-            f"{place} of the scheduled rate; step 401 is the first step of the return and already has a share of "
+            f"{place} of the scheduled rate; step 401 is the first of the {steps} steps, so its share is already "
             f"1/{steps}."
         )
         assert math.isclose(share, right, rel_tol=1e-3), f"{place} of the scheduled rate; expected {right:.0%}."
 
 
 def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], float]) -> None:
-    """A lead by luck: a function that draws tables of equally good methods and returns the mean lead.
+    """Exercise "A lead by luck": write a function for the mean lead of the best of equally good methods over FC.
 
-    With one rival, the mean lead is 0. The highest of eight normal errors is on average 1.42 standard deviations above
-    the mean.
+    With one rival of FC, the mean lead is 0. The highest of eight normal errors is on average 1.42 standard deviations
+    above the mean.
     """
 
     def lead(rivals: int, seeds: int, deviation: float) -> float:
@@ -222,7 +231,7 @@ def lead_by_luck(lead_by_luck: Callable[[int, int, float, torch.Generator], floa
     alone = lead(1, 1, 1.0)
     assert alone is not None, "lead_by_luck() returns None; return a number."
     slips = {
-        "the mean distance without a sign; a lead has a sign": 2 / math.sqrt(math.pi),
+        "the mean of the leads without their signs; keep the sign of each lead": 2 / math.sqrt(math.pi),
         "the lead if FC is also its own rival; compare FC only with the other methods": 1 / math.sqrt(math.pi),
     }
     for slip, wrong in slips.items():

@@ -12,7 +12,7 @@ Following = dict[str, dict[str, float]]
 
 
 def merge(merge: Callable[[Words], Words]) -> None:
-    """One merge: a function that joins the most frequent pair of neighbours in all words."""
+    """Exercise "One merge": write a function that joins the most frequent pair of neighbours in all words."""
     numbers: Words = {tuple("ein"): 4, tuple("drei"): 3, tuple("zehn"): 5}
     given = dict(numbers)
     found = merge(numbers)
@@ -22,9 +22,12 @@ def merge(merge: Callable[[Words], Words]) -> None:
     assert sum(found.values()) == 12, (
         f"the counts of your words sum to {sum(found.values())}; expected 12. Keep the count of each word."
     )
-    assert ("ei", "n") in found, f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; which pair occurs 7 times?"
+    assert ("ei", "n") in found, (
+        f"for the counts ein 4, drei 3 and zehn 5, you return {_shown(found)}; which pair occurs 7 times?"
+    )
     assert found == {("ei", "n"): 4, ("d", "r", "ei"): 3, tuple("zehn"): 5}, (
-        f"for ein 4, drei 3 and zehn 5, you return {_shown(found)}; join e and i in every word, and join no other pair."
+        f"for the counts ein 4, drei 3 and zehn 5, you return {_shown(found)}; join e and i in every word, and join no "
+        "other pair."
     )
     rare: Words = {tuple("sechs"): 1, tuple("sechzig"): 1, tuple("acht"): 1, tuple("zu"): 9}
     assert ("zu",) in merge(rare), (
@@ -33,12 +36,12 @@ def merge(merge: Callable[[Words], Words]) -> None:
     )
     twice = merge({tuple("anan"): 2, tuple("na"): 1})
     assert ("a", "na", "n") not in twice, (
-        "for anan 2 and na 1, you joined n and a. But a and n are neighbours twice in each anan, so this pair is more "
-        "frequent. Count every place."
+        "for the counts anan 2 and na 1, you joined n a. But a n occurs twice in each anan, so a n is more frequent. "
+        "Count every place."
     )
-    assert ("an", "a", "n") not in twice, "the pair occurs twice in anan; join it in both places."
+    assert ("an", "a", "n") not in twice, "the pair a n occurs twice in anan; join it in both places."
     right: Words = {("an", "an"): 2, ("n", "a"): 1}
-    assert twice == right, f"for anan 2 and na 1, you return {_shown(twice)}; expected {_shown(right)}."
+    assert twice == right, f"for the counts anan 2 and na 1, you return {_shown(twice)}; expected {_shown(right)}."
     three = merge({("a", "a", "a"): 1})
     assert three == {("aa", "a"): 1}, f"a a a becomes aa a, not {_shown(three)}; join each letter only once."
     _compare_with_the_package(merge)
@@ -59,7 +62,7 @@ def _shown(words: Words) -> str:
 
 
 def padding_share(padding_share: float | None) -> None:
-    """Padding: the share of the batch that is padding."""
+    """Exercise "Padding": find the share of the batch that is padding."""
     tokens = (4, 6, 7, 10)
     places = len(tokens) * max(tokens)
     padding = places - sum(tokens)
@@ -67,9 +70,8 @@ def padding_share(padding_share: float | None) -> None:
     assert padding_share != padding, f"{padding} is the number of padded places; divide it by the number of all places."
     slips = {
         "a percentage; give a share between 0 and 1": 100 * padding / places,
-        "the share of the tokens; the rest is padding": 1 - padding / places,
-        "the padding divided by the tokens; divide it by the number of all places, including the padding": padding
-        / sum(tokens),
+        "the share of the tokens; subtract it from 1 to get the share of the padding": 1 - padding / places,
+        "the padding divided by the tokens; divide the padding by the number of all places": padding / sum(tokens),
         "the answer for two batches of two sentences; here, all four sentences are in one batch": 1
         - 27 / (2 * 6 + 2 * 10),
     }
@@ -98,7 +100,7 @@ WIDE: Following = {
 
 
 def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
-    """Search with a beam: a function that returns the pieces of the translation with the best score."""
+    """Exercise "Search with a beam": write a function that returns the pieces of the best-scored translation."""
     found = beam_search(NUMBERS, 1)
     assert found is not None, "beam_search() returns None; return a list of pieces."
     assert not {"<s>", "</s>"} & set(found), f"you return {found}; leave out the marks of the beginning and the end."
@@ -136,16 +138,20 @@ def _expect(
     found, (wanted, _) = beam_search(dict(following), beam), next_pieces.search(following, beam)
     first = ", ".join(f"{piece} {chance:g}" for piece, chance in following["<s>"].items())
     assert list(found) == wanted, (
-        f"with the first pieces {first}, a beam of {beam} finds {' '.join(wanted)}; you return {' '.join(found)}."
+        f"if the chances of the first piece are {first}, a beam of {beam} finds {' '.join(wanted)}; you return "
+        f"{' '.join(found)}."
     )
 
 
 def scores(score_a: float | None, score_b: float | None) -> None:
-    """Which one wins: the scores of the hypotheses A and B. The check prints the hypothesis that the search returns."""
+    """Exercise "Which one wins?": compute the scores of the hypotheses A and B.
+
+    The check prints the hypothesis that the search returns.
+    """
     stubs = "replace each None in the cell above with a score."
     assert score_a is not None, stubs
     assert score_b is not None, stubs
-    assert max(score_a, score_b) < 0, "a score is negative, because a log-probability is negative."
+    assert max(score_a, score_b) < 0, "each score must be negative, because a log-probability is negative."
     for answer, pieces, log in ((score_a, 4, -2.0), (score_b, 7, -2.3)):
         slips = {
             "the log-probability per piece; the penalty grows more slowly than the number of pieces": log / pieces,
@@ -156,12 +162,12 @@ def scores(score_a: float | None, score_b: float | None) -> None:
         refuse(answer, slips, 0.002)
     for name, answer, pieces, log in (("A", score_a, 4, -2.0), ("B", score_b, 7, -2.3)):
         right = log / ((5 + pieces) / 6) ** 0.6
-        assert abs(answer - right) < 0.002, f"{answer} is not right for {name}, which has n = {pieces}."
+        assert abs(answer - right) < 0.002, f"{answer} is not right for {name}, which has {pieces} pieces."
     print("the search returns the hypothesis", "B" if score_b > score_a else "A")
 
 
 def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]]) -> None:
-    """Two references: a function that returns the clipped number and the total number of n-grams of a hypothesis."""
+    """Exercise "Two references": write a function that returns the clipped count and the total count of n-grams."""
     references = [["the", "cat", "is", "on", "the", "mat"], ["there", "is", "a", "cat", "on", "the", "mat"]]
     found = clipped(["the"] * 7, references, 1)
     assert found is not None, "clipped() returns None; return two numbers."
@@ -173,13 +179,13 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
         "the count in the last reference; take the higher of the two counts": 1,
     }
     for slip, wrong in slips.items():
-        assert hits != wrong, f"of the seven words 'the', you count {hits}. This is {slip}."
+        assert hits != wrong, f"you count {hits} of the seven words 'the'. This is {slip}."
     assert hits == 2, (
-        f"of the seven words 'the', you count {hits}; the first reference contains the word twice, and the second "
+        f"you count {hits} of the seven words 'the'; the first reference contains the word twice, and the second "
         "contains it once."
     )
     swapped = clipped(["the"] * 7, references[::-1], 1)
-    assert swapped == (2, 7), f"with the references swapped, you return {swapped}; use all references, in any order."
+    assert swapped == (2, 7), f"with the references swapped, you return {swapped}; the order must not matter."
     _compare_with_sacrebleu(clipped, references)
 
 
@@ -200,11 +206,11 @@ def _compare_with_sacrebleu(
 
 
 def bleu_of_six(bleu_of_six: float | None) -> None:
-    """Too short: the BLEU of the first six words of a reference of eight words."""
+    """Exercise "Too short": find the BLEU of a translation that lacks the last two of the reference's eight words."""
     assert bleu_of_six is not None, "replace None in the cell above with a BLEU score between 0 and 100."
     slips = {
         "the brevity penalty; BLEU is 100 times as large": math.exp(1 - 8 / 6),
-        "the share of the words; the brevity penalty is an exponential": 75,
+        "the share of the words in per cent; the brevity penalty is an exponential function": 75,
         "above 100; the exponent must be 1 - r/c, with r words in the reference": 100 * math.exp(1 - 6 / 8),
         "the answer for the exponent -r/c; the exponent is 1 - r/c": 100 * math.exp(-8 / 6),
         "the answer without a brevity penalty; this translation is too short": 100,

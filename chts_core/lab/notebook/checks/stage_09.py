@@ -125,7 +125,7 @@ _NEURONS = (
 
 
 def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """Percolate a gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
+    """A percolated gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
 
     One of the four neurons has links in all three layers. Each of the other three has no links in one of the layers.
     """
@@ -182,7 +182,7 @@ Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
 
 
 def planned(shortened: Shortened, facts: Facts) -> None:
-    """Plan the 60M model: a function that fits a recipe into the given minutes, and a function that reads a plan."""
+    """A plan for the 60M model: a function that fits a recipe into a time, and a function that reads a plan."""
     for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
         recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
         assert recipe is not None, "shortened() returns None; return a recipe with replace(recipe, steps=...)."
@@ -203,8 +203,10 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     budget, of_step = tokens_per_second * 60 * minutes, paper.batch * paper.context
     slips = {
         "the number of tokens of the whole run; divide it by the number of tokens of a step": int(budget),
-        "the number of steps for one context per step; a step has a batch of contexts": int(budget // paper.context),
-        "the number of steps for one token per context; a context has 256 tokens": int(budget // paper.batch),
+        "the number of steps if a step had only one context; a step has a batch of contexts": int(
+            budget // paper.context
+        ),
+        "the number of steps if a context had only one token; a context has 256 tokens": int(budget // paper.batch),
         "the number of steps if the minutes were seconds; a minute has 60 seconds": int(budget // of_step // 60),
         "one step too many; the last step would not end in time": int(budget // of_step) + 1,
     }
@@ -219,7 +221,8 @@ def _check_recipe(recipe: LanguageRecipe, tokens_per_second: float, minutes: flo
     assert recipe.update_every == right, f"{given} you update every {recipe.update_every} steps; expected {right}."
     right = max(recipe.steps // 10, 1)
     assert recipe.warmup != paper.warmup, (
-        f"{given} the warm-up has {paper.warmup} steps, but the whole run has {recipe.steps} steps."
+        f"{given} the warm-up has {paper.warmup} steps, but the whole run has {recipe.steps} steps; "
+        "expected a tenth of these steps."
     )
     assert abs(recipe.warmup - right) <= 1, f"{given} the warm-up has {recipe.warmup} steps; expected {right}."
     assert recipe.iterative_warmup == 0, f"iterative_warmup is {recipe.iterative_warmup}; set it to 0."
@@ -272,7 +275,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
         "MiB": {
             "a number of bytes; a MiB has 2²⁰ bytes": size,
             "a number of megabytes of 10⁶ bytes; a MiB has 2²⁰ bytes": size / 1e6,
-            "the memory of the weights alone; add the other parts": plan.memory["weights"] / 2**20,
+            "only the memory of the weights; add the other parts": plan.memory["weights"] / 2**20,
         },
     }
     for name, value in right.items():
@@ -287,7 +290,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
 
 
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
-    """The least step: half the distance to the next bfloat16 number, and the smallest weight that never changes."""
+    """The least step: half the distance between neighbouring numbers, and the smallest weight that never changes."""
     for weight, slips in (
         (
             1.0,
@@ -339,7 +342,7 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
             right = min(losses, key=lambda name: losses[name][rate])
             mine = at_each.get(rate)
             assert mine == right, (
-                f"at the rate {rate:g}, the losses are {shown}, but you name {mine}. The lowest loss is best."
+                f"at the rate {rate:g}, the losses are {shown}, but you return {mine}. The lowest loss is best."
             )
         means = {name: sum(found.values()) / len(found) for name, found in losses.items()}
         assert own == best or own != min(means, key=lambda name: means[name]), (
@@ -347,8 +350,8 @@ def winners(winners: Callable[[Mapping[str, Mapping[float, float]]], tuple[dict[
         )
         often = list(at_each.values())
         assert own == best or own != max(losses, key=often.count), (
-            f"{own} has the lowest loss at the largest number of rates. Compare the losses of the methods at their "
+            f"{own} has the lowest loss at two of the three rates. Compare the losses of the methods at their "
             "best rates."
         )
         lowest = ", ".join(f"{name} {min(found.values()):g}" for name, found in losses.items())
-        assert own == best, f"the lowest losses are {lowest}, but you name {own}."
+        assert own == best, f"the lowest losses are {lowest}, but you return {own}."

@@ -55,7 +55,7 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
 
 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """Regrow the same links: the mask that every rank makes from the gradients of all ranks.
+    """The same new links: the mask that every rank makes from the gradients of all ranks.
 
     The layer has 8 places. Three places have links, each with a gradient of 9, so the check notices if the
     function chooses one of them.
@@ -71,27 +71,30 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
     grown = {"abcde"[place] for place, new in enumerate((mine.bool() & ~mask)[~mask].tolist()) if new}
     assert len(grown) == 2, f"your mask has {len(grown)} new links; expected 2. Choose among the places without a link."
     slips = {
-        "the gradient of rank 0 alone; use the mean over the ranks": "ac",
-        "the gradient of rank 1 alone; use the mean over the ranks": "ab",
+        "the gradient of only one rank, rank 0; use the mean over the ranks": "ac",
+        "the gradient of only one rank, rank 1; use the mean over the ranks": "ab",
         "the mean of the absolute values; take the mean over the ranks first": "ae",
         "the mean itself; take its absolute value": "bd",
     }
     chosen = "".join(sorted(grown))
-    begins = f"a to e are the places without a link, row by row. You regrow {chosen[0]} and {chosen[1]}"
+    begins = (
+        f"the letters a to e stand for the places without a link, row by row. You regrow {chosen[0]} and {chosen[1]}"
+    )
     for slip, wrong in slips.items():
         assert chosen != wrong, f"{begins}. You choose them by {slip}."
-    assert chosen == "bc", f"{begins}. Write down the five means."
+    assert chosen == "bc", f"{begins}. Write down the mean gradient of each place."
     generator = torch.Generator().manual_seed(10)
     mask, gradients = torch.eye(5, 6, dtype=torch.bool), torch.randn(3, 5, 6, generator=generator)
     means = gradients.mean(dim=0).abs().masked_fill(mask, 0).flatten()
     expected = mask.flatten().index_fill(0, means.topk(4).indices, True).view_as(mask)
     assert torch.equal(regrow(gradients, mask.clone(), 4).bool(), expected), (
-        "with three ranks and 4 new links, your mask is not right."
+        "with three ranks and 4 new links, your mask is not right; use the gradients of all ranks, and add "
+        "`number` links."
     )
 
 
 def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """Continue with fewer ranks: a function that returns the examples of a rank in a step."""
+    """A run with fewer ranks: a function that returns the examples of a rank in a step."""
     batch = 8
     for step in range(3):
         whole = list(range(step * batch, (step + 1) * batch))
@@ -158,7 +161,7 @@ def continued(
     load_run: Callable[[toys.Trial, Path], None],
     not_needed: Collection[str] | None,
 ) -> None:
-    """Continue exactly: two functions that save and load a run, and the parts of a run that they need not save."""
+    """An exact continuation: two functions that save and load a run, and the parts of a run that they need not save."""
     run = toys.Trial(seed=0)
     for _ in range(20):
         run.step()
@@ -221,8 +224,8 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     """A grid in words: the grid of a sweep, and its number of runs."""
     assert grid is not None, "replace the first None in the cell above with a dict of lists."
     assert set(grid) == {"method", "sparsity", "seed"}, (
-        f"the grid has {', '.join(grid) or 'nothing'}; the sentence names methods, sparsities and seeds, so the "
-        "keys are method, sparsity and seed."
+        f"the keys of the grid are {', '.join(grid) or 'missing'}; expected method, sparsity and seed, because the "
+        "sentence lists values for these three."
     )
     values = grid["sparsity"] if isinstance(grid["sparsity"], list) else []
     assert not any(value in (0.2, 0.05) for value in values), (
@@ -243,8 +246,8 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     }
     found = {cell.name for cell in cells}
     assert found == wanted, (
-        f"your grid lacks {len(wanted - found)} runs that the sentence names and has {len(found - wanted)} other runs; "
-        f"the first of these runs is {min(found ^ wanted)}."
+        f"your grid lacks {len(wanted - found)} of the runs in the exercise's sentence and has {len(found - wanted)} "
+        f"additional runs. The first missing or additional run is {min(found ^ wanted)}."
     )
     assert num_runs is not None, "replace the second None in the cell above with a number of runs."
     slips = {
@@ -274,7 +277,7 @@ _Runs = list[tuple[str, int]]
 
 
 def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
-    """Schedule a sweep within a budget: the runs that fit, and the hour at which the last run ends.
+    """A sweep within a budget: the runs that fit, and the hour at which the last run ends.
 
     The runs take 3, 1 and 2 hours. There are two seeds, two workers and a budget of five hours.
     """
@@ -300,7 +303,7 @@ def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_R
             ("chts", 1),
         ],
         "the schedule of one worker, but there are two workers": [("fc", 0), ("set", 0), ("set", 1)],
-        "a schedule that fits into 2 · 5 hours in all. Each worker has its own five hours": [
+        "a schedule that fits into 2 · 5 hours in total. Each worker has its own five hours": [
             *begins,
             ("fc", 1),
             ("set", 1),

@@ -56,7 +56,7 @@ def coverage(coverage: Callable[[int, float, float, torch.Generator], float | No
 
 
 def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[float, float] | None]) -> None:
-    """Pair them: the half-widths of the paired and of the unpaired interval of the difference between two methods."""
+    """Paired or unpaired: the half-widths of two confidence intervals for the difference between two methods."""
     a, b = [90.0, 94.0, 98.0, 92.0], [88.0, 93.0, 96.0, 91.0]
     answer = half_widths(list(a), list(b))
     assert answer is not None, "half_widths() returns None; return two half-widths, the paired one first."
@@ -67,23 +67,23 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     unpaired = _T_6 * math.hypot(*errors)
     assert not abs(mine - unpaired) < 0.01, f"{mine} is the unpaired half-width; return the paired half-width first."
     slips = {
-        "the half-width of A alone; subtract seed by seed first": mean_and_interval(a)[1],
+        "the half-width for A only; first subtract B from A for each seed": mean_and_interval(a)[1],
         "the mean difference itself; find how much the differences vary": 1.5,
         "the standard error; multiply it by t": error,
         "the result with the factor 1.96, which is only right for many seeds": 1.96 * error,
         "the result with the standard deviation; divide it by the square root of 4": 2 * paired,
-        "the result with 6 degrees of freedom; four differences have 3": _T_6 * error,
+        "the result with 6 degrees of freedom; for four differences, use 3": _T_6 * error,
     }
     refuse(mine, slips, 0.005)
     assert abs(mine - paired) < 0.005, f"the paired half-width {mine} is not right; the differences are 2, 1, 2 and 1."
     t_3 = paired / error
     slips = {
-        "the paired half-width again; ignore the pairs": paired,
-        "t times the sum of the standard errors; add their squares and take the square root": _T_6 * sum(errors),
+        "the paired half-width again; treat the runs of A and B as independent": paired,
+        "t times the sum of standard errors; multiply t by the square root of the sum of squares": _T_6 * sum(errors),
         "the standard error; multiply it by t": math.hypot(*errors),
-        "the result with 3 degrees of freedom; two methods with four runs each have 6": t_3 * math.hypot(*errors),
+        "the result with 3 degrees of freedom; for two methods with four runs each, use 6": t_3 * math.hypot(*errors),
         "the result with the factor 1.96, which is only right for many seeds": 1.96 * math.hypot(*errors),
-        "the half-width of A alone; B varies, too": mean_and_interval(a)[1],
+        "the half-width for A only; B varies, too": mean_and_interval(a)[1],
     }
     refuse(apart, slips, 0.01)
     assert abs(apart - unpaired) < 0.01, (
@@ -99,13 +99,13 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
 
 
 def same_gain(same_gain: Callable[[float, float, float], float | None]) -> None:
-    """The same gain elsewhere: the perplexity that is ahead of another rival by the same number of nats."""
+    """The same gain elsewhere: the perplexity that has the same gain in nats over another rival."""
     found = same_gain(35.26, 33.03, 120.0)
     assert found is not None, "same_gain() returns None; return a perplexity."
     slips = {
-        "the perplexity that is ahead by the same number of points; the ratio of perplexities matters, so "
+        "the perplexity that is lower by the same number of points; the ratio of perplexities matters, so "
         "subtract logarithms": 120 - 2.23,
-        "the perplexity that is behind by the same number of nats; a lower perplexity is better": 120 * 35.26 / 33.03,
+        "the perplexity that is higher by the same number of nats; a lower perplexity is better": 120 * 35.26 / 33.03,
         "the result of a ratio of logarithms; a gain in nats is a difference of logarithms": 120
         ** (math.log(33.03) / math.log(35.26)),
         "a number of nats; the answer is a perplexity": math.log(120 * 33.03 / 35.26),
@@ -137,11 +137,11 @@ def difference_of_differences(difference_of_differences: Gap) -> None:
     ours = standard_error([1.0, 2.0, 3.0])
     apart = math.hypot(standard_error(mine), standard_error(rival), 0.3, 0.4)
     slips = {
-        "our standard error alone; the paper's numbers are uncertain, too": ours,
-        "the paper's standard error alone; our numbers are uncertain, too": 0.5,
+        "only our standard error; the paper's numbers are uncertain, too": ours,
+        "only the paper's standard error; our numbers are uncertain, too": 0.5,
         "the sum of the standard errors; add their squares and take the square root": ours + 0.5,
-        "the result with 0.3 + 0.4 for the paper; add the squares of these numbers, too": math.hypot(ours, 0.7),
-        "the result without pairs; our two methods share their seeds, so subtract seed by seed first": apart,
+        "the result with 0.3 + 0.4 for the paper; add the squares of 0.3 and 0.4 instead": math.hypot(ours, 0.7),
+        "the result without pairs; our two methods share their seeds, so first take each seed's difference": apart,
         "the result with our standard deviation; divide it by the square root of 3": math.hypot(1, 0.5),
     }
     refuse(error, slips, 0.005)
@@ -182,7 +182,7 @@ _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
 
 
 def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
-    """Sort a claim: a function that takes the advantage for each task and seed, and returns a verdict."""
+    """The verdict on a claim: a function that takes the advantage for each task and seed, and returns a verdict."""
     allowed = ("holds", "does not hold", "undecided", "untested")
     for tasks in _COMPARISONS:
         said = verdict([list(task) for task in tasks])

@@ -29,7 +29,10 @@ _MORE_ROWS: Sequence[Row] = (
 def read_row(
     read_row: Callable[[Row, float, int], str], *, claims: Sequence[Row], margins: Mapping[str, float]
 ) -> None:
-    """Read the table of claims: a function that takes a row, a margin and a number of looks, and returns a verdict."""
+    """The table of claims: a function that takes a row, a margin and a number of looks, and returns a verdict.
+
+    The number of looks is the number of intervals that you read together.
+    """
     for looks in (1, 9):
         for row in (*claims, *_MORE_ROWS) if looks == 1 else (*_MORE_ROWS, *claims):
             margin = margins.get(row["unit"], 0.5)
@@ -48,7 +51,7 @@ def read_row(
 
 
 def _wider(seeds: int, looks: int) -> float:
-    """The factor by which a number of looks widens the half-width of a 95 % interval."""
+    """The factor by which the half-width of a 95 % interval grows if you read `looks` intervals together."""
     return float(stats.t.ppf(1 - 0.05 / looks / 2, seeds - 1) / stats.t.ppf(1 - 0.05 / 2, seeds - 1))
 
 
@@ -116,7 +119,7 @@ _Link = tuple[int, int]
 
 
 def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """Swap two links: a mask in which two links exchange their inputs, or the old mask if the swap loses a link."""
+    """A swap of two links: a mask in which two links exchange their inputs, or the old mask if a swap loses a link."""
     diagonal = torch.eye(2, dtype=torch.bool)
     given = diagonal.clone()
     mine = swap(given, (0, 0), (1, 1))

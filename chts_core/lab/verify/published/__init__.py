@@ -38,7 +38,7 @@ class Command:
     percolates: whether incomplete links are removed.
     regrowth: recorded scores of missing links, or "random"; None if there are no new links.
     sampled: True if the command draws links by these scores, and False if it takes the links with the highest scores;
-        None if it does not run, or has no such scores.
+        None if the command does not run, or has no such scores.
     csti: whether the command starts from the correlations of its inputs.
     """
 
@@ -73,7 +73,7 @@ def _of_transformer(method: Method) -> Outcome:
     if steps != {step for step, *_ in content["updates"]}:
         return False, f"updates at {sorted(steps)}"
     if method.turnover.skip_optimizer:
-        return False, "the optimizer skips a step; the script takes this step with a learning rate of 0"
+        return False, "the optimizer skips the step before an update; the script does it with a learning rate of 0"
     return True, f"{len(content['updates'])} updates"
 
 
@@ -247,7 +247,7 @@ def _regrowth(method: Method, command: Command) -> Outcome:
     ours = link_prediction.sample_links(
         mask, int(theirs.sum()), method.regrowth.score, soft=False, generator=torch.Generator().manual_seed(0)
     )
-    level = predictor(mask) > predictor(mask)[theirs].min()  # the two codes break ties at the last link differently
+    level = predictor(mask) > predictor(mask)[theirs].min()  # the two programs break ties at the last link differently
     return torch.equal(ours & level, theirs & level), f"scores, the {int(theirs.sum())} highest"
 
 

@@ -30,7 +30,10 @@ def same_counts(method: Method, name: str) -> Outcome:
     theirs = [(step, gone, come, after) for step, _, _, _, gone, come, after in run["updates"]]
     if ours != theirs:
         first = next((pair for pair in zip(ours, theirs, strict=False) if pair[0] != pair[1]), (len(ours), len(theirs)))
-        return False, f"step, removed, regrown, links are {first[0]}; the recording has {first[1]}"
+        return False, (
+            "our run differs from the recording: (step, removed, regrown, links) of an update, or the number of "
+            f"updates, is {first[0]}; the recording has {first[1]}"
+        )
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(theirs)} updates"
 
@@ -58,7 +61,8 @@ def _run_of(method: Method) -> Sparsifier:
 
 def stops_together(method: Method) -> Outcome:
     """The removal by scores takes as many links as it does in the MLP script for CHT, except that the script rounds
-    down. A layer that has reached the overlap of the early stop continues until all layers have reached it.
+    down. When the overlap of a layer has exceeded the limit of the early stop, the updates of this layer continue
+    until the overlaps of all layers have exceeded the limit.
     """
     content, budget = _of_mlp(method)
     run = content["cht, soft regrowth"]
@@ -77,14 +81,14 @@ def stops_together(method: Method) -> Outcome:
     went_on = {layer for step, layer, *_ in stopped["updates"] if step == 4}
     together = bool(signalled) and went_on.issuperset(signalled)
     if method.turnover.early_stop is None or method.turnover.together != together:
-        return False, "a layer stops alone or never; in the recording, all layers stop together"
+        return False, "each layer stops on its own, or no layer stops early; in the recording, all layers stop together"
     wrong = wrong_skips(method, budget, run["optimizer skips"])
     return wrong is None, wrong or f"{len(run['updates'])} updates"
 
 
 def excess(method: Method) -> Outcome:
-    """Like the MLP script with `--EM_S`, the method regrows as many links as it has in excess of the final number.
-    Because of percolation, the script's numbers of links change over time.
+    """As in the MLP script with `--EM_S`, each layer regrows as many links as it has in excess of its final number of
+    links. Because of percolation, the script's numbers of links change over time.
     """
     content, budget = _of_mlp(method)
     run = content["chts"]

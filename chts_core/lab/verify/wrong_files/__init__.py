@@ -40,8 +40,8 @@ def refusals(folder: Path) -> Iterator[dict[str, Any]]:
         folder: a folder to work in; it is emptied before each case.
 
     Yields:
-        A row per case: the kind of file, the case, the message, and whether the file was refused with the expected
-        message and no file was changed or added.
+        A row per case: the kind of file, the case, the message, and "refused". "refused" is True if the message is
+        the expected one, and chts changed and added no file.
     """
     about = {"schema": records.SCHEMA, "git": records.git_revision(), "versions": records.versions()}
     about["device"] = records.describe_device(torch.device("cpu"))

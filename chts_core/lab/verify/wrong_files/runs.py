@@ -130,10 +130,10 @@ SWEEPS = {
     ),
     "references to references": _sweep(r"not YAML: it uses the alias \*a, .*write the values out", _LAUGHS),
     "a reference to itself": _sweep(r"not YAML: it uses the alias \*a", b"train: mlp\ngrid: &a\n  seed: *a\n"),
-    "nested": _sweep("the sweep is not YAML: .*recursion", NESTED[:5000]),
-    "a tab": _sweep("the sweep is not YAML: .*\n?.*cannot start any token", b"a:\n\t- b"),
-    "a zero byte": _sweep("the sweep is not YAML: unacceptable character", b"train: mlp\0"),
-    "not UTF-8": _sweep("the sweep is not YAML", b"train: \xe4"),
+    "nested": _sweep("the file of the sweep is not YAML: .*recursion", NESTED[:5000]),
+    "a tab": _sweep("the file of the sweep is not YAML: .*\n?.*cannot start any token", b"a:\n\t- b"),
+    "a zero byte": _sweep("the file of the sweep is not YAML: unacceptable character", b"train: mlp\0"),
+    "not UTF-8": _sweep("the file of the sweep is not YAML", b"train: \xe4"),
     "a key besides": _sweep(
         "the sweep has train, shell, grid; expected either", b"train: mlp\nshell: ls\ngrid: {seed: [0]}"
     ),
