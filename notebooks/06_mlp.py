@@ -614,10 +614,9 @@ lines = [
 pd.DataFrame(lines, columns=["method", "test accuracy (%)", "seeds"]).style.hide(axis="index")
 
 # %% [markdown]
-# RigL is ahead of SET by one point, as in the paper. The runs marked (*) follow the paper's recipe, which standardises
-# the pixels and trains on all training images. The recipe of the other runs does neither. So compare only runs with the
-# same recipe. FC, GraNet and the runs marked (*) have one seed each, so we cannot rank them. CHTss, GMP and MEST have
-# no recorded run of this size.
+# With three seeds, CHTs (`chts/paper_mlp_fashion`) is ahead of RigL and SET, as in the paper. Stage 11 shows the
+# intervals of these differences. The other rows have one seed each, so we cannot rank them. CHTss, GMP, GraNet and MEST
+# have no recorded run of this size.
 #
 # ### What would change our mind?
 #

@@ -41,6 +41,7 @@ def test_there_are_the_guides_that_are_promised() -> None:
         "followed",
         "growth",
         "models",
+        "reproduction",
         "runs",
         "speed",
         "teach",

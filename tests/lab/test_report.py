@@ -307,7 +307,7 @@ def test_the_recorded_runs_make_a_report(
 ) -> None:
     monkeypatch.setattr(report, "read", {records.results_folder(): recorded}.__getitem__)
     page = report.write(records.results_folder(), tmp_path).read_text("utf-8")
-    for name in ("images: fashion_mnist", "language: books, tiny", "translation: multi30k, small"):
+    for name in ("mlp_paper: fashion_mnist", "language: books, tiny", "translation: multi30k, small"):
         assert f"<h2>{name}</h2>" in page
     assert str(report.table(recorded["translation: multi30k, small"])[0]["BLEU on the test pairs"]) in page
     methods = {row["method"] for name, rows in recorded.items() if name.startswith("ablations: ") for row in rows}

@@ -16,7 +16,7 @@ from typing import Any
 from chts_core.lab import bench
 from chts_core.lab.figures.style import EARLIER_LABELS, METHOD_LABELS
 from chts_core.lab.notebook.notebooks import as_markdown
-from chts_core.lab.results import records, trained_models
+from chts_core.lab.results import records, reproduction, trained_models
 from chts_core.lab.results.paper import PAPER_MLP
 from chts_core.lab.results.report import SCORES, as_difference, as_mean
 from chts_core.lab.results.statistics import seed_differences
@@ -421,6 +421,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": steps,
     "tokens": tokens,
     "updates": updates,
+    "claims_that_hold": lambda: reproduction.claims("holds"),
+    "claims_that_do_not_hold": lambda: reproduction.claims("does not hold"),
+    "undecided_claims": lambda: reproduction.claims("undecided"),
+    "untested_claims": lambda: reproduction.claims("untested"),
+    "costs": reproduction.costs,
 }
 BLOCK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end of table -->\n", re.DOTALL)
 

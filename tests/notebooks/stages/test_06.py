@@ -180,18 +180,10 @@ def test_the_conclusion_of_stage_06_says_what_recorded_runs_say(committed: Page)
     first, last = (-ten[name]["difference"] for name in (ranked[0], ranked[-1]))
     assert f"All eight sparse methods are behind FC, by {first:.1f} to {last:.1f} points" in text
     full = {row["method"]: row for row in results["full_size"]}
-    assert full["rigl"]["mean"] - full["set"]["mean"] == pytest.approx(1, abs=0.1)
-    assert {name for name, row in full.items() if row["runs"] == 1} == {
-        "fc",
-        "granet",
-        "chts/paper_mlp_fashion (*)",
-        "chts/paper_mlp_fashion_l3p (*)",
-        "chts/r1_readme (*)",
-        "cht/paper_mlp (*)",
-        "rigl (*)",
-        "set (*)",
-    }
-    assert not {"cht", "chtss", "gmp", "mest"} & full.keys()
+    assert {name for name, row in full.items() if row["runs"] > 1} == {"chts/paper_mlp_fashion", "rigl", "set"}
+    assert "With three seeds, CHTs (`chts/paper_mlp_fashion`) is ahead of RigL and SET, as in the paper" in text
+    assert full["chts/paper_mlp_fashion"]["mean"] > max(full[name]["mean"] for name in ("rigl", "set"))
+    assert not {"chtss", "gmp", "granet", "mest"} & full.keys()
 
 
 def test_ten_seeds_make_the_interval_as_much_narrower_as_stage_06_says(committed: Page) -> None:

@@ -1,0 +1,37 @@
+"""Tables of the reproducibility report: the verdict on each claim of the paper, and what the recorded runs cost."""
+
+from chts_core.lab.notebook.notebooks import as_markdown
+from chts_core.lab.results import paper, records, report
+
+
+def claims(verdict: str) -> str:
+    """The claims with one verdict, as a Markdown table.
+
+    Args:
+        verdict: "holds", "does not hold", "undecided" or "untested"; see :func:`chts_core.lab.results.paper.weigh`.
+    """
+    rows = [row for runs in report.read(records.results_folder()).values() for row in runs]
+    lines = []
+    for row in paper.by_claim(paper.weigh(paper.CLAIMS, rows)):
+        if row["verdict"] != verdict:
+            continue
+        line = {"claim": row["claim"], "source": row["source"]}
+        if verdict != "untested":
+            line["difference"] = "; ".join(
+                f"{one['advantage']:+.2f} ± {one['interval']:.2f} ({one['seeds']} seeds)"
+                for one in row["comparisons"]
+                if one["advantage"] is not None
+            )
+        differs = "; ".join(one["differs"] for one in row["comparisons"])
+        lines.append(line | {"why" if verdict == "untested" else "how our runs differ": differs})
+    return as_markdown(lines)
+
+
+def costs() -> str:
+    """The number of recorded runs of each comparison and the hours that they took together, as a Markdown table."""
+    lines = []
+    for name, rows in report.read(records.results_folder()).items():
+        hours = sum(row.get("total_seconds") or row["seconds"] for row in rows) / 3600
+        methods = len({row["method"] for row in rows})
+        lines.append({"runs": name, "methods": str(methods), "number": str(len(rows)), "hours": f"{hours:.1f}"})
+    return as_markdown(lines)
