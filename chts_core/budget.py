@@ -228,8 +228,9 @@ class Budget:
         """Number of links of each layer that an update at this step exchanges, that is, removes and regrows.
 
         Pruned links are not included. The number is a share of the links that a layer has both before and after the
-        update. It is 0 for a full layer, because removed links could only return to their places, without their
-        weights. With zeta="excess", it is the number of these links minus the final number, also for a full layer.
+        update. For a full layer, it is 0, because removed links could only return to their places, without their
+        weights. With zeta="excess", the result is the number of links that the layer has both before and after the
+        update, minus the layer's final number of links. This holds for a full layer, too.
 
         Args:
             before: the number of links of each layer before the update; None for the scheduled numbers.

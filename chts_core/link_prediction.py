@@ -1,4 +1,4 @@
-"""Score missing links from the topology only, and draw the links to regrow by these scores.
+"""Compute scores of missing links from the topology only, and draw the links to regrow by these scores.
 
 The network of a layer is bipartite, so the shortest path around a missing link u–v has three steps, u – z1 – z2 – v.
 The nodes on such paths are the *local community* of u–v. In Cannistraci-Hebb theory, a missing link scores high if the
@@ -19,7 +19,7 @@ scores need only two matrices, R_U for pairs of outputs and R_V for pairs of inp
 CH3 has no factor 1 + P_zu. The maximum matters only where u and v are already linked.
 
 The four functions take a mask, Boolean (out_features, in_features). They return float32 scores of the same shape and on
-the same device, with 0 at existing links, and raise a TypeError or ValueError for anything that is not a mask.
+the same device, with 0 at existing links. They raise a TypeError or ValueError for anything that is not a mask.
 """
 
 from collections.abc import Callable

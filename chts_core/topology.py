@@ -104,9 +104,9 @@ def small_world(
     layers, and a full layer could not be rewired at all. (Paper, bipartite small world model.)
 
     For out_features >= in_features, β = 0 gives exactly the links of receptive_field(..., r=0, degree="fixed"). If the
-    input side is larger, β = 0 gives the transpose of that network for (in_features, out_features). With at least as
-    many links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of the
-    smaller side has a link too.
+    input side is larger, β = 0 gives the transpose of that network for (in_features, out_features). If there are at
+    least as many links as nodes on the larger side, each of these nodes has a link at any β. At β = 0, every node of
+    the smaller side has a link too.
     """
     check_generator(generator)
     if not 0 <= beta <= 1:

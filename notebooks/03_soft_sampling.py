@@ -406,8 +406,8 @@ toy = pd.DataFrame([measure(*softly) for softly in product((False, True), repeat
 toy.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# With hard regrowth the layer tries at most about 410 + 123 links: the links at the start and the links that the first
-# update regrows. With soft regrowth the mask keeps changing. If only the removal is soft, the mask does not keep
+# With hard regrowth, the layer tries about 410 + 123 links or fewer: the links at the start and the links that the
+# first update regrows. With soft regrowth, the mask keeps changing. If only the removal is soft, the mask does not keep
 # changing. A new link has weight 0, so its chance of being kept is 0 as long as there are other links to keep. So the
 # next update removes all new links. In this toy example, the weights of new links stay 0, because nothing is trained.
 # So the example says nothing about soft removal in training.

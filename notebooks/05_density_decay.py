@@ -415,8 +415,8 @@ print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links tha
 # %% [markdown]
 # Without a check, such a run raises no error. A report of this run would state a sparsity of 90 %, but the model has
 # 1.1 % more links than the target allows. With the cubic schedule, the error in the sparsity is smaller,
-# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. Before any training, the core refuses a
-# window that ends after the last update. The error message shows the two steps:
+# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. If a window ends after the last update, the
+# core raises an error before the training starts. The error message shows the two steps:
 
 # %% tags=["nbval-check-output"]
 model = models.mlp(64, 256, 10, generator=torch.Generator().manual_seed(seed))
@@ -537,11 +537,11 @@ figures.show(widgets.DensityDesigner.figure(designed), widgets.DensityDesigner.c
 # %% [markdown]
 # <details><summary>What you should have seen</summary>
 #
-# The sigmoid's window can end at 37.5 % of the run at the latest. Then the cubic window ends at 75 %, at the last
-# update. The steepness $k$ hardly changes the cost, because the mean of the completed share is $\tfrac12$ for any $k$.
-# But with a larger $k$, the largest update removes more links. If the window ends after the last update, the part of
-# the window after this update is hatched in the figure. The sentence below the figure gives the sparsity that the run
-# would reach.
+# The sigmoid's window must end at 37.5 % of the run or earlier. If it ends at 37.5 %, the cubic window ends at 75 %, at
+# the last update. The steepness $k$ hardly changes the cost, because the mean of the completed share is $\tfrac12$ for
+# any $k$. But with a larger $k$, the largest update removes more links. If the window ends after the last update, the
+# part of the window after this update is hatched in the figure. The sentence below the figure gives the sparsity that
+# the run would reach.
 # </details>
 #
 # ## Exercise: the exact sigmoid

@@ -276,9 +276,9 @@ print("chosen:", chosen)
 # The intervals are too wide to rank the three values of $r$. We did not use the test images to choose $r$, so the test
 # accuracy stays unbiased. But the comparison of methods is not fully fair: we tried three settings of CHTs, but only
 # one setting of every other method. CHTss uses the same $r$ as CHTs. The other methods run with the settings in the
-# table of methods, which we did not tune. Not all settings come from the papers. For image tasks, the paper starts CHT,
-# CHTs and CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). Here, these
-# methods start from receptive fields. The preset `chts/paper_mlp` starts from CSTI. In RigL's paper, there is one
+# table of methods. We did not tune these settings. Not all settings come from the papers. For image tasks, the paper
+# starts CHT, CHTs and CHTss from CSTI, a topology that depends on the correlations between the inputs (stage 01). Here,
+# these methods start from receptive fields. The preset `chts/paper_mlp` starts from CSTI. In RigL's paper, there is one
 # update every 100 steps. Here, every method has one update per epoch.
 #
 # ## The race
@@ -570,7 +570,7 @@ for name in METHODS:
 pd.DataFrame(falls).style.hide(axis="index").format("{:.1%}", subset=["fall", "to"])
 
 # %% [markdown]
-# The published page uses the laptop profile and seeds 0 to 2. These are its results:
+# The published page shows runs with the laptop profile and seeds 0 to 2. These are the results:
 #
 # - **Five of the eight sparse methods are behind FC.** RigL loses 2.9 ± 1.7 points, CHTss 3.7 ± 2.1, MEST 5.0 ± 3.8,
 #   CHT 5.1 ± 3.2 and SET 8.3 ± 6.6. GraNet loses 1.1 ± 1.4, GMP 1.8 ± 2.0 and CHTs 4.0 ± 4.5: these three intervals

@@ -415,9 +415,9 @@ assert fifth.checks == injected_bugs.SIGNATURES["threshold with ties"]
 # ## Patient 6: it takes two
 #
 # *Soft* regrowth draws links at random, with probabilities proportional to their scores. The code of the sixth patient
-# claims to be soft, but it takes the links with the highest scores. Each single run of this code passes every check. So
-# we run the code twice with different seeds of the topology. Both runs have the same initial weights, the same batches
-# and the same initial masks, and both remove links by the hard rule.
+# claims to be soft, but it takes the links with the highest scores. Each run of this code, taken alone, passes every
+# check. So we run the code twice with different seeds of the topology. Both runs have the same initial weights, the
+# same batches and the same initial masks, and both remove links by the hard rule.
 #
 # **Predict:** each run gains links that were not in the initial masks. What share of the gained links will be the same
 # in both runs if regrowth really draws links? What share will be the same if regrowth takes the links with the highest

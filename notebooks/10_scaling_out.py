@@ -802,8 +802,8 @@ exercises.check("10.schedule", schedule)
 #
 # 1. The ranks compare hashes at each update, not at each step. What can go wrong between two updates, and what would it
 #    cost to compare more often?
-# 2. Link prediction needs no gradient, but RigL needs the mean gradient of all absent links. Which of the two methods
-#    is easier to share among a thousand ranks, and why?
+# 2. Link prediction needs no gradient, but RigL needs the gradients of all absent links, averaged over the ranks. Which
+#    of the two methods is easier to share among a thousand ranks, and why?
 # 3. A model with masks on dense weights costs as much as the dense model. For whom is it still worth training a sparse
 #    model?
 #

@@ -325,7 +325,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
     ),
     (
         RESULTS,
-        "FC is ahead of the mean of CHTs by {:.2f} points in the best epoch. In the paper, it is ahead by {:.2f} points",
+        "FC is ahead of the mean of CHTs by {:.2f} points in the best epoch. In the paper, it is ahead by {:.2f} ",
         lambda: [
             best_on_fashion("fc") - best_on_fashion(CHTS),
             OF_THE_PAPER["fc"] - OF_THE_PAPER[CHTS],

@@ -28,8 +28,8 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
 
     Returns:
         The index of each row's window; rows whose degrees have the same integer square root share a window. The two
-        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, a bound on the
-        column's random integer, int64 (windows, 2, columns): argument `in_by` of :func:`race`.
+        ends of each window as values of ln t, float64 (windows, 2). For each end and each column, a bound
+        on the column's random integer, int64 (windows, 2, columns); :func:`race` takes it as the argument `in_by`.
     """
     _, window = np.unique(np.floor(np.sqrt(degrees)), return_inverse=True)
     fewest = np.full(window.max() + 1, columns)

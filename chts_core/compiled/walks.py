@@ -103,8 +103,7 @@ def propose_links(  # pragma: no cover (compiled)
 ) -> None:
     """Fill `links` (int64) with missing links, drawn independently of each other. A failed draw gives -1.
 
-    The probability of a missing link is proportional to its node-based score. :mod:`chts_core.compiled.walk_sampling`
-    describes the method. A link is given by its position in the flattened mask.
+    A link is its position in the flattened mask. :mod:`chts_core.compiled.walk_sampling` describes the method.
 
     Args:
         exists: a bit for each element of the flattened mask; `start` and `neighbours` come from :func:`adjacency`.

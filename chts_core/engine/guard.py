@@ -317,9 +317,9 @@ def check_conversion(execution: str, model: nn.Module, weights: Iterable[str]) -
     if stay:
         raise ValueError(
             f"execution is 'csr' but {', '.join(stay)} cannot store only their links; expected weights of plain "
-            "nn.Linear layers inside the model. Such a layer is not part of nn.MultiheadAttention, is no subclass, and "
-            "has no parametrisation, pruning, state-dict hook or forward method of its own. Choose execution='auto', "
-            "which leaves these weights masked, or exclude them."
+            "nn.Linear layers inside the model. A plain layer is an nn.Linear itself, not a subclass. It is not part "
+            "of nn.MultiheadAttention, and it has no parametrisation, pruning, state-dict hook or forward method of "
+            "its own. Choose execution='auto', which leaves these weights masked, or exclude them."
         )
 
 

@@ -165,9 +165,8 @@ def from_state(
     if saved.gains and state["total_steps"] != saved.timeline.total_steps:
         raise ValueError(
             f"the saved state is from a run of {state['total_steps']} steps but this run has "
-            f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls, but the sparsity of "
-            f"this run follows {saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or "
-            "the callback."
+            f"{saved.timeline.total_steps}. reschedule=True needs a sparsity that never falls; here it follows "
+            f"{saved.method.sparsity}. Pass total_steps={state['total_steps']} to the Sparsifier or the callback."
         )
     reschedule = reschedule and not saved.gains  # the next update follows the schedule even if links come back
     behind = state.get("behind", {})

@@ -71,7 +71,7 @@ class Watch:
         self._versions = self._now()
 
     def changed(self) -> set[str]:
-        """The weights that something other than the optimizer has changed since :meth:`settle`.
+        """The weights that code outside the optimizer has changed since :meth:`settle`.
 
         PyTorch does not count changes through `.data`.
         """

@@ -59,7 +59,7 @@ class Weight(Protocol):
         ...
 
     def num_zero(self, positions: Tensor) -> int:
-        """How many of the links at these positions in the flattened weight have weight 0.
+        """How many of the links at these positions of the flattened weight tensor have the value 0.
 
         Args:
             positions: int64 in ascending order.

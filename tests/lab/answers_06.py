@@ -151,7 +151,10 @@ SLIPS = [
         (training(method="rigl"), "the Sparsifier does not use the given method; pass this method to it."),
         (training(sparsity=0.5), "the Sparsifier has a sparsity of 0.5; expected 0.75."),
         (training(total=400), "total_steps is 400; expected 40, because each batch needs one step."),
-        (training(order="optimizer"), "the Sparsifier counted no step; call sparsifier.step() in the loop."),
+        (
+            training(order="optimizer"),
+            "the Sparsifier has counted no steps; call sparsifier.step() in the training loop.",
+        ),
         (
             training(order="sparsifier optimizer"),
             "the Sparsifier counted 39 of 40 steps; call sparsifier.step() after each optimizer.step().",

@@ -145,7 +145,7 @@ SLIPS = [
         ),
         (
             otherwise("masked", 246),
-            "for the masked layer, you return 246 bytes; expected the bytes of the dense layer and one byte for each "
+            "for the masked layer, you return 246 bytes; expected the bytes of the dense layer plus one byte for each "
             "possible link.",
         ),
         (

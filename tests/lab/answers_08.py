@@ -150,7 +150,7 @@ SLIPS = [
         ),
         (
             attend(scale=0.5),
-            "This is the mixture if you divide the scores by √4; this head has 2 neurons.",
+            "This is the mixture if you divide the scores by √4; divide them by √2.",
         ),
         (
             attend(dim=0),
@@ -166,7 +166,7 @@ SLIPS = [
         ),
         (
             attend(order="kqv"),
-            "This is the mixture with queries and keys exchanged; swap them back.",
+            "This is the mixture if you exchange the queries and the keys; swap them back.",
         ),
         (lambda x, weights, masks: attend()(x, weights, masks) + 1, "; expected "),
     ),

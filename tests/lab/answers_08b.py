@@ -199,20 +199,23 @@ SLIPS = [
     *cases(
         "08b.clipped",
         (lambda *_: (2, 6), "the hypothesis has seven words, but you counted 6."),
-        (lambda *_: (7, 7), "you count 7 of the seven words 'the'. This is the number of words that occur"),
+        (
+            lambda *_: (7, 7),
+            "your clipped count of the seven words 'the' is 7. This is the number of words that occur",
+        ),
         (
             summed,
-            "you count 3 of the seven words 'the'. This is the sum over both references; take the higher of the two "
-            "counts.",
+            "your clipped count of the seven words 'the' is 3. This is the sum over both references; take the higher "
+            "of the two counts.",
         ),
         (
             lambda written, references, n: clipped(written, references[1:], n),
-            "you count 1 of the seven words 'the'. This is the count in the last",
+            "your clipped count of the seven words 'the' is 1. This is the count in the last",
         ),
         (
             lambda *_: (0, 7),
-            "you count 0 of the seven words 'the'; the first reference contains the word twice, and the second "
-            "contains it once.",
+            "your clipped count of the seven words 'the' is 0; the first reference contains the word twice, and the "
+            "second contains it once.",
         ),
         (
             lambda written, references, n: clipped(written, references[:1], n),

@@ -269,7 +269,7 @@ SLIPS = [
             ((slip, bits_per_byte), message)
             for slip, message in (
                 (lambda chances: len(chances) / sum(chances), "3.2 is 1 over the mean probability"),
-                (lambda chances: sum(1 / p for p in chances) / len(chances), "5.0 is the mean of 1/p"),
+                (lambda chances: sum(1 / p for p in chances) / len(chances), "5.0 is the arithmetic mean of 1/p"),
                 (lambda chances: 1 / math.prod(chances), "16.0 is 1 over the product of all probabilities"),
                 (lambda chances: math.log(perplexity(chances)), "1.3863 is the mean loss in nats"),
                 (lambda chances: math.log2(perplexity(chances)), "2.0 is the mean loss in bits"),

@@ -348,12 +348,12 @@ SLIPS = [
         (({**GRID, "sparsity": 0.8}, 35), "the sweep refuses this grid: grid has sparsity: 0.8; expected a list of"),
         (
             ({**GRID, "method": ["set", "rigl", "chts"]}, 30),
-            "your grid lacks 5 of the runs in the exercise's sentence and has 0 additional runs. The first missing or "
+            "your grid lacks 5 of the runs that the exercise asks for and has 0 additional runs. The first missing or "
             "additional run is fc-0.",
         ),
         (
             ({**GRID, "seed": [0]}, 7),
-            "your grid lacks 28 of the runs in the exercise's sentence and has 0 additional runs. The first missing or "
+            "your grid lacks 28 of the runs that the exercise asks for and has 0 additional runs. The first missing or "
             "additional run is chts-0.8-1.",
         ),
         (

@@ -160,7 +160,7 @@ SLIPS = [
         ),
         (
             read(factor=lambda looks, _: looks),
-            "More looks change t; they do not multiply the half-width by 9.",
+            "Do not multiply the half-width by 9; take a larger t instead.",
         ),
     ),
     *cases(

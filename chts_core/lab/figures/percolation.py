@@ -23,7 +23,7 @@ def dead_ends(masks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
     Returns:
         For each side of the network, its inactive neurons, Boolean (features,); inputs and outputs are never inactive.
-        For each layer, its incomplete links (links of inactive neurons), Boolean in the shape of its mask.
+        For each layer, its incomplete links (links of inactive neurons), Boolean (out_features, in_features).
     """
     hidden = [~(before.any(dim=1) & after.any(dim=0)) for before, after in pairwise(masks)]
     inputs, outputs = masks[0].new_zeros(masks[0].shape[1]), masks[-1].new_zeros(masks[-1].shape[0])

@@ -18,7 +18,7 @@ def claims(verdict: str) -> str:
         line = {"claim": row["claim"], "source": row["source"]}
         if verdict != "untested":
             line["difference"] = "; ".join(
-                f"{one['advantage']:+.2f} ± {one['interval']:.2f} ({one['seeds']} seeds)"
+                f"{one['advantage']:+.3f} ± {one['interval']:.3f} ({one['seeds']} seeds)"
                 for one in row["comparisons"]
                 if one["advantage"] is not None
             )

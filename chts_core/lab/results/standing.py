@@ -84,7 +84,7 @@ def _between_choices() -> list[dict[str, Any]]:
     restored, zeros = (tables.of_method(words, method, 0.95) for method in ("chts", "chts/zeros"))
     return [
         _row(
-            "soft regrowth is ahead of regrowth of the best-scored links",
+            "soft regrowth is ahead of regrowth of the links with the highest scores",
             f"{soft['soft'] - soft['hard']:+.2f} BLEU for CHTss on Multi30k at 90 % (Table 11)",
             "a task with many links per neuron, so that the scores differ",
             (_DIGITS, "points"),

@@ -1,7 +1,8 @@
-"""The base of all widgets: a state, a function `compute`, a picture with a description, and controls for the state.
+"""The base class of all widgets.
 
-The widgets use only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget, not in an
-output area. So the picture has a text alternative. An error in a callback is raised; an output area could hide it.
+A widget has a state, a function `compute`, a picture with a description, and controls for the state. The widgets use
+only features that ipywidgets 7.7 and 8 both have. A picture is an <img> in an HTML widget, not in an output area. So
+the picture has a text alternative. An error in a callback is raised; an output area could hide it.
 """
 
 import base64

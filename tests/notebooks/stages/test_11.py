@@ -65,9 +65,9 @@ def test_stage_11_says_what_its_text_says(executed: Executed) -> None:
 
 def test_neurons_that_stage_11_says_stay_active() -> None:
     runs = records.read_runs(records.results_folder() / "mlp_paper.jsonl")
-    for method in ("cht/paper_mlp", "rigl"):
+    for method in ("cht/paper_mlp", "chts/paper_mlp_fashion"):
         ours = fmean(100 * run["active_neurons_published"] for run in runs if run["method"] == method)
-        assert ours > paper.PAPER_MLP["fashion_mnist"][method][1] + 20
+        assert ours > paper.PAPER_MLP["fashion_mnist"][method][1] + 10
 
 
 def tables_of_claims(notebook: Any) -> dict[str, list[str]]:

@@ -115,7 +115,7 @@ def train_sparse(train_sparse: Train) -> None:
     assert sparsifier.timeline.total_steps == 40, (
         f"total_steps is {sparsifier.timeline.total_steps}; expected 40, because each batch needs one step."
     )
-    assert sparsifier.steps != 0, "the Sparsifier counted no step; call sparsifier.step() in the loop."
+    assert sparsifier.steps != 0, "the Sparsifier has counted no steps; call sparsifier.step() in the training loop."
     assert sparsifier.steps == 40, (
         f"the Sparsifier counted {sparsifier.steps} of 40 steps; call sparsifier.step() after each optimizer.step()."
     )

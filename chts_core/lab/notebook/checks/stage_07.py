@@ -87,7 +87,7 @@ def training_bytes(training_bytes: Callable[[int, int, int, str], int | None]) -
         "and a momentum, too."
     )
     assert masked == 260, (
-        f"for the masked layer, you return {masked} bytes; expected the bytes of the dense layer and one byte for "
+        f"for the masked layer, you return {masked} bytes; expected the bytes of the dense layer plus one byte for "
         "each possible link."
     )
     alone = training_bytes(5, 4, 6, "links")

@@ -44,11 +44,11 @@ def attend(attend: Callable[[Tensor, dict[str, Tensor], dict[str, Tensor]], Tens
             of_all[0], of_all[1], of_all[2]
         ),
         "the mixture if you do not divide the scores by √2; divide them": mixed(query, key, value, scale=1.0),
-        "the mixture if you divide the scores by √4; this head has 2 neurons": mixed(query, key, value, scale=0.5),
+        "the mixture if you divide the scores by √4; divide them by √2": mixed(query, key, value, scale=0.5),
         "the mixture if the shares of each key sum to 1; the shares of each query must sum to 1": by_queries @ value,
         "the mixture with scores instead of shares; apply the softmax first": query @ key.T / math.sqrt(2) @ value,
         "the matrix of values; mix the values with the shares": value,
-        "the mixture with queries and keys exchanged; swap them back": mixed(key, query, value),
+        "the mixture if you exchange the queries and the keys; swap them back": mixed(key, query, value),
     }
     for slip, wrong in slips.items():
         assert not torch.allclose(found, wrong, atol=1e-4), f"you return {_shown(found)}. This is {slip}."

@@ -179,10 +179,10 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
         "the count in the last reference; take the higher of the two counts": 1,
     }
     for slip, wrong in slips.items():
-        assert hits != wrong, f"you count {hits} of the seven words 'the'. This is {slip}."
+        assert hits != wrong, f"your clipped count of the seven words 'the' is {hits}. This is {slip}."
     assert hits == 2, (
-        f"you count {hits} of the seven words 'the'; the first reference contains the word twice, and the second "
-        "contains it once."
+        f"your clipped count of the seven words 'the' is {hits}; the first reference contains the word twice, and the "
+        "second contains it once."
     )
     swapped = clipped(["the"] * 7, references[::-1], 1)
     assert swapped == (2, 7), f"with the references swapped, you return {swapped}; the order must not matter."

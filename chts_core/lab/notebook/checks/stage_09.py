@@ -40,7 +40,7 @@ def perplexity_and_bits(
     assert mine is not None, "perplexity() returns None; return e to the power of the mean of -log p."
     slips = {
         "1 over the mean probability; take the mean of the logarithms": 3.2,
-        "the mean of 1/p, which is an arithmetic mean; take the mean of the logarithms": 5.0,
+        "the arithmetic mean of 1/p; take the mean of the logarithms": 5.0,
         "1 over the product of all probabilities; divide the sum of the logarithms by the number of "
         "probabilities": 16.0,
         "the mean loss in nats; the perplexity is e to the power of this loss": 2 * math.log(2),

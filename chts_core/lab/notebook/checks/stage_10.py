@@ -246,8 +246,8 @@ def grid(grid: Mapping[str, list[Any]] | None, num_runs: int | None) -> None:
     }
     found = {cell.name for cell in cells}
     assert found == wanted, (
-        f"your grid lacks {len(wanted - found)} of the runs in the exercise's sentence and has {len(found - wanted)} "
-        f"additional runs. The first missing or additional run is {min(found ^ wanted)}."
+        f"your grid lacks {len(wanted - found)} of the runs that the exercise asks for and has "
+        f"{len(found - wanted)} additional runs. The first missing or additional run is {min(found ^ wanted)}."
     )
     assert num_runs is not None, "replace the second None in the cell above with a number of runs."
     slips = {

@@ -84,7 +84,7 @@ def _why(said: str, row: Row, margin: float, looks: int) -> str:
     if looks > 1 and said == _verdict(mean, half, margin):
         return f"{ends} for {looks} looks. You used the interval for one look."
     if looks > 1 and said == _verdict(mean, half * looks, margin):
-        return f"{ends}. More looks change t; they do not multiply the half-width by {looks}."
+        return f"{ends}. Do not multiply the half-width by {looks}; take a larger t instead."
     if right == "level":
         return f"{ends}. The interval contains 0, and both ends are closer to 0 than the margin of {margin:g}."
     return (
