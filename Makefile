@@ -1,17 +1,17 @@
 # One command each: `make tour` shows sparse training at work, `make lab` opens the notebooks, `make test` runs the tests.
-# All work in .venv, made from constraints.txt when it is missing or out of date.
+# They use .venv. If it is missing or out of date, make installs the packages of constraints.txt into it.
 
 PYTHON ?= python3
 BIN := .venv/bin
 COLAB := tests/colab/constraints.txt
-# Without compiling, it takes 60 % of the time; a module is compiled when it is first imported. That must be kept: else
-# every process compiles all it imports, which takes seven seconds for a notebook.
+# pip does not compile, which cuts its time to 60 %. Python compiles a module at its first import, and must keep the
+# result. Otherwise every process compiles all modules that it imports, which takes seven seconds for a notebook.
 unexport PYTHONDONTWRITEBYTECODE
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 .PHONY: tour lab test test-full test-browser test-colab site lint types check-notebooks refresh-notebooks wheel bench gpu gpu-results clean
 
-# All stages, or some: make tour STAGES="00 06"
+# This runs all stages. To run only some: make tour STAGES="00 06"
 PROFILE ?= laptop
 tour: .venv/notebooks.stamp
 	$(BIN)/chts tour $(STAGES) --profile $(PROFILE) --out runs/tour
@@ -19,27 +19,27 @@ tour: .venv/notebooks.stamp
 lab: .venv/notebooks.stamp
 	$(BIN)/jupyter lab notebooks
 
-# Two processes; what must be done once for several files is, by a lock (tests/notebooks/conftest.py).
+# Two processes run the tests. A lock makes sure that they do shared work only once (tests/notebooks/conftest.py).
 TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 test: .venv/test.stamp
 	$(PYTEST) $(PYTEST_OPTIONS)
 
-# Also the tests that are marked as full, and more examples of each property.
+# This also runs the tests with the mark full, and tries more examples of each property.
 test-full: .venv/test.stamp
 	$(PYTEST) -m "not browser" --hypothesis-profile full $(PYTEST_OPTIONS)
 
-# The widgets in a browser: pages with the newest ipywidgets in one process, with that of Colab in another.
+# This tests the widgets in a browser: with ipywidgets 8 in one process, and with Colab's ipywidgets in another.
 test-browser: .venv/test.stamp .venv-colab/stamp
 	CHTS_BROWSER_PYTHON=$(BIN)/python:.venv-colab/bin/python $(BIN)/python -m pytest -m "browser and not full" \
 		--numprocesses $(TEST_PROCESSES) --dist loadgroup tests/browser/test_widgets_in_browser.py $(PYTEST_OPTIONS)
 
-# With Colab's versions: what its first cell does there, a few notebooks, and the widgets without a browser.
+# This tries Colab's versions: the first cell of the notebooks, a few notebooks, and the widgets without a browser.
 test-colab: .venv-colab/stamp
 	.venv-colab/bin/chts tour 00 06 --profile ci --out runs/colab
 	.venv-colab/bin/python -m pytest -q -W ignore::DeprecationWarning -m "not browser" --numprocesses $(TEST_PROCESSES) --dist loadfile tests/lab/test_widgets.py tests/lab/test_widgets_in_kernel.py
 
-# The pages for readers, in runs/site/html; then its links, and its accessibility in a browser.
+# This builds the pages for readers in runs/site/html, then checks the links, and the accessibility in a browser.
 site: .venv/site.stamp
 	$(BIN)/python docs/build.py
 	$(BIN)/python -m pytest -m browser --numprocesses $(TEST_PROCESSES) tests/browser/test_site.py $(PYTEST_OPTIONS)
@@ -53,22 +53,22 @@ lint: .venv/dev.stamp
 types: .venv/dev.stamp
 	$(BIN)/mypy
 
-# The stages that print numbers to check by hand, cell by cell: no error, and those numbers are the ones that are committed.
+# This runs the stages with numbers to check by hand. No cell may fail, and these numbers must equal the committed ones.
 check-notebooks: .venv/test.stamp
 	CHTS_PROFILE=ci $(BIN)/python -m pytest -c /dev/null --rootdir notebooks --nbval-lax --nbval-current-env \
 		--numprocesses $(TEST_PROCESSES) --dist loadfile $(wildcard notebooks/0[1-5]_*.ipynb) $(PYTEST_OPTIONS)
 
-# Rebuild the committed .ipynb from their .py sources, with outputs of the laptop profile; and what is handed out.
-# One alone: make refresh-notebooks NOTEBOOKS=notebooks/06_mlp.ipynb
+# This rebuilds the committed .ipynb from their .py sources, with outputs of the laptop profile, then the exercises.
+# To rebuild only one: make refresh-notebooks NOTEBOOKS=notebooks/06_mlp.ipynb
 NOTEBOOKS = $(patsubst %.py,%.ipynb,$(wildcard notebooks/*.py))
 refresh-notebooks: .venv/notebooks.stamp
 	$(BIN)/jupytext --update --to ipynb $(NOTEBOOKS:.ipynb=.py)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
-	@# Of a progress bar, how it ended is enough; before the cells have run there is nothing to merge.
+	@# This keeps only the end of a progress bar. It needs its own command, which comes after the cells have run.
 	$(BIN)/jupyter nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True $(NOTEBOOKS)
 	$(BIN)/chts exercises
 
-# The wheel: the same bits each time it is built, as a package index wants it, and tried from an environment and a folder of its own.
+# This builds the wheel twice, expects the same bits, and tries the wheel in its own environment and folder.
 wheel: .venv/dev.stamp
 	rm -rf dist runs/wheel
 	$(BIN)/python -m build --quiet
@@ -84,11 +84,11 @@ wheel: .venv/dev.stamp
 bench: .venv/bench.stamp
 	$(BIN)/chts bench
 
-# What needs a GPU, in eight minutes: tests, conformance, timings, training runs. The same command goes on with what is not done.
+# This runs what needs a GPU, in 8 minutes: tests, conformance, timings, training. Run it again for unfinished items.
 gpu: .venv/test.stamp
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu --minutes 8
 
-# Puts what `make gpu` gave into benchmarks/results/gpu.json and results/gpu.jsonl.
+# This puts the results of `make gpu` into benchmarks/results/gpu.json and results/gpu.jsonl.
 gpu-results: .venv/test.stamp
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu --take-over
 
@@ -99,7 +99,7 @@ clean:
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
-# First Colab's packages alone, in which the bootstrap cell of the notebooks is tried; then what tests need.
+# This first installs only Colab's packages, to try the first cell of the notebooks. Then it installs what tests need.
 .venv-colab/stamp: pyproject.toml $(wildcard tests/colab/*) | .venv/test.stamp
 	.venv/bin/python -m venv --clear .venv-colab
 	.venv-colab/bin/python -m pip install $(PIP_OPTIONS) --constraint $(COLAB) --requirement tests/colab/has.txt

@@ -1,4 +1,4 @@
-"""What the Sparsifier checks at every step, against the training step before it."""
+"""The time of the Sparsifier's checks at every step, against the time of the training step before them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +11,12 @@ from chts_core.lab.models import mlp
 
 from .common import compare
 
-# The checks are to take less than a 200th of a training step.
+# The checks should take less than a 200th of a training step.
 AIM = 200
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """With `execution="csr"`, where a step does nothing but check. The second row needs transformers."""
+    """With `execution="csr"`, `Sparsifier.step` only checks. The second row needs transformers."""
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(32, 784, generator=generator), torch.randint(10, (32,), generator=generator)
     model = mlp(784, 1568, 10, generator=generator)

@@ -1,7 +1,7 @@
-"""What the benchmarks share: two or three functions timed in turns, in one run.
+"""Code that all benchmarks share: it times one to three functions in turns, in one run.
 
-Every other module of this folder is a topic of `chts bench`: rows() yields one dictionary per comparison, as
-:func:`compare` makes them, as soon as it has it. Topics import this module as `from .common import compare`.
+Every other module of this folder is a topic of `chts bench`: rows() yields one dictionary, made by
+:func:`compare`, as soon as a comparison ends. Topics import this module as `from .common import compare`.
 """
 
 import ctypes
@@ -32,19 +32,19 @@ def compare(
     aim: float | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Time our function and a rival in turns: a row of a benchmark.
+    """Time our function and a rival in turns, and return a row of a benchmark.
 
     Args:
-        comparison: what is done, on what.
-        ours: called without arguments, as the others are.
+        comparison: what the functions do, and on what data.
+        ours: our function; all functions are called without arguments.
         rival: its name and the function.
-        floor: name and function of what either must at least do, timed along.
+        floor: name and function of the least work that both must do; it is timed too.
         aim: how many times as fast as the rival ours should be.
-        device: where they work; on "cuda" the row has the highest memory of one call as well.
+        device: where they run; on "cuda" the row also has the peak memory of one call.
 
     Returns:
-        comparison, seconds, rival, rival_seconds, times_faster; where they apply floor, floor_seconds, aim,
-        peak_bytes and rival_peak_bytes. Seconds are medians over rounds in which every function has its turn.
+        comparison, seconds, rival, rival_seconds, times_faster; if they apply, also floor, floor_seconds,
+        aim, peak_bytes and rival_peak_bytes. Seconds are medians over rounds in which every function has its turn.
     """
     name, other = rival
     seconds = medians(ours, other, *([floor[1]] if floor else []))
@@ -80,7 +80,7 @@ def medians(*functions: Function) -> list[float]:
 
 
 def _peak_bytes(function: Function) -> int:
-    """GPU memory of one call at its highest, beyond what was in use before."""
+    """Peak GPU memory of one call, beyond the memory in use before it."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -89,15 +89,15 @@ def _peak_bytes(function: Function) -> int:
 
 
 def resident_peak(function: Function) -> int | None:
-    """Resident memory of one call at its highest, in bytes beyond what was in use before; None where Linux is not.
+    """Peak resident memory of one call, in bytes beyond the memory in use before it; None if the system is not Linux.
 
-    The least of three calls: what the system pages in meanwhile would add to one.
+    This is the minimum of three calls, because memory that the system pages in meanwhile can add to one of them.
     """
     peaks = []
     for _ in range(3):
         try:
-            ctypes.CDLL(None).malloc_trim(0)  # memory kept for the next call would hide what it takes
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the highest so far
+            ctypes.CDLL(None).malloc_trim(0)  # otherwise memory that is kept for the next call would hide its peak
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         except (OSError, AttributeError):
             return None
         before = _status("VmRSS")
@@ -112,7 +112,7 @@ def _status(field: str) -> int:
 
 
 def matrix_products(mask: Tensor) -> tuple[str, Function]:
-    """Name and function of the least that a dense node-based score needs: its four products of matrices."""
+    """Name and function of the least work of a dense node-based score: its four matrix products."""
     links = mask.float()
     of_outputs, of_inputs = links @ links.T, links.T @ links
 

@@ -1,4 +1,4 @@
-"""One epoch of the paper's MLP on Fashion-MNIST at 99 % sparsity: links alone, masked, and fully connected."""
+"""One epoch of the paper's MLP on Fashion-MNIST at 99 % sparsity: with only the links, masked, and fully connected."""
 
 import time
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from chts_core.lab.data import load_images
 from chts_core.lab.models import mlp
 
 HIDDEN, BATCH, SPARSITY = 1568, 32, 0.99
-EPOCHS = 4  # of the schedule, of which the first is timed: it ends with an update of the topology
+EPOCHS = 4  # in the schedule; we time the first epoch, which ends with an update of the topology
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """CHTs that stores its links alone, and CHTs under masks, against FC; each epoch is run once."""
+    """CHTs that stores only its links, and CHTs under masks, against FC; each epoch runs once."""
     train = load_images("fashion_mnist").train
     links, masked, dense = (
         _epoch(method, execution, train.images, train.labels)
@@ -41,7 +41,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def _epoch(method: str, execution: Execution, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Seconds of an epoch and of the update in it; bytes of all that is kept from step to step."""
+    """Seconds of an epoch and of the update in it; bytes of everything that stays in memory from step to step."""
     generator = torch.Generator().manual_seed(0)
     model = mlp(images.shape[1], HIDDEN, 10, generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.025, momentum=0.9, weight_decay=5e-4)

@@ -1,4 +1,4 @@
-"""Exported models: the size of the file, and a forward pass after loading, against dense weights with zeros."""
+"""Exported models: file size, and time of a forward pass after loading, against dense weights with zeros."""
 
 import tempfile
 import warnings
@@ -23,7 +23,7 @@ SPARSITY, STEPS = 0.99, 400
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Loading by links, and a forward pass of other formats; ONNX and torchao only if they are installed."""
+    """Loading a file of links, and a forward pass in other formats; ONNX and torchao only if they are installed."""
     images, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     images = images.float() / 16
     model, sparsifier = _trained(images, labels)

@@ -1,4 +1,4 @@
-"""How a layer of 1 % of its links costs more as it grows, from 512×512 on: seconds and memory, on one thread."""
+"""How the cost of a layer with 1 % of its links grows with its size, from 512×512: time and memory, on one thread."""
 
 from collections.abc import Iterator
 from time import perf_counter
@@ -13,14 +13,14 @@ from .update import of_layer
 
 DENSITY = 0.01
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
-# The paths of the larger layers take many gigabytes.
+# The paths of larger layers need many gigabytes.
 LARGEST_OF_PATHS = 4096
 
 
 def rows() -> Iterator[dict[str, Any]]:
     """A training step of 32 samples, updates by CHTs and SET, the construction of a run, and the scores of CH3-L3p.
 
-    The rival is the same work for a layer of half the width, so of a quarter as many links.
+    The rival is the same work for a layer of half the width, which has a quarter of the links.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -61,11 +61,11 @@ def _costs(size: int) -> Iterator[tuple[str, tuple[float, int | None]]]:
 
 
 def _of_one(function: Function) -> tuple[float, int | None]:
-    """Seconds and extra memory of a call."""
+    """Seconds and additional memory of one call."""
     started = perf_counter()
     function()
     once = perf_counter() - started
     return once if once > _LONG else medians(function)[0], resident_peak(function)
 
 
-_LONG = 5.0  # seconds that are not timed again
+_LONG = 5.0  # seconds; a longer call is timed only once

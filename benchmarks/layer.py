@@ -1,4 +1,4 @@
-"""One sparse layer, forward and backward, against the dense one and against sparselab's."""
+"""One sparse layer, forward and backward, against a dense layer and a layer of sparselab."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -27,9 +27,9 @@ LAYERS = [
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Each layer on rows of samples; then sparselab's, where it is installed: `pip install sparselab`.
+    """Each layer against nn.Linear; then against sparselab's layer, if it is installed: `pip install sparselab`.
 
-    sparselab comes last: its threads go on looking for work, and slow whatever else runs in the process.
+    sparselab comes last: its threads keep looking for work, and slow down everything else in the process.
     """
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         for outputs, inputs, samples, density, aim in LAYERS:
@@ -51,7 +51,7 @@ def _name(outputs: int, inputs: int, samples: int, density: float, device: str) 
 def _layer(
     outputs: int, inputs: int, samples: int, density: float, device: str
 ) -> tuple[Callable[[], None], nn.Linear, Tensor, Tensor]:
-    """A step of a sparse layer, the dense one it is made from, and what both are given: samples and gradients."""
+    """A step of a sparse layer, the dense layer it is made from, and the samples and gradients for both."""
     generator = torch.Generator().manual_seed(0)
     linear = nn.Linear(inputs, outputs).to(device)
     mask = erdos_renyi(outputs, inputs, density, generator=generator, device=device)
@@ -67,7 +67,7 @@ def _sparselab(inputs: int, outputs: int, density: float) -> nn.Module:
 
 
 def _training(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], None]:
-    """Forward, and the gradients by the input, the weights and the bias."""
+    """Forward, and the gradients with respect to the input, the weights and the bias."""
     x = x.detach().requires_grad_()
     wanted = (x, *layer.parameters())
 

@@ -1,7 +1,7 @@
-"""Each link predictor: sparse code against dense.
+"""Each link predictor: sparse code against dense code.
 
-For node-based scores the two are sparse and dense matrix products, for path-based ones the compiled walk and the plain
-torch reference, which is what runs on other devices. The reference is left out where it would take minutes.
+For node-based scores, we compare sparse and dense matrix products. For path-based scores, we compare the compiled walk
+and the plain torch reference, which runs on other devices. We leave out a layer if the reference would take minutes.
 """
 
 from collections.abc import Iterator

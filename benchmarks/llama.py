@@ -1,4 +1,4 @@
-"""CHTs on LLaMA-60M under masks: what a step and an update of the topology add to a training step."""
+"""CHTs on LLaMA-60M under masks: the time that masks and updates of the topology add to a training step."""
 
 import gc
 import time
@@ -22,12 +22,12 @@ STEPS = 5
 
 
 def rows(device: str | None = None, size: str = "60m", tokens: tuple[int, int] = TOKENS) -> Iterator[dict[str, Any]]:
-    """At 70 and 95 % sparsity; medians of a few steps, in turns. Needs transformers.
+    """At 70 and 95 % sparsity; medians of a few steps, timed in turns. Needs transformers.
 
     Args:
-        device: "cpu" or "cuda"; None: a GPU where there is one.
+        device: "cpu" or "cuda"; None: a GPU if there is one.
         size: a name in `LLAMA_SIZES`.
-        tokens: of a step, contexts by their length.
+        tokens: the number of contexts in a step, and their length.
     """
     for sparsity in (0.7, 0.95):
         yield from _overhead(sparsity, device or ("cuda" if torch.cuda.is_available() else "cpu"), size, tokens)
@@ -65,7 +65,7 @@ def _overhead(sparsity: float, device: str, size: str, shape: tuple[int, int]) -
         optimizer.step()
 
     def enforce() -> None:
-        for weight in weights:  # what the gradient's hook does; the step itself does the same to the weight
+        for weight in weights:  # as the gradient's hook does; the step itself does the same to the weight
             weight.clear_absent(keeps_zeros=True)
 
     steps, hooks, own = [], [], []
@@ -77,7 +77,7 @@ def _overhead(sparsity: float, device: str, size: str, shape: tuple[int, int]) -
 
     def update() -> None:
         sparsifier.progress.steps += UPDATE_EVERY - sparsifier.steps % UPDATE_EVERY - 1
-        updates.append(timed(lambda: sparsifier.step(skipped=True)))  # no step of the optimizer comes between
+        updates.append(timed(lambda: sparsifier.step(skipped=True)))  # the optimizer makes no step in between
 
     for _ in range(3):
         update()
@@ -116,13 +116,13 @@ def _overhead(sparsity: float, device: str, size: str, shape: tuple[int, int]) -
 def throughput(
     device: str, size: str, tokens: tuple[int, int], update_every: int = UPDATE_EVERY
 ) -> Iterator[dict[str, Any]]:
-    """Training steps of CHTs at 70 and 95 % sparsity against dense ones: time, tokens per second, and memory.
+    """Training steps of CHTs at 70 and 95 % sparsity against dense steps: time, tokens per second, and memory.
 
-    Products are in bfloat16, as in the recipe of this size; one update of the topology comes in `update_every` steps.
+    Products are in bfloat16, as in the recipe of this size; the topology is updated once in `update_every` steps.
 
     Args:
-        device, size, tokens: of `rows`.
-        update_every: as many steps are timed.
+        device, size, tokens: as in `rows`.
+        update_every: also the number of steps that are timed.
     """
     number = tokens[0] * tokens[1]
     what = f"LLaMA-{size.upper()}, {number} tokens, bfloat16 on {device}"
@@ -145,8 +145,8 @@ def throughput(
 def _training(
     method: str, sparsity: float, device: str, size: str, shape: tuple[int, int], steps: int
 ) -> tuple[float, int | None]:
-    """Seconds of a step, the mean of all between two updates, and the most memory taken at once."""
-    gc.collect()  # a model refers to itself, and that of the run before takes memory until it is found
+    """Seconds of a step, as the mean over `steps` steps with one update among them, and the peak memory."""
+    gc.collect()  # a model refers to itself, so the previous one stays in memory until Python collects it
     forget_memory_peak(torch.device(device))
     model, tokens = _model(device, size), _tokens(device, shape)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)

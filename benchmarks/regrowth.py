@@ -22,14 +22,14 @@ LAYERS: list[Layer] = [
     ((2048, 5461), 0.1, None),
     ((2048, 5461), 0.3, 1.5),
 ]
-SHARE = 0.3  # of the links, regrown at once
+SHARE = 0.3  # of the links, all regrown in one call
 
 
 def rows(devices: Sequence[str] | None = None, layers: Sequence[Layer] = LAYERS) -> Iterator[dict[str, Any]]:
     """One comparison for each device and layer.
 
     Args:
-        devices: None: the CPU, and a GPU where there is one.
+        devices: their names; None: the CPU, and a GPU if there is one.
         layers: as in `LAYERS`.
     """
     for device in devices or (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)):

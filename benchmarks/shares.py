@@ -1,4 +1,4 @@
-"""Where the time of a training step goes that computes with only the links: products and transposes, on one thread."""
+"""The parts of a training step with only the links: the time of products and of transposes, on one thread."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

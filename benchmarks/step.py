@@ -16,11 +16,11 @@ from chts_core.lab.models import TRANSFORMER_SIZES, Transformer, mlp
 from .common import compare
 
 TOKENS, LENGTH, VOCABULARY = 1024, 16, 8000
-STEPS, UPDATE_EVERY = 10**9, 10**8  # the topology is not updated within the time of the benchmark
+STEPS, UPDATE_EVERY = 10**9, 10**8  # no update of the topology comes during the benchmark
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Each against the same step of FC; the MLP against one of sparselab's layers too, where that is installed."""
+    """Each step against the same step of FC; the MLP also against an MLP of sparselab's layers, if it is installed."""
     for batch, aim in ((32, 12), (256, 15)):
         dense = mlp_step("fc", batch)
         name = f"MLP 3×1568 at 99 %, batch {batch}"
@@ -35,7 +35,7 @@ def rows() -> Iterator[dict[str, Any]]:
                 ("FC", dense),
                 aim=aim,
             )
-    if importlib.util.find_spec("sparselab"):  # last: its threads slow whatever else runs in the process
+    if importlib.util.find_spec("sparselab"):  # last: its threads slow down everything else in the process
         for batch in (32, 256):
             rival = ("sparselab.SparseLinear", _sparselab_step(batch))
             name = f"step of CHTs, MLP 3×1568 at 99 %, batch {batch}"
@@ -84,7 +84,7 @@ def _on_images(
 def transformer_step(method: str, sparsity: float, execution: Execution, precision: str) -> Callable[[], None]:
     """A training step of the paper's Multi30k Transformer, with dropout and label smoothing.
 
-    It has as many tokens of the source as of the target.
+    The source has as many tokens as the target.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)

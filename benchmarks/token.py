@@ -1,4 +1,4 @@
-"""One token at a time: a layer, and greedy decoding by a LLaMA, against dense ones and torch's own sparse product."""
+"""One token at a time: a layer, and greedy decoding by a LLaMA, against dense code and torch's own sparse product."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ VOCABULARY, NEW_TOKENS = 8000, 16
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """The layer at three densities; decoding at 95 % sparsity, the output layer dense in both. Needs transformers."""
+    """The layer at three densities; decoding at 95 % sparsity, with a dense output layer. Needs transformers."""
     with torch.inference_mode():
         for density, aim in ((0.1, 2), (0.05, 4), (0.01, 12)):
             yield from _layer(density, aim)
@@ -34,11 +34,11 @@ def _layer(density: float, aim: float) -> Iterator[dict[str, Any]]:
     mask = erdos_renyi(SIZE, SIZE, density, generator=generator)
     layer = SparseLinear.from_linear(linear, mask)
     x = torch.randn(1, SIZE, generator=generator)
-    with warnings.catch_warnings():  # that these are in beta state
+    with warnings.catch_warnings():  # torch warns that sparse CSR tensors are in beta state
         warnings.simplefilter("ignore", UserWarning)
         weight = (linear.weight * mask).to_sparse_csr()
     column = x.T.contiguous()
-    stored = torch.empty(2 * len(layer.values))  # a value and an index of each link
+    stored = torch.empty(2 * len(layer.values))  # one value and one index for each link
     copied = torch.empty_like(stored)
     floor = ("copying its values and indices", lambda: copied.copy_(stored))
     name = f"{SIZE}×{SIZE}, 1 sample, {density:.0%}"

@@ -1,4 +1,4 @@
-"""Initial networks of LLaMA-1B's layers, against a loop over neurons and networks drawn from keys for all positions."""
+"""Initial networks of LLaMA-1B's layers, against a loop over neurons and against draws that visit all positions."""
 
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -15,9 +15,9 @@ from .common import compare, resident_peak
 
 R = 0.25
 DENSITIES = [0.05, 0.3]
-# Shapes (outputs, inputs) of the sparse layers of LLaMA-1B, and how many there are of each.
+# Shapes (outputs, inputs) of the sparse layers of LLaMA-1B, and the number of layers of each shape.
 LLAMA_1B = {(2048, 2048): 24 * 4, (5461, 2048): 24 * 2, (2048, 5461): 24}
-SAMPLED = 32  # of the rows of each shape the loop over neurons does one in so many
+SAMPLED = 32  # the loop over neurons computes one of this many rows
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -30,7 +30,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def neuron_by_neuron(out_features: int, in_features: int, density: float, r: float, every: int = 1) -> Tensor:
-    """The rival of receptive_field: a loop that draws the links of one output, or one in `every`, with NumPy."""
+    """The rival of receptive_field: a loop that draws the links of every output, or of one in `every`, with NumPy."""
     random = np.random.default_rng(0)
     mask = np.zeros((out_features, in_features), dtype=bool)
     degree = round(density * in_features)
@@ -81,11 +81,11 @@ def _layer(shape: tuple[int, int], density: float) -> Iterator[dict[str, Any]]:
         floor = ("writing the mask", lambda: torch.ones(shape, dtype=torch.bool))
         row = compare(f"{name}, {layer}", ours, rival, floor=floor, aim=aim)
         peak = resident_peak(ours)
-        yield row | ({} if peak is None else {"peak_bytes": max(0, peak - size)})  # beyond the mask itself
+        yield row | ({} if peak is None else {"peak_bytes": max(0, peak - size)})  # without the mask itself
 
 
 def _model(density: float) -> dict[str, Any]:
-    """All receptive fields of LLaMA-1B; the loop over neurons does a share of the rows, and its time is scaled up."""
+    """All receptive fields of LLaMA-1B; the loop over neurons computes a share of the rows; its time is scaled up."""
     generator = torch.Generator().manual_seed(0)
 
     def ours() -> None:

@@ -40,14 +40,14 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def of_layer(size: int, density: float, method: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """What updates the layer, and what trains it for a step."""
+    """A function that updates the layer, and a function that trains it for a step."""
     layer = nn.Linear(size, size, bias=False)
     model = nn.Sequential(layer, nn.Linear(size, 2, bias=False))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     sparsifier = chts.Sparsifier(
         model, optimizer, method, 1 - density, total_steps=10**5, update_every=1, execution="csr"
     )
-    free = copy.deepcopy(model)  # no Sparsifier follows its steps
+    free = copy.deepcopy(model)  # a copy without a Sparsifier
     own = torch.optim.SGD(free.parameters(), lr=0.01, momentum=0.9)
     x = torch.randn(32, size, generator=torch.Generator().manual_seed(0))
 

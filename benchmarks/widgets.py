@@ -1,4 +1,4 @@
-"""A redraw of each widget, as moving a control sets it off, against IPython's printing of the same figure."""
+"""A redraw of each widget, as after moving a control, against the same figure printed by IPython."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -12,10 +12,10 @@ from .common import compare
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Every explorer's first state, computed, drawn and written as PNG.
+    """Compute and draw every explorer's first state, and write it as PNG.
 
-    The rival computes and draws the same, then hands the figure to IPython, which crops it as the inline backend does
-    whenever `interact` redraws. What an explorer remembers, as runs of training, is remembered on both sides.
+    The rival computes and draws the same, then passes the figure to IPython, which crops it as the inline backend does
+    whenever `interact` redraws. An explorer keeps some results, for example training runs; both sides use them.
     """
     for name, explorer in EXPLORERS.items():
         state = explorer.State()

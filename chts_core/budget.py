@@ -123,8 +123,8 @@ class Budget:
 
     def _check_rise(self, before: int, after: int) -> None:
         """Raise an error if a layer would gain links between two steps, unless the schedule allows it."""
-        # Dividing the links among the layers takes time. With a named distribution, no layer gains links as the
-        # sparsity rises.
+        # With a named distribution, no layer gains links as the sparsity rises. In this case, do not divide the links
+        # among the layers, because this takes time.
         rises = isinstance(self.distribution, str) and self.at(after) >= self.at(before)
         if self.gains or rises:
             return

@@ -88,7 +88,7 @@ def clustering(mask: Tensor) -> float:
     beyond = torch.where(mask, inputs - 1, 0).sum(dim=1)
     paths = _exact_sum((outputs - 1) * beyond)
     # Two neurons that share p neighbours lie on p (p - 1) / 2 cycles. On a given side, a cycle has one such pair. The
-    # sum counts this pair in both orders, so the sum is four times the number of cycles.
+    # sum of p (p - 1) counts this pair in both orders, so the sum is four times the number of cycles.
     links = (mask if mask.shape[0] <= mask.shape[1] else mask.T).float()  # counts up to 2^24 are exact in float32
     shared = (links @ links.T).fill_diagonal_(0).long()
     return _exact_sum((shared * (shared - 1)).sum(dim=1)) / max(paths, 1)

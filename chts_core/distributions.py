@@ -130,7 +130,7 @@ def _share(
     def claim(name: str, i: int) -> tuple[bool, Fraction, int]:
         return i == 1, Fraction(2 * weights[name], 2 * i - 1), -order[name]
 
-    # Rounding ε · weight takes all links with a claim of at least 1 / ε. Each layer is then at most one link off.
+    # Rounding ε · weight selects all links with a claim of at least 1 / ε. Each layer is then at most one link off.
     epsilon = _fill(sizes, weights, total)
     links = {name: max(1, min(sizes[name], math.floor(epsilon * weights[name] + Fraction(1, 2)))) for name in shapes}
     while sum(links.values()) < total:
@@ -143,7 +143,7 @@ def _share(
 def _fill(sizes: Mapping[str, int], weights: Mapping[str, int], total: int) -> Fraction:
     """The ε at which the layers' min(size, ε · weight) add up to `total`."""
     left, weight = total, sum(weights.values())
-    # The layers in the order in which a growing ε fills them.
+    # Visit the layers in the order in which a growing ε fills them.
     for name in sorted(sizes, key=lambda name: Fraction(sizes[name], weights[name])):
         if left * weights[name] < sizes[name] * weight:
             break

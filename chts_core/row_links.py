@@ -39,7 +39,7 @@ def output_degrees(
         raise ValueError(
             f"degree is {degree!r}; expected 'fixed', 'uniform' or a 1-D integer tensor of output degrees."
         )
-    # Rounding the running sum, in float64, keeps each degree within 1 of the wanted degree and the total exact.
+    # Rounding the running sum, in float64, changes each degree by at most 1 and does not change the total.
     ends = (wanted.cumsum(0) + 0.5).long()
     return ends.diff(prepend=ends.new_zeros(1))
 
@@ -68,8 +68,8 @@ def centres(degrees: Tensor, in_features: int) -> Tensor:
     """Position of each output on the ring of inputs, along the diagonal of the mask; float64 (out_features,)."""
     out_features, links = degrees.numel(), int(degrees.sum())
     if links >= in_features and int(degrees.max() - degrees.min()) <= 1:
-        # With equal degrees, the centre of an output is the middle of its share of all links, which is at most half a
-        # column off the diagonal. Then windows of d and d + 1 columns still touch, even with only one link per input.
+        # The centre of an output is the middle of its share of all links. With degree="fixed", it is at most half a
+        # column off the diagonal. Windows of d and d + 1 columns then still touch, even with only one link per input.
         return (degrees.cumsum(0) - degrees / 2) * (in_features / links) - 0.5
     outputs = torch.arange(out_features, device=degrees.device, dtype=torch.float64)
     return (outputs + 0.5) * (in_features / out_features) - 0.5

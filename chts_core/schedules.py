@@ -101,7 +101,7 @@ def _progress(step: int, start: int, end: int) -> float:
 def _between(initial: float, final: float, share: float) -> float:
     check_sparsity(initial, "initial sparsity")
     check_sparsity(final, "final sparsity")
-    # share * final + (1 - share) * initial, unlike initial + share * (final - initial), ends exactly at `final`.
+    # This formula ends exactly at `final`. But initial + share * (final - initial) may not, because of rounding.
     return share * final + (1 - share) * initial
 
 

@@ -80,7 +80,7 @@ class TopologyUpdate:
             raise
 
     def _evolved(self, step: int) -> Evolved:
-        # How many links each part will have, and how many of them will be new.
+        # Compute how many links each part will have, and how many of them will be new.
         network, budget, skipped = self._network, self._progress.budget, self._skipped
         before, shapes = network.num_links(), {name: part.shape for name, part in network.parts.items()}
         targets, exchanged = budget.links(step), budget.exchanged(step, before)
@@ -91,7 +91,7 @@ class TopologyUpdate:
             network.ranks.check_same(network.lists())
         seconds = dict.fromkeys(targets, 0.0)
 
-        # Pruning to the target, and removal.
+        # Prune to the target, and remove links.
         survivors = LinkLists(shapes)
         for name in targets:
             started = time.perf_counter()
@@ -111,7 +111,7 @@ class TopologyUpdate:
             gone = network.gone(name, survivors)
             past.remember(gone, network.weights[name].weights_at(gone))
 
-        # Regrowth, back to the target.
+        # Regrow links, back to the target.
         regrown = LinkLists(shapes, {name: survivors[name][:0] for name in shapes})
         for parameter, parts in network.parts_by_weight():
             gradient = self._gradients.mean(parameter, network.ranks)

@@ -34,7 +34,7 @@ from chts_core.lab.teach import slides, syllabus
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "runs" / "site"
 SOURCE = OUT / "source"
-# Beside the place of a table in the pages of the repository.
+# The pages of the repository show this text where the site shows a table.
 _ON_THE_SITE = "*(See the site, which `make site` builds.)*"
 EXPORTED = ROOT / "benchmarks" / "results" / "export.json"
 
@@ -80,7 +80,7 @@ def write_stages() -> None:
         listed = ", ".join(f"[{one.title}](#{slugify(f'Exercise: {one.title}')})" for one in exercises.listed(notebook))
         notebook.cells[0].source += f"\n\n**Exercises:** {listed}."
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-            output.get("data", {}).pop(records.RESULTS_TYPE, None)  # for records, not for readers
+            output.get("data", {}).pop(records.RESULTS_TYPE, None)  # only records need it, not readers
         nbformat.write(notebook, SOURCE / "notebooks" / path.name)
 
 

@@ -17,7 +17,7 @@ release = metadata.version("chts")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
-myst_html_meta = {"property=og:title": "chts"}  # a shared link
+myst_html_meta = {"property=og:title": "chts"}  # the title that a shared link shows
 nb_execution_mode = "off"  # the site shows the committed outputs
 nb_ipywidgets_js = {}  # recordings replace the widgets (docs/build.py), so no script is fetched
 autodoc_typehints = "description"
@@ -68,10 +68,10 @@ def as_restructured_text(app: Sphinx, what: str, name: str, obj: Any, options: A
             made.append(f"    {line}" if table else line)
             continue
         line = re.sub(r"(?<![:`\w])`([^`]+)`(?!`)", r"``\1``", line)
-        parts = re.split(r"(`+[^`]+`+)", line)  # code in every second one
+        parts = re.split(r"(`+[^`]+`+)", line)  # every second part is code
         parts[::2] = [re.sub(r"\||(?<![\w*])\*(?=\w+[,)])", r"\\\g<0>", part) for part in parts[::2]]
         line = "".join(parts)
-        if field:  # an item of a list, its further lines below it
+        if field:  # it becomes a list item, with its other lines below it
             line = line.replace("    ", "  ", 1) if indented else _FIELD.sub(r"* **\1**: ", line, count=1)
         made.append(line)
     lines[:] = made
@@ -85,10 +85,10 @@ def setup(app: Sphinx) -> None:
         raise SkipNode
 
     def block(translator, node) -> None:  # type: ignore[no-untyped-def]
-        # So that a long formula can be scrolled with the keyboard.
+        # With tabindex, readers can scroll a long formula with the keyboard.
         formula = latex2mathml.converter.convert(node.astext(), display="block")
         translator.body.append(f'<div class="formula" tabindex="0">{formula}</div>')
         raise SkipNode
 
-    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before the sections are read
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)  # before napoleon reads the sections
     app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))

@@ -1,4 +1,4 @@
-"""The command: run what is to run on a GPU, or take over what it gave."""
+"""Run tests, benchmarks and training runs on a GPU, or put their results among the recorded results."""
 
 import argparse
 import sys
@@ -11,24 +11,24 @@ from chts_core.lab.results import records
 
 
 def main() -> int:
-    """Run the command; 0 if all items are done, 1 if not, 2 if it was asked for what cannot be."""
+    """Run the command; return 0 if all items are done, 1 if not, 2 if it cannot do what it was asked to do."""
     names = [item.name for item in ITEMS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("items", nargs="*", metavar="ITEM", help=f"some of {', '.join(names)} (default: all)")
+    parser.add_argument("items", nargs="*", metavar="ITEM", help=f"any of {', '.join(names)} (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), metavar="DIR", help="default: runs/gpu")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all items together (default: 8)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--reduced", action="store_true", help="as small as can be, to see that all items run")
+    parser.add_argument("--reduced", action="store_true", help="run the smallest form of each item, as a test")
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="run nothing: put what DIR holds into benchmarks/results/gpu.json and results/gpu.jsonl",
+        help="run nothing: put the results in DIR into benchmarks/results/gpu.json and results/gpu.jsonl",
     )
     options = parser.parse_args()
     try:
         unknown = [name for name in options.items if name not in names]
         if unknown:
-            raise ValueError(f"there is no item {', '.join(unknown)}; expected some of {', '.join(names)}.")
+            raise ValueError(f"there is no item {', '.join(unknown)}; expected one or more of {', '.join(names)}.")
         if options.take_over:
             runner.take_over(
                 options.out, bench.folder() / "results" / "gpu.json", records.results_folder() / "gpu.jsonl"

@@ -1,6 +1,6 @@
-"""What runs on a borrowed GPU, in which order, and how long at most.
+"""The items that run on a borrowed GPU, their order, and their time limits.
 
-What a single item needs is imported when it runs: together that takes seconds, in the process of each item.
+Each item imports what it needs when it runs. To import everything would take seconds in the process of each item.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import pytest
 
 _ROOT = Path(__file__).parents[2]
-_TOKENS = (64, 256)  # contexts that go through LLaMA-60M at a time in the paper's recipe, and their length
+_TOKENS = (64, 256)  # contexts in a forward pass of LLaMA-60M in the paper's recipe, and their length
 
 
 class _Outcomes:
-    """Counts the tests of a run of pytest, and keeps why some failed."""
+    """Counts the tests of a run of pytest, and keeps the reasons of failures."""
 
     def __init__(self) -> None:
         self.row: Row = {"passed": 0, "failed": 0, "skipped": 0, "failures": {}}
@@ -36,7 +36,7 @@ def tests(_: Path, device: str, reduced: bool) -> Iterator[Row]:  # noqa: ARG001
     paths = sorted((_ROOT / "tests").rglob("test_*.py"))
     files = [path for path in paths if "pytest.mark.cuda" in path.read_text("utf-8")]
     outcomes = _Outcomes()
-    # As with Colab's versions: that newer packages call something old is not what is tested.
+    # As in make test-colab: newer packages may call deprecated functions.
     options = ["-m", "cuda", "-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning", "--rootdir", _ROOT]
     code = pytest.main([*map(str, options), *map(str, files)], plugins=[outcomes])
     yield outcomes.row
@@ -45,7 +45,7 @@ def tests(_: Path, device: str, reduced: bool) -> Iterator[Row]:  # noqa: ARG001
 
 
 def conformance(_: Path, device: str, reduced: bool) -> Iterator[Row]:
-    """Every method against its specification, its small models on the device."""
+    """Every method against its specification, with small models on the device."""
     from chts_core.lab.verify import conformance as verify
 
     failed = 0
@@ -67,7 +67,7 @@ def regrow(_: Path, device: str, reduced: bool) -> Iterator[Row]:
 
 
 def masks(_: Path, device: str, reduced: bool) -> Iterator[Row]:
-    """What masks and updates add to a training step of LLaMA-60M, of few tokens and of many."""
+    """The time that masks and updates add to a training step of LLaMA-60M, with few and with many tokens."""
     from benchmarks import llama
 
     for tokens in [(2, 16)] if reduced else [llama.TOKENS, _TOKENS]:
@@ -75,14 +75,14 @@ def masks(_: Path, device: str, reduced: bool) -> Iterator[Row]:
 
 
 def throughput(_: Path, device: str, reduced: bool) -> Iterator[Row]:
-    """LLaMA-60M by CHTs against a dense one."""
+    """LLaMA-60M by CHTs against a dense LLaMA-60M."""
     from benchmarks import llama
 
     yield from llama.throughput(device, "tiny", (2, 16), 2) if reduced else llama.throughput(device, "60m", _TOKENS)
 
 
 def bfloat16(folder: Path, device: str, reduced: bool) -> Iterator[Row]:
-    """RigL at 70 % with weights in float32, and all in bfloat16: the same seed, initial weights and text."""
+    """RigL at 70 % with weights in float32, then with everything in bfloat16: same seed, initial weights and text."""
     from chts_core.lab.data import TEXT_SETS, locate
     from chts_core.lab.train import tasks
 
@@ -99,7 +99,7 @@ def bfloat16(folder: Path, device: str, reduced: bool) -> Iterator[Row]:
 
 
 def multi30k(folder: Path, device: str, reduced: bool) -> Iterator[Row]:
-    """A translator of the paper's configuration, by CHTs at 95 %; it goes on from its checkpoint."""
+    """A translator with the paper's configuration, by CHTs at 95 %; it continues from its checkpoint."""
     from chts_core.lab.train import tasks
 
     parameters: dict[str, Any] = {"sparsity": 0.95, "device": device}
@@ -114,7 +114,7 @@ def multi30k(folder: Path, device: str, reduced: bool) -> Iterator[Row]:
 
 
 def so_far(path: Path) -> Row:
-    """How far the run of a translator's checkpoint is."""
+    """The progress of a translator's run, from its checkpoint."""
     from chts_core.lab.train import checkpoint
 
     state = checkpoint.load(path)
@@ -154,7 +154,7 @@ def _translated(rows: list[Row]) -> str:
     return f"test BLEU {row['run']['test']['bleu']}" if "run" in row else f"step {row['step']} of {row['steps']}"
 
 
-# The most valuable first.
+# The most valuable items come first.
 ITEMS = [
     Item("tests", 60, tests, _tested),
     Item("conformance", 100, conformance, _conforming),

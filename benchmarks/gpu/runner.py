@@ -1,4 +1,4 @@
-"""Runs items in order, each in its own process and for a limited time, and keeps what each of them gave."""
+"""Runs items in order, each in its own process and for a limited time, and keeps the results of each item."""
 
 import json
 import multiprocessing
@@ -18,9 +18,9 @@ from chts_core.lab.results import records
 Row = dict[str, Any]
 Work = Callable[[Path, str, bool], Iterator[Row]]
 
-GRACE = 20.0  # seconds in which an item that is out of time may still give what it has
-_SECONDS_TO_BEGIN = 60.0  # of a process, which imports torch first
-_SECONDS_TO_END = 5.0  # of a process that has given all
+GRACE = 20.0  # seconds in which an item that is out of time can still send its results
+_SECONDS_TO_BEGIN = 60.0  # for a process, which imports torch first
+_SECONDS_TO_END = 5.0  # for a process that has sent everything
 
 
 class OutOfTime(BaseException):
@@ -31,12 +31,12 @@ class OutOfTime(BaseException):
 class Item:
     """One thing to run.
 
-    name: also that of its folder.
-    seconds: most that it may take; None: all that are left.
-    work: called with a folder of its own, the device ("cuda") and whether it is to be as small as can be; it gives rows
-        of JSON values as it has them. A row {"run": record} is a training run.
-    figure: the most important figure of its rows, in a few words.
-    least: the item does not start with fewer seconds left.
+    name: also the name of its folder.
+    seconds: its time limit; None: all the time that is left.
+    work: called with its own folder, the device ("cuda" or "cpu") and whether to run in its smallest form; it yields
+        each row of JSON values as soon as it has it. A row {"run": record} is a training run.
+    figure: gives the most important figure of its rows, in a few words.
+    least: the item does not start if fewer seconds are left.
     """
 
     name: str
@@ -49,23 +49,23 @@ class Item:
 def run(
     items: Sequence[Item], out: Path, *, seconds: float, device: str = "cuda", reduced: bool = False
 ) -> dict[str, Row]:
-    """Run items that are not done yet, and print a line for each.
+    """Run the items that are not done yet, and print a line for each item.
 
-    The states of an item are "done", "failed" and "cut" (it was out of time). One that failed or was cut runs again in
-    the next call; its folder is as it was left.
+    The states of an item are "done", "failed" and "cut" (it was out of time). An item that failed or was cut runs again
+    in the next call, in its old folder.
 
     Args:
         items: in the order in which they run.
-        out: gets `gpu.json` with what all items gave, and a folder for each item, with its output in `log.txt`.
-        seconds: for all of them together.
+        out: gets `gpu.json` with the results of all items, and a folder for each item, with its output in `log.txt`.
+        seconds: for all items together.
         device: "cuda" or "cpu".
-        reduced: whether each item is as small as can be; the limits of single items are for full ones.
+        reduced: whether each item runs in its smallest form; then the time limits of single items do not apply.
 
     Returns:
-        What `read` gives.
+        The same as `read`.
 
     Raises:
-        ValueError: if the device is not there, or the folder holds items of another kind of device or size.
+        ValueError: if the device is not there, or the folder contains items of another kind of device or size.
     """
     end = time.monotonic() + seconds
     about = {
@@ -78,7 +78,7 @@ def run(
     for name, kept in found.items():
         theirs, ours = _kind(kept), _kind(about)
         if theirs != ours:
-            raise ValueError(f"{out} holds item {name} of {theirs}, and this is {ours}; choose another folder.")
+            raise ValueError(f"{out} contains item {name} of {theirs}, and this is {ours}; choose another folder.")
     for item in items:
         if item.name in found and found[item.name]["state"] == "done":
             print(_line(item, found[item.name], "before"), flush=True)
@@ -98,29 +98,29 @@ def run(
 
 
 def read(out: Path) -> dict[str, Row]:
-    """What the items of a folder gave so far, by their names: state, error, rows, seconds, and where they ran."""
+    """The results of the items of a folder so far, by item name: state, error, rows, seconds, and where they ran."""
     path = out / "gpu.json"
     return {kept["item"]: kept for kept in json.loads(path.read_text("utf-8"))["items"]} if path.exists() else {}
 
 
 def take_over(out: Path, timings: Path, runs: Path) -> None:
-    """Put what the items of a folder gave on a GPU among the results, beside what is there of other items.
+    """Add the results of a folder's items, which ran on a GPU, to the recorded results of other items.
 
     Args:
-        out: of `run`.
+        out: as in `run`.
         timings: JSON file of all items, without the records of training runs.
-        runs: file of JSON lines of these.
+        runs: file of JSON lines with these records.
 
     Raises:
-        ValueError: if the folder holds none, or results of a CPU or of a reduced size, or a record is none of a run;
-            nothing is written then.
+        ValueError: if the folder has no results, or has results of a CPU or of a reduced size, or a record is not a
+            record of a run; then nothing is written.
     """
     found = read(out)
     if not found:
         raise ValueError(f"{out} has no gpu.json with results; run `make gpu` first, or name another folder by --out.")
     for name, kept in found.items():
         if _kind(kept) != "cuda":
-            raise ValueError(f"{out} holds item {name} of {_kind(kept)}; expected full results of a GPU (cuda).")
+            raise ValueError(f"{out} contains item {name} of {_kind(kept)}; expected full results of a GPU (cuda).")
     rows = [row for kept in found.values() for row in kept["rows"]]
     trained = [row["run"] for row in rows if "run" in row]
     for number, record in enumerate(trained, start=1):
@@ -149,7 +149,7 @@ def _line(item: Item, kept: Row, when: str) -> str:
 def _run(item: Item, folder: Path, device: str, reduced: bool, seconds: float) -> Row:
     """State, error and rows of one item."""
     folder.mkdir(parents=True, exist_ok=True)
-    processes = multiprocessing.get_context("forkserver")  # imports torch once, and knows nothing of a GPU
+    processes = multiprocessing.get_context("forkserver")  # imports torch once, and never touches a GPU
     processes.set_forkserver_preload([__name__])
     receive, send = processes.Pipe(duplex=False)
     process = processes.Process(target=_work, args=(item.work, folder, device, reduced, seconds, send))
@@ -169,7 +169,7 @@ def _run(item: Item, folder: Path, device: str, reduced: bool, seconds: float) -
                 state, error = kind, content
                 break
         process.join(_SECONDS_TO_END)
-    except (EOFError, OSError):  # it is dead
+    except (EOFError, OSError):  # the process has died
         process.join()
         state, error = "failed", f"its process ended with {process.exitcode}; see {folder / 'log.txt'}"
     finally:
@@ -180,15 +180,15 @@ def _run(item: Item, folder: Path, device: str, reduced: bool, seconds: float) -
 
 
 def _kill(process: Any) -> None:
-    """The process, and what it started."""
+    """Kill the process and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.kill()  # it may not have come to be a group yet
+    process.kill()  # it may not be a process group yet
     process.join()
 
 
 def _work(work: Work, folder: Path, device: str, reduced: bool, seconds: float, send: Connection) -> None:
-    """Run an item in this process, which is its own, and send what it gives."""
+    """Run an item in this process, which belongs to the item, and send its rows."""
     os.setpgrp()
     with (folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), 1)
@@ -208,7 +208,7 @@ def _work(work: Work, folder: Path, device: str, reduced: bool, seconds: float, 
 
 
 def _send(send: Connection, kind: str, content: str | None) -> None:
-    """Whole: the end of the time waits until it is sent."""
+    """Send a whole message: the signal at the time limit waits until it is sent."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     send.send((kind, content))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])

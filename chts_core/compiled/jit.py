@@ -106,7 +106,7 @@ def _cached(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     compiled: Callable[..., Any]
     try:
         compiled = njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's is writable: no cache
+    except RuntimeError:  # Numba found no writable folder for its cache
         compiled = njit(**options)(function)
     return compiled
 

@@ -38,7 +38,7 @@ def windows(degrees: Any, columns: int, exponent: float) -> tuple[Any, Any, Any]
     np.maximum.at(most, window, degrees)
     wanted = np.stack([fewest, most], 1)
 
-    # Half the ring: column k of one side is at a distance in [k, k + 1), column k of the other side in (k, k + 1].
+    # Both halves of the ring share these bounds. Column k of a half is at a distance in [k, k + 1) or in (k, k + 1].
     logs = exponent * np.log1p(np.arange((columns + 1) // 2 + 1))
     nearer, farther = logs[:-1], logs[1:]
     earliest = np.full(wanted.shape, -40.0)  # with BITS random bits, ln E is never this low
@@ -64,7 +64,7 @@ def _arrived(times: Any, logs: Any) -> Any:
 
     `times` are values of ln t. `logs` are the columns' values of exponent · ln(1 + distance).
     """
-    # Beyond e^4, the probability is 1 to within BITS bits. The limit keeps the exponential from overflowing.
+    # If times - logs exceeds 4, the probability is 1 to within BITS bits. The limit of 4 prevents an overflow.
     return -np.expm1(-np.exp(np.minimum(times[..., None] - logs, 4.0)))
 
 

@@ -117,7 +117,7 @@ def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compil
         for strip in range(strips * share // threads, strips * (share + 1) // threads):
             first, end = strip * _STRIP, min((strip + 1) * _STRIP, columns)
             i = 0
-            # Eight rows at a time fill half a cache line of y.
+            # Eight rows at a time fill half a cache line of y in float32, and a whole line in float64.
             while i + 8 <= rows:
                 x0, x1, x2, x3, x4, x5, x6, x7 = (
                     x[i], x[i + 1], x[i + 2], x[i + 3], x[i + 4], x[i + 5], x[i + 6], x[i + 7]

@@ -140,7 +140,7 @@ def walk_batched(
     shared_by_pair = torch.cat([count.flatten() for count in shared])
 
     def below(end: Tensor | int, count: int) -> Tensor:
-        # The remainder of 62 random bits favours no number by more than one part in 2^62 / end.
+        # The remainder of 62 random bits is nearly uniform: each probability is 1 / end, up to a factor 1 ± end / 2^62.
         return torch.randint(2**62, (count,), generator=generator, device=device) % end
 
     def propose(walks: int, left: int) -> int:
@@ -164,7 +164,7 @@ def walk_batched(
         link = torch.minimum(u, v) * columns + torch.maximum(u, v) - rows
         coin = torch.rand(walks, dtype=torch.float64, generator=generator, device=device)
         counts = ~mask.flatten()[link] & ~new[link] & (coin * most < _lacking_odds(degree, common))
-        if not among_all:  # of all wedges that join a pair, only one counts
+        if not among_all:  # if n wedges join a pair, each of them counts with probability 1 / n
             counts &= any_wedge | (below(common.long().clamp(min=1), walks) == 0)
 
         link = torch.where(counts, link, nowhere)

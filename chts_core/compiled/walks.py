@@ -137,7 +137,7 @@ def propose_links(  # pragma: no cover (compiled)
             first, others = start[between], start[between + 1] - start[between] - 1
             z, u = ordered_pair(choice, others)
             z, u = np.int64(neighbours[first + z]), np.int64(neighbours[first + u])
-            # Of all wedges that join a pair, only one counts.
+            # If n wedges join a pair, each of them counts with probability 1 / n.
             if not any_wedge and random_below(state, count_shared(z, u, start, neighbours, _ALL)) != 0:
                 continue
 

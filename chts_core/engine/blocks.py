@@ -218,7 +218,7 @@ def _names_in_forward(module: nn.Module) -> set[str]:
 def _has_foreign_parameter(attention: nn.Module, parts: Collection[str], heads: int) -> bool:
     """Whether an attention block has a parameter outside of these parts that may mix neurons."""
     for name, parameter in attention.named_parameters():
-        # To the scores of each head, T5 and Swin add a number that depends only on positions. gpt-oss adds one score.
+        # T5 and Swin add numbers to each head's scores. They depend only on positions. gpt-oss adds a score per head.
         of_positions = name.endswith(("relative_attention_bias.weight", "relative_position_bias_table"))
         of_head = parameter.shape[1:] == (heads,) if of_positions else name == "sinks" and parameter.shape == (heads,)
         if name.partition(".")[0] not in parts and not of_head:

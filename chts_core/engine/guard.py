@@ -55,7 +55,7 @@ class Guard:
         self._watch = Watch(network.model, optimizer, network.weights)
         self._links: dict[str, Links] = {}  # of the layers that store only their links
         self._lost: LostSteps | None = None
-        # Whether the optimizer's hook has counted a step; the number of calls before that step; the warnings so far.
+        # Whether the optimizer's hook has counted a step, the number of calls before it, and the warnings so far.
         self._counted, self._calls_before = False, 0
         self._complaints: set[str] = set()
 

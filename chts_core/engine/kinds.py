@@ -237,8 +237,7 @@ def _recurrent(module: nn.Module, prefix: str) -> Iterator[Layer]:
             yield whole.part(f"{prefix}{name}:{gate}", part * (rows // len(gates)), rows // len(gates))
 
 
-# The gates in the order in which PyTorch stores them: input, forget, cell and output gate of an LSTM; reset, update and
-# new gate of a GRU.
+# The gates in PyTorch's order. LSTM: input, forget, cell and output gate. GRU: reset, update and new gate.
 _GATES = (((nn.LSTM, nn.LSTMCell), "ifgo"), ((nn.GRU, nn.GRUCell), "rzn"))
 
 

@@ -139,7 +139,7 @@ class SparseLinear(nn.Module):
             own.clear()
         for name in _OWN:
             delattr(self, name)
-        vars(self).pop("bias", None)  # a layer without a bias stores it here
+        vars(self).pop("bias", None)  # a layer without a bias stores None here
         vars(self).pop("left_out", None)
         self.__class__ = nn.Linear  # type: ignore[assignment]
         self._parameters.update(weight=values, bias=bias)

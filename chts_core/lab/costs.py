@@ -185,6 +185,6 @@ def kept_bytes(model: nn.Module, optimizer: torch.optim.Optimizer, sparsifier: S
     if sparsifier.density() == 1:
         return kept
     masks = sparsifier.masks
-    if sparsifier.execution == "masked":  # otherwise the layers' buffers hold the positions of the links
+    if sparsifier.execution == "masked":  # otherwise the layers' buffers contain the positions of the links
         kept += sum(mask.nbytes for mask in masks.values())
     return kept + sum(-(-mask.numel() // 8) for mask in masks.values())

@@ -98,7 +98,7 @@ class LinkWarmup:
 
     @torch.no_grad()
     def _remember(self, *_: object) -> None:
-        # The warm-up is over, the sparsifier has gone back to an earlier step, or a newer sparsifier has taken over.
+        # Forget the links after the warm-up, after a return to an earlier step, or if a newer sparsifier took over.
         if not 0 < self._share < 1 or not self._sparsifier.is_attached:
             self._links.clear()
         self._before = {name: self._weights[name].weights_at(where) for name, where in self._links.items()}

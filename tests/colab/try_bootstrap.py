@@ -1,7 +1,7 @@
-"""Runs the bootstrap cell of a notebook, as it is, in an environment with Colab's packages: PYTHON of it as argument.
+"""Runs the bootstrap cell of a notebook, unchanged, in an environment with Colab's packages. The argument: its Python.
 
-The published repository is replaced by this working tree, with the tag that the cell names. Fails where the cell fails,
-where it changes a version, and where the notebooks lack something afterwards.
+This working tree, with the tag that the cell names, replaces the published repository. The script fails if the cell
+fails, if the cell changes a version, or if afterwards the notebooks lack a package.
 """
 
 import json
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def installed(python: str) -> dict[str, str]:
-    """The versions of an environment."""
+    """The versions of all packages in an environment."""
     command = [python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return {package["name"]: package["version"] for package in json.loads(said)}
 
 
 def publish(folder: Path) -> None:
-    """Commit the working tree into a repository of its own, under the tag of the release."""
+    """Commit the working tree into a new repository, with the tag of the release."""
 
     def git(*words: str) -> None:
         command = [
@@ -47,8 +47,8 @@ def publish(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the cell and compare before with after."""
-    python = str(Path(sys.argv[1]).absolute())  # not resolved: the link is what makes it that environment
+    """Run the cell, and compare the packages before and after it."""
+    python = str(Path(sys.argv[1]).absolute())  # not resolved: only the link belongs to the environment
     notebook = nbformat.read(ROOT / "notebooks" / "00_start_here.ipynb", as_version=4)
     (cell,) = [cell for cell in notebook.cells if "bootstrap" in cell.metadata.get("tags", [])]
     before = installed(python)
@@ -59,7 +59,7 @@ def main() -> None:
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": f"url.file://{folder}.insteadOf",
             "GIT_CONFIG_VALUE_0": launch.REPOSITORY,
-            "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),  # of what is added, the versions that are tested
+            "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),  # the cell adds the versions that we test
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
         on_colab = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')\n"

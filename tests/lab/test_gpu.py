@@ -138,7 +138,7 @@ def write(out: Path, *items: dict[str, Any]) -> None:
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"item": "masks", "rows": []})
-    with pytest.raises(ValueError, match="holds item masks of cuda, and this is cpu; choose another folder"):
+    with pytest.raises(ValueError, match="contains item masks of cuda, and this is cpu; choose another folder"):
         run([item(works)], tmp_path)
 
 
@@ -166,8 +166,8 @@ def test_results_are_taken_over_beside_those_of_other_items(tmp_path: Path, runs
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"device": {"type": "cpu"}}, r"holds item masks of cpu; expected full results of a GPU \(cuda\)"),
-        ({"reduced": True}, "holds item masks of cuda, reduced; expected"),
+        ({"device": {"type": "cpu"}}, r"contains item masks of cpu; expected full results of a GPU \(cuda\)"),
+        ({"reduced": True}, "contains item masks of cuda, reduced; expected"),
         ({"rows": [{"run": {"schema": 1}}]}, "run 1 is not a record of a run"),
     ],
 )

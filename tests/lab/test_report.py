@@ -130,6 +130,13 @@ def test_how_a_run_was_computed_makes_no_column() -> None:
     assert "execution" not in row
 
 
+def test_the_number_of_lanes_makes_a_column_because_it_orders_the_texts() -> None:
+    rows = [run("set", 0, 0.5), run("set", 1, 0.5)]
+    for row, lanes in zip(rows, (8, 64), strict=True):
+        row["recipe"] = row["recipe"] | {"lanes": lanes}
+    assert [row["lanes"] for row in report.table(rows)] == ["8", "64"]
+
+
 def test_other_sparsities_are_other_rows() -> None:
     rows = [run("set", 0, 0.5), run("set", 0, 0.25, sparsity=0.95), run("chts", 0, 0.5, sparsity=0.95)]
     assert [(row["method"], row["sparsity"], row["minus set"]) for row in report.table(rows)] == [

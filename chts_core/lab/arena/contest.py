@@ -55,7 +55,7 @@ def run(
             race.train(name, method, seeds, place)
         results[race.task.title] = race.matching(races.finished(place), [name])
     recorded = races.recorded()
-    for race in entered:  # the nine train last, so that the user's method has trained on all tasks
+    for race in entered:  # the nine methods train after the user's method has trained on all tasks
         rows = results[race.task.title]
         left_out += _train_lacking(race, recorded, folder / "nine", end, max(row["total_seconds"] for row in rows))
         rows += race.matching([*recorded, *races.finished(folder / "nine" / race.task.dataset)], METHODS)

@@ -29,7 +29,7 @@ class Task:
     seeds: int
 
 
-# Most of the nine have recorded runs with these recipes and seeds.
+# Most of the nine methods have recorded runs with these recipes and seeds.
 TASKS = (
     Task("Handwritten digits", "digits", images.RECIPES["mlp"], 0.95, seeds=10),
     Task("Translation of number words", "number_words", translation.RECIPES["number_words"], 0.95, seeds=3),

@@ -45,7 +45,7 @@ _MONTHS = (
 
 def number_pair(number: int) -> Pair:
     """A number in words, in English and German: 2345 is "two thousand, three hundred and forty-five"."""
-    # num2words writes "einhunderteinstausend" for 101,000; correct German has "eintausend" in every number.
+    # num2words writes "einhunderteinstausend" for 101,000. Correct German has "eintausend" instead of "einstausend".
     return num2words(number), num2words(number, lang="de").replace("einstausend", "eintausend")
 
 

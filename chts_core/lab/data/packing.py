@@ -174,7 +174,7 @@ class StreamFeed:
         rows = []
         for number, block, state in islice(self._reader, self._rows):
             rows.append(block)
-            self._states[number] = state  # after the last block that was handed out, not read ahead
+            self._states[number] = state  # after the last returned block; the reader may be further ahead
         return torch.stack(rows)
 
     def state_dict(self) -> dict[str, Any]:

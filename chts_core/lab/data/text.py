@@ -164,7 +164,7 @@ def _paths(name: str, data_dir: str | None) -> list[Path]:
     source = TEXT_SETS[name]
     folder = locate(source, data_dir)
     if folder is None:
-        fetch(source, data_dir, _no_hub, _DEFAULT)  # the message says what was tried
+        fetch(source, data_dir, _no_hub, _DEFAULT)  # raises an error that says what was tried
         raise AssertionError
     return [path for file in source.files if (path := source.find_file(folder, file))]
 

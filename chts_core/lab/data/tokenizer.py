@@ -13,7 +13,7 @@ from chts_core.lab.data.sources import DataNotFoundError
 from chts_core.lab.data.text import TextData
 
 _END = "<|end|>"
-# Tokens with which tokenizers on the hub end a document.
+# Tokens that end a document: the token of our tokenizers, and the tokens of tokenizers on the hub.
 _ENDS = (_END, "</s>", "<|endoftext|>", "<|end_of_text|>")
 _BYTES = 256
 

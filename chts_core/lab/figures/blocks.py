@@ -145,7 +145,7 @@ def _draw(axes: Axes, layer: _Layer) -> None:
     for before, after in layer.flows:
         start, end = boxes[before], boxes[after]
         _arrow(axes, [(start.x + start.width / 2, start.y), (end.x - end.width / 2, end.y)], GREY, 1.1)
-    for before, after in (("norm", "sum"), ("norm 2", "sum 2")):  # around each half, past its norm
+    for before, after in (("norm", "sum"), ("norm 2", "sum 2")):  # an arrow around each half, to its sum
         left, end = boxes[before].x - 0.4, boxes[after]
         _arrow(axes, [(left, _MIDDLE), (left, 2.26), (end.x, 2.26), (end.x, end.y + 0.18)], GREY, 1.1)
     for before, after in layer.chains:

@@ -71,7 +71,7 @@ def update_courses(patients: Mapping[str, Sequence[Mapping[str, float]]]) -> Fig
     with new_figure(11, 4.6, rows=2, columns=len(patients)) as (figure, panels):
         places = [(column, name) for column in columns for name in patients]
         for axes, (column, name) in zip(panels, places, strict=True):
-            for other in sorted(patients, key=lambda other: other == name):  # itself on top
+            for other in sorted(patients, key=lambda other: other == name):  # its own curve on top
                 steps, shares = zip(*((row["step"], 100 * row[column]) for row in patients[other]), strict=True)
                 axes.plot(steps, shares, label=other, **(look if other == name else behind))
             axes.set_ylim(0, highest[column])

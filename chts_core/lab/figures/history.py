@@ -48,7 +48,7 @@ _BREAK = 2012  # the position of years before 2015, left of a gap in the axis
 def timeline() -> Figure:
     """Draw each work of `WORKS`. The x axis shows the year of publication, and the row shows when links are chosen."""
     with new_figure(9, 3.4) as (figure, (axes,)):
-        taken: dict[tuple[int, int], int] = {}  # works at each place; the next one goes below them
+        taken: dict[tuple[int, int], int] = {}  # number of works at each place; the next work is below them
         for work in WORKS:
             colour, marker = method_look(work.name) if work.name in METHOD_LABELS else (BLACK, "h")
             x = max(work.year, _BREAK)

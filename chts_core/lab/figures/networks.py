@@ -244,7 +244,7 @@ def draw_network(
             place = side, height(side, node)
             (inactive_places if off else active_places).append(place)
             number = axes.text(*place, str(node), ha="center", va="center", fontsize=9, zorder=4)
-            if off:  # readable on its cross
+            if off:  # the number must be readable on top of the cross
                 number.set_path_effects([withStroke(linewidth=3, foreground="white")])
     for places, fill in ((active_places, SKY), (inactive_places, "white")):
         x, y = [place[0] for place in places], [place[1] for place in places]

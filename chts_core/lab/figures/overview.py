@@ -41,7 +41,7 @@ def stages(overview: Sequence[Stage]) -> Figure:
     """
     known = {stage.number: stage for stage in overview}
     needs: dict[str, set[str]] = {}  # all stages that a stage builds on, directly or indirectly
-    before: dict[str, list[str]] = {}  # without the stages that another prerequisite already includes
+    before: dict[str, list[str]] = {}  # without prerequisites on which another prerequisite of the stage builds
     depth: dict[str, int] = {}
     for number, stage in known.items():  # in order: the prerequisites of a stage come before it
         direct = {other for other in stage.prerequisites if other in depth}

@@ -95,7 +95,7 @@ def draw_race(
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.set_xlabel(xlabel)
             axes.set_ylabel(ylabel)
-        # Wide bands, of the first epochs or of two seeds, may leave the picture; the lines may not.
+        # The lines must fit into the picture. Wide bands, in the first epochs or with two seeds, may be cut off.
         lowest = min(float(np.min(line.get_ydata())) for axes in all_axes for line in axes.lines)
         for axes in all_axes:
             axes.set_ylim(max(lowest - margin, 0), highest)

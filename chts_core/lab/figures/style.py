@@ -140,7 +140,7 @@ _STYLE: dict[Any, Any] = {
 @contextmanager
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple[Figure, list[Axes]]]:
     """Make an empty figure in the style of this package, with axes; draw on these axes inside a `with` block."""
-    # Figure objects of our own, outside pyplot, are never shown twice or kept in memory.
+    # Make the Figure without pyplot, so that it is not shown twice and pyplot does not keep it in memory.
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         yield figure, list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -44,7 +44,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
     heads = weights.cpu() if weights.ndim == 3 else weights.cpu()[None]
     columns = min(len(heads), _MOST_IN_A_ROW if len(source) <= _MANY_PIECES else _MOST_IN_A_ROW // 2)
     rows = math.ceil(len(heads) / columns)
-    # Inches of a cell, and letters that fit beside it.
+    # The size of a cell in inches, a font size that fits the cell, and the length of the longest piece in inches.
     cell = min((_WIDEST - 1.9) / columns / max(len(source), 4), 0.3)
     fontsize = min(max(52 * cell, 4.5), 10)
     label = 0.011 * fontsize * max(map(len, (*source, *target)))
@@ -53,7 +53,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
     with new_figure(width, height, rows, columns) as (figure, panels):
         for number, (axes, weight) in enumerate(zip(panels, heads, strict=False)):
             picture = axes.imshow(weight.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-            # Pieces are text, in which a dollar sign does not begin a formula.
+            # Pieces are plain text, so a dollar sign does not begin a formula.
             look: dict[str, Any] = {"fontsize": fontsize, "parse_math": False}
             axes.set_xticks(range(len(source)), source, rotation=90, **look)
             axes.set_yticks(range(len(target)), target, **look)
@@ -67,7 +67,7 @@ def attention_map(weights: Tensor, source: Sequence[str], target: Sequence[str],
             axes.xaxis.label.set_visible(number + columns >= len(heads))
         for axes in panels[len(heads) :]:
             axes.remove()
-        # Keep the width of the colour bar if it is longer.
+        # A longer colour bar must not be wider.
         figure.colorbar(picture, ax=panels[: len(heads)], label="attention weight", aspect=6 * height)
         if title:
             figure.suptitle(title, fontsize=11)

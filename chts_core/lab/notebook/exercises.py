@@ -90,7 +90,7 @@ def check(exercise: str, *answers: Any, **given: Any) -> None:
     if name not in known:
         names = ", ".join(f"{stage}.{other}" for other in known)
         raise ValueError(f"there is no exercise {exercise!r}; stage {stage} has {names}.")
-    inspect.signature(known[name]).bind(*answers, **given)  # an error of the cell's author, not of the learner
+    inspect.signature(known[name]).bind(*answers, **given)  # an error here is the fault of the cell's author
     with attempt():
         known[name](*answers, **given)
 

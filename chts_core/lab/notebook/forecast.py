@@ -99,7 +99,7 @@ def forecast(stage: str, measured: Mapping[str, Any], settings: Mapping[str, Any
         rest = max(measured["minutes"] - then.minutes(gpu=False), _START)
         memory = measured["memory_mb"] + max(now.memory_mb - then.memory_mb, 0)
         return Forecast(rest + now.minutes(gpu=gpu), round(memory), measured=False)
-    # The other stages have small networks. Their time depends on the steps, and on additional weights.
+    # The other stages have small networks. Their time grows with the epochs, seeds, steps and weights.
     times = math.prod(settings[name] / measured[name] for name in ("epochs", "seeds", "steps") if name in measured)
     if "hidden" in measured:
         times *= max(settings["hidden"] / measured["hidden"], 1) ** 2

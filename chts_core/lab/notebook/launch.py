@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOBODY = "SET_THE_OWNER"  # no such owner can exist, so before publication an address runs nobody's code
+NOBODY = "SET_THE_OWNER"  # no owner on GitHub can have this name, so the addresses lead nowhere before publication
 OWNER = "SET_THE_OWNER"
 REPOSITORY = f"https://github.com/{OWNER}/chts"
 SITE = f"https://{OWNER}.github.io/chts/"
@@ -115,7 +115,7 @@ def main() -> None:
     """Update the owner, and the links in the sources of notebooks and in README.md."""
     before = Path(__file__).read_text("utf-8")
     set_owner(Path(__file__).parents[3])
-    if Path(__file__).read_text("utf-8") != before:  # this process has the old owner
+    if Path(__file__).read_text("utf-8") != before:  # this process still uses the old owner
         subprocess.run([sys.executable, "-m", __spec__.name, *sys.argv[1:]], check=True)
         return
     for path in map(Path, sys.argv[1:]):

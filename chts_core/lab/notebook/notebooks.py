@@ -420,7 +420,7 @@ def _execute(path: Path, executed_path: Path, given: Mapping[str, Any]) -> tuple
                 str(executed_path),
                 parameters=dict(given),
                 kernel_name="python3",
-                extra_arguments=["--log-level=ERROR"],  # of the kernel, which otherwise warns about its own transport
+                extra_arguments=["--log-level=ERROR"],  # otherwise the kernel warns about its own transport
             )
         except PapermillExecutionError as failure:
             error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"

@@ -160,7 +160,7 @@ def _start(path: Path, profile: str, out_dir: Path) -> "subprocess.Popen[bytes]"
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=dict.fromkeys(processes.THREADS, "1") | os.environ,  # a number of threads that the user has set stays
+            env=dict.fromkeys(processes.THREADS, "1") | os.environ,  # the user's own settings have priority
             start_new_session=True,
         )
 

@@ -10,7 +10,7 @@ from chts_core.lab.results.statistics import mean_and_interval, standard_error
 Row = Mapping[str, Any]
 
 # BLEU in the paper's Table 1 by data set, method and sparsity, as mean and ±. The paper does not explain the ±. The
-# ± is None for a single run. FC has no sparsity. The table has two rows named CHTs; the second is CHTss.
+# ± is None for a single run. FC has a sparsity of 0. The table has two rows named CHTs; the second is CHTss.
 PAPER_TABLE_1: dict[str, dict[str, dict[float, tuple[float, float | None]]]] = {
     "multi30k": {
         "fc": {0.0: (31.38, 0.38)},

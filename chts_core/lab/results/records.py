@@ -234,7 +234,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             the line number.
     """
     rows = []
-    # Split bytes: in text, some characters within a string (U+2028) would end a line too.
+    # Split the bytes. In text, some characters within a string, for example U+2028, would also end a line.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line.decode())

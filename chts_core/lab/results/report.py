@@ -18,7 +18,7 @@ from chts_core.lab.train import images, language, translation
 Row = Mapping[str, Any]
 
 # Settings of a recipe that change how a run is computed, but not its result.
-_HOW = ("execution", "micro_batch", "compile", "lanes", "watch_updates")
+_HOW = ("execution", "micro_batch", "compile", "watch_updates")
 # For each task, the values of settings that an old record does not contain, because recipes did not have them yet.
 _ONCE = {
     "images": asdict(images.Recipe()),
@@ -172,7 +172,7 @@ def _paired(mine: Sequence[Row], rival: str, rows: Sequence[Row], settings: Sequ
             other
             for other in rows
             if (other["method"], other["seed"]) == (rival, row["seed"])
-            and (rival == "fc" or other["sparsity"] == row["sparsity"])  # FC has none
+            and (rival == "fc" or other["sparsity"] == row["sparsity"])  # FC is always dense
         ]
         same = [other for other in theirs if _same(other, row, settings)]
         for chosen in (same, theirs):

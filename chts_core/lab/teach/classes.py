@@ -292,7 +292,7 @@ def _nbgrader(folder: Path) -> Iterator[Any]:
     # nbgrader calls a command of its own environment, which may not be on the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with environment(PATH=path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its database gives warnings, about which a grader can do nothing
+        warnings.simplefilter("ignore")  # nobody who grades can avoid the warnings of nbgrader's database
         yield _api()(config=config, log_level="ERROR")
 
 

@@ -37,7 +37,7 @@ generate = decoding.generate
 
 _BETWEEN_SHOWN = 10  # steps between two refreshes of a progress bar
 _LEAST_LEARNING_RATE = 0.1  # as a share of the peak; reached at the end
-_WATCHED_TOKENS = 4096  # most tokens on which to measure the loss before and after an update
+_WATCHED_TOKENS = 4096  # the largest number of tokens for the loss before and after an update
 _SHUFFLED_DOCUMENTS = 1000  # documents that each lane shuffles at a time
 _READERS = 2  # processes that tokenise while a GPU trains
 

@@ -229,7 +229,7 @@ def _results(client: "Client", waiting: list[Cell], out_dir: Path) -> Iterator[t
     with tqdm(total=len(waiting), unit="cell", file=sys.stdout) as progress:
         for future in as_completed(futures):
             cell = futures[future]
-            lost = future.exception()  # the cell lost more than one worker
+            lost = future.exception()  # an error if the cell lost more than one worker
             row = future.result() if lost is None else _row(cell, f"{type(lost).__name__}: {lost}", None)
             failed += row["status"] == "failed"
             progress.write(_line(row, width))
@@ -300,7 +300,7 @@ def _client(workers: int | None, scheduler: str | None) -> "Iterator[Client]":
         "distributed.scheduler.allowed-failures": _TRIES - 1,
     }
     with (
-        environment(),  # Dask changes our variables for its workers and does not restore them
+        environment(),  # Dask changes environment variables for its workers and does not restore them
         dask.config.set(settings),
         LocalCluster(
             n_workers=number,

@@ -160,7 +160,7 @@ class _Learner(loop.Learner):
         self.optimizer = torch.optim.Adam(model.parameters(), lr=0.0, betas=(0.9, 0.998), eps=1e-9, fused=True)
         self.sparsifier = Sparsifier(model, self.optimizer, method, sparsity, seed=seed, **recipe.topology)
         self.sparsifier.rescale_weights()
-        # float16 rounds numbers below 6e-8 to zero. The scaler scales the loss up, and the gradient down again.
+        # float16 rounds numbers below 3e-8 to zero. The scaler scales the loss up, and the gradient down again.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
         subject = {"task": task.name, "corpus": task.digest, "vocabulary": task.vocabulary.digest}
         self.settings = loop.settings(method, sparsity, recipe, seed, **subject)

@@ -47,7 +47,7 @@ def checked(name: str, method: Method, check: str, device: str = "cpu") -> Check
     """
 
     def compare() -> Outcome:
-        known = get_method(method)  # a wrong method may have no specification
+        known = get_method(method)  # raises an error if the method is not valid
         return CHECKS[check](known, SPECS[name] if name in SPECS else of_choices(known), device)
 
     return _outcome(name, check, compare)

@@ -31,8 +31,8 @@ from chts_core.lab.train import checkpoint
 KILLS_OF_A_RUN = 10
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 _AT_ANY_MOMENT = 0.2  # share of kills at any moment; the other kills come shortly after a run has written a file
-_LONGEST_DELAY = 1.5  # most seconds between this write and the kill
-_PATIENCE = 600  # most seconds to wait for a run
+_LONGEST_DELAY = 1.5  # the largest number of seconds between this write and the kill
+_PATIENCE = 600  # the largest number of seconds to wait for a run
 
 # Entries that may differ between two runs that are otherwise equal: dates, durations and memory.
 _OF_TIME = frozenset(
@@ -271,7 +271,7 @@ def _with_jumping_clock(scenario: Scenario, folder: Path, _: Path) -> dict[str, 
     return {"ended": ended == 0, "hours": sum(int(path.read_text()) for path in clock.glob("*.hours"))}
 
 
-# Faults besides kills.
+# All faults except kills.
 FAULTS: dict[str, Callable[[Scenario, Path, Path], dict[str, Any] | None]] = {
     "no space": _without_space,
     "full disk": _on_full_disk,

@@ -76,7 +76,7 @@ class DensityDesigner(Explorer[DensityState, DensityResult]):
         removed = [before - after for before, after in pairwise(links)]
         possible = state.layer[0] * state.layer[1]
         flops = sum(links[:-1]) / (state.updates * possible)  # an update comes after its step's backward pass
-        # Over the same window, the extra links of a sigmoid decay cost twice as much as the ones of a cubic decay.
+        # Over the same window, a sigmoid decay's extra links cost twice as much as a cubic decay's extra links.
         name: Schedule = "cubic" if state.schedule == "sigmoid" else "sigmoid"
         width = (state.end - state.start) * (2 if name == "cubic" else 0.5)
         other_end = round(state.start + width, 9)  # 0.75, not 0.7500000000000001
@@ -149,11 +149,11 @@ def _course(state: DensityState, schedule: Schedule, end: float, stop: float) ->
     density = []
     for update in range(state.updates + 1):
         step = min(update, last)
-        if end <= state.start:  # the sparsity changes at once, to show the chosen settings
+        if end <= state.start:  # this run is impossible; a jump of the density shows the chosen settings
             density.append(1 - (state.initial if step < start else state.final))
             continue
-        # In units of a millionth of an update: the schedules take whole steps, and half a window may not be a whole
-        # number of updates.
+        # The unit is a millionth of an update, because the schedules take whole steps, and half a window may not be a
+        # whole number of updates.
         window = round(start * 1e6), round(end * state.updates * 1e6)
         sparsity = (
             sigmoid_sparsity(round(step * 1e6), *window, state.initial, state.final, state.k)

@@ -32,7 +32,7 @@ from chts_core.lab.train.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu
 from chts_core.methods import METHODS, RETURNING, RETURNS, Method
 
-# For each field of a Method: the choices that can be mixed, by their words.
+# The choices for each field of a Method. The key of a choice is its name in the menu.
 CHOICES: dict[str, dict[str, Any]] = {
     "topology": {
         "all links": FullyConnected(),
@@ -78,7 +78,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 _SPARSITY = 0.9
 _RECIPE = Recipe(hidden=64, epochs=8, learning_rate=0.05)
-_TITLES = {"sparsity": "number of links"}  # of the fields whose menu has another name
+_TITLES = {"sparsity": "number of links"}  # for each field whose menu has a different name
 
 
 def in_words(method: Method) -> dict[str, str]:

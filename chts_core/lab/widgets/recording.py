@@ -22,7 +22,7 @@ from chts_core.lab.widgets.explorer import Explorer
 _PACKAGE = Path(__file__).parents[2]
 _SCRIPT = Path(__file__).with_name("recording.js")
 _LIBRARIES = ("matplotlib", "pillow", "torch")
-_HIGHEST = 16_383  # pixels of a WebP picture
+_HIGHEST = 16_383  # pixels; the largest height of a WebP picture
 _COLOURS = 256
 _STYLE = """
 .chts-recording { border: 1px solid #999; border-radius: .5rem; padding: .5rem 1rem; margin: 1rem 0; }

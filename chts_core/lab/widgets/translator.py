@@ -15,7 +15,7 @@ from chts_core.lab.train import translation
 from chts_core.lab.translator import Translator
 from chts_core.lab.widgets.explorer import Explorer, menu, text, whole_slider
 
-_MEAN = -1  # of the heads
+_MEAN = -1  # this head stands for the mean of all heads
 _UNKNOWN_SHOWN = 5
 
 
@@ -25,7 +25,7 @@ def example_translator() -> Translator:
     recipe = translation.RECIPES["number_words_short"]
     recipe = replace(recipe, validate_every=recipe.steps)
     task = translation.prepare(load_translation("number_words"), recipe)
-    # Its scores are not needed.
+    # One pair of each split is enough, because nobody needs the scores.
     task = replace(task, validation_pairs=task.validation_pairs[:1], test_pairs=task.test_pairs[:1])
     return translation.train(task, "chts", 0.9, recipe).translator
 
@@ -98,7 +98,7 @@ class TranslationExplorer(Explorer[TranslationState, TranslationResult]):
         keys, queries = attended.source, attended.target
         if state.attention.startswith("encoder"):
             queries = keys
-        elif not state.attention.endswith("cross_attention"):  # it attends to the pieces so far
+        elif not state.attention.endswith("cross_attention"):  # the decoder attends to its own pieces so far
             keys = [*translator.vocabulary.pieces([BEGIN]), *queries[:-1]]
         query, key = divmod(int(weights.argmax()), len(keys))
         description = (

@@ -40,7 +40,7 @@ def inactive(inactive: Mapping[str, Set[int]] | None, *, puzzle: Mapping[str, Te
 
 def backward(backward: Callable[[list[Tensor]], list[Tensor]]) -> None:
     """Exercise "The backward sweep of a chain": write a function that returns the swept masks of a list of masks."""
-    generator = torch.Generator().manual_seed(8)  # the first network has something to sweep
+    generator = torch.Generator().manual_seed(8)  # with this seed, the first network has links to remove
     for sizes in ((6, 5, 4), (8, 7, 6, 5), (5, 9, 5, 9, 5)):
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
         given = [torch.rand(shape, generator=generator) < 0.25 for shape in shapes]
@@ -252,7 +252,7 @@ def fold_bias(fold_bias: Callable[[Layers, Callable[[Tensor], Tensor]], Layers])
             (torch.randn(mask.shape, generator=generator).abs() * mask, torch.tensor(bias))
             for mask, bias in zip(masks, biases, strict=True)
         ]
-        layers[0][1][1] = first  # with ReLU, this neuron sends 2; a sigmoid sends a value at any bias
+        layers[0][1][1] = first  # with ReLU, this neuron sends 2; a sigmoid never sends 0
         answer = fold_bias([(weight.clone(), bias.clone()) for weight, bias in layers], activation)
         assert answer is not None, "fold_bias() returns None; return a list of weights and biases."
         _compare_widths(layers, answer)

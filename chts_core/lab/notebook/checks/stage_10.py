@@ -170,7 +170,7 @@ def continued(
         path = Path(folder) / "checkpoint.safetensors"
         save_run(run, path)
         assert path.is_file(), "save_run() wrote no file at the path; call checkpoint.save(path, state)."
-        right = [run.step() for _ in range(20)]  # these steps change a state that is only kept in memory
+        right = [run.step() for _ in range(20)]  # these steps would change a state that is only in memory
         fresh = toys.Trial(seed=1)
         load_run(fresh, path)
     for name, (read, _, without) in _PARTS.items():

@@ -166,7 +166,7 @@ def by_chance(by_chance: float | None) -> None:
     )
 
 
-# Claims. A claim has a list for each task, with an advantage for each seed.
+# Each claim has one list per task. The list contains an advantage for each seed.
 _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
     [[1.0, 1.2, 1.1]],
     [[-1.0, -1.2, -1.1]],
