@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import chts_core as chts
 from chts_core.methods import Correlated
+from chts_core.topology import Correlation
 
 RECORDED = Path(__file__).with_suffix(".json")
 ALL = chts.METHODS | chts.PRESETS
@@ -48,9 +49,7 @@ class Run:
             update_every=EVERY,
             seed=1,
             execution=execution,
-            correlation=self.images.flatten(0, 1).T.corrcoef().abs().fill_diagonal_(0)
-            if isinstance(method.topology, Correlated)
-            else None,
+            correlation=correlation_of(self.images.flatten(0, 1)) if isinstance(method.topology, Correlated) else None,
         )
 
     def train(self, first: int, last: int) -> "Run":
@@ -72,6 +71,13 @@ class Run:
         for row in self.sparsifier.history:
             digest.update(f"{row['step']} {row['layer']} {row['links']} {row['removed']} {row['regrown']}".encode())
         return digest.hexdigest()[:16]
+
+
+def correlation_of(samples: torch.Tensor) -> torch.Tensor:
+    """Symmetric, so that links in both directions tie; `corrcoef` is symmetric only on some machines."""
+    correlation = Correlation()
+    correlation.update(samples)
+    return correlation.matrix()
 
 
 def contents(state: Any) -> Any:

@@ -284,10 +284,10 @@ REFUSED: dict[str, tuple[chts.LayerGraph, str]] = {
         "'wide' has 6 outputs but 'q', next in its chain, has 4 inputs",
     ),
     "pair that does not fit": (chts.LayerGraph(pairs=(("wide", "q"),)), "'wide' and 'q' are a pair but have 6 and 4"),
-    "fan-out of chains": (chts.LayerGraph((("q", "k"), ("q", "v"))), "names layer 'q' twice"),
+    "fan-out of chains": (chts.LayerGraph((("q", "k"), ("q", "v"))), "layer 'q' feeds more than one layer"),
     "fan-out of an attention block": (
         chts.LayerGraph((("v", "q"),), attentions=(chts.Attention(None, None, "v", "o", 2, 2),)),
-        "names layer 'v' twice",
+        "layer 'v' feeds more than one layer",
     ),
     "heads that do not divide": (
         chts.LayerGraph(attentions=(chts.Attention("q", "k", None, None, 3, 3),)),

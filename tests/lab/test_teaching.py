@@ -331,8 +331,8 @@ def test_a_class_is_graded(
     solved = {name for name, points in rows["ben"].items() if points not in ("", "0")}
     assert solved == {"student", "points", "of", "2a-distance", "2b-distance", "4a-probabilities", "4b-probabilities"}
     feedback = (course / "feedback" / "cem-2" / ASSIGNMENT / f"{ASSIGNMENT}.html").read_text("utf-8")
-    assert "names student" in feedback
-    assert "of 'cem-2', who handed it in" in feedback.replace("&#39;", "'")
+    assert "has the id" in feedback
+    assert "for 'cem-2', who handed it in" in feedback.replace("&#39;", "'")
     assert "links is not the number of links of your mask" in feedback
     assert "HIDDEN TESTS" not in feedback
     assert "own.sum()" not in feedback  # a line of a hidden test

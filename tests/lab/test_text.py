@@ -130,7 +130,7 @@ def broken(folder: Path) -> None:
         ),
         (
             of_another_version,
-            r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7 characters; expected",
+            r"books.train.txt has 38 characters and .*books.tsv lists 1 books of 7 characters in total; expected",
         ),
         (not_utf8, r"books.train.txt is not UTF-8 in line 2 .*iconv"),
         (empty, r"books.valid.txt has no text; fetch it again"),
