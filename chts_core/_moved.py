@@ -63,7 +63,7 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def _warn(before: str, now: str) -> None:
-    """Make the warning point to the import statement.
+    """Warn, and make the warning point to the import statement.
 
     The stack level does not count the frames of Python's import system.
     """

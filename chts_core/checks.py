@@ -93,7 +93,7 @@ def check_repr(value: object, name: str) -> None:
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Make the warning point to the nearest calling line outside this package and PyTorch."""
+    """Warn, and make the warning point to the nearest calling line outside this package and PyTorch."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("chts_core", "torch"):
         frame, level = frame.f_back, level + 1

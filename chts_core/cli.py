@@ -245,7 +245,7 @@ def _add_sweep(commands: Commands) -> None:
     command.add_argument("spec", type=Path, metavar="SPEC.yaml")
     help_of_out = "folder for the results; to continue an interrupted sweep, give its folder"
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help=help_of_out)
-    command.add_argument("--workers", type=int, metavar="N", help="how many processes (default: one per physical core)")
+    command.add_argument("--workers", type=int, metavar="N", help="local processes (default: one per physical core)")
     command.add_argument(
         "--scheduler", metavar="ADDRESS", help="address of a Dask scheduler whose workers see DIR under the same path"
     )

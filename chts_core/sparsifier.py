@@ -48,7 +48,7 @@ class Sparsifier:
     Methods that use gradients use the sum over the backward passes of a step. An interrupted update leaves the links as
     they were. If a gradient is infinite or NaN, the update waits for the next step, with a warning. A layer with a
     frozen weight (`requires_grad_(False)`) keeps its links until it is trained again. `torch.compile` may wrap the
-    model before or after attaching. `docs/guides/followed.md` lists which other changes a Sparsifier allows or refuses.
+    model before or after attaching. A newer Sparsifier takes over. For other changes, see `docs/guides/followed.md`.
 
     Several processes can train one model, in `DistributedDataParallel` or `fully_shard`, each with a Sparsifier that
     has the same settings. In an update, each process updates some layers, and the processes compare the masks. Methods

@@ -415,7 +415,7 @@ print(f"density {1 - reached:.4f}: {(1 - reached) / 0.10 - 1:.1%} more links tha
 # %% [markdown]
 # Without a check, such a run raises no error. A report of this run would state a sparsity of 90 %, but the model has
 # 1.1 % more links than the target allows. With the cubic schedule, the error in the sparsity is smaller,
-# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. If a window ends after the last update, the
+# $0.4 \cdot 0.0625^3 = 0.0001$, because this schedule is flat at its end. If a window ends after the updates stop, the
 # core raises an error before the training starts. The error message shows the two steps:
 
 # %% tags=["nbval-check-output"]

@@ -132,9 +132,9 @@ table.rename(columns={"sparsity": "number of links"})
 #   fields (stage 01). Its updates stop permanently when every layer has reached an overlap above 90 % (a later section
 #   explains *overlap*).
 # - **CHTs** also starts from receptive fields. CHTs removes links by soft sampling, so most of the removed links have
-#   small weights (stage 03). Percolation then cuts the *incomplete* links, which carry no signal (stage 04). CHTs draws
-#   the new links with probabilities proportional to their CH2-L3n scores (stage 02). A link that returns starts with
-#   its last weight.
+#   small weights (stage 03). Percolation then cuts the *incomplete* links, which carry no information (stage 04). CHTs
+#   draws the new links with probabilities proportional to their CH2-L3n scores (stage 02). A link that returns starts
+#   with its last weight.
 # - **CHTss** works like CHTs, but its density falls from 50 % to the final density along a sigmoid (stage 05). To lower
 #   the number of links, CHTss removes the links with the lowest *relative importance*, not the links with the smallest
 #   weights.

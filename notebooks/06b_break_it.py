@@ -856,7 +856,7 @@ for entry in contagion:
 # So the optimizer must skip such a step. A `GradScaler` skips such steps in any precision. If an update is due at a
 # skipped step, the `Sparsifier` postpones the update and prints a warning, which names the layers whose gradients are
 # not finite. If a weight is NaN, the `Sparsifier` refuses the update. `chts train` needs no `GradScaler`: it skips
-# every step whose loss or gradients are not finite, and it records the number of the step.
+# a step whose loss or gradients are not finite, and it records the number of the step.
 
 # %%
 scaler = torch.amp.GradScaler("cpu", init_scale=1.0)

@@ -306,12 +306,12 @@ print(
 # products. The run ends at a density at which sparse products are faster. `SparseLinear` can multiply link by link, or
 # it can fill in a dense matrix and multiply by that matrix. For each layer, `execution="auto"` measures once at which
 # density both ways take the same time. Below this density, the layer multiplies link by link. Filling in the matrix
-# takes time, so the dense way is slower than `nn.Linear`. In the first figure, the lines of csr and dense (`nn.Linear`)
-# cross at one density. The density at which both ways take the same time is therefore higher. The dotted line marks
-# this higher density, and the cell below prints it. On the published page, this density is 35 %, which is less than the
-# density of 50 % in the first step. So auto multiplies densely in the first steps and link by link after the first
-# updates. If your machine prints more than 50 %, auto multiplies link by link in all steps, and the times of csr and
-# auto differ only by chance.
+# takes time, so the dense way is slower than `nn.Linear`. Therefore the density at which both ways take the same time
+# is higher than the density at which the lines of csr and dense (`nn.Linear`) cross in the first figure. The dotted
+# line marks this higher density, and the cell below prints it. On the published page, this density is 35 %, which is
+# less than the density of 50 % in the first step. So auto multiplies densely in the first steps and link by link after
+# the first updates. If your machine prints more than 50 %, auto multiplies link by link in all steps, and the times of
+# csr and auto differ only by chance.
 
 # %%
 print(f"auto multiplies densely above {crossover:.0%} density and link by link below; this run begins at 50% density")
@@ -577,7 +577,7 @@ exercises.check("07.fixed_cost", fixed_cost)
 # ```
 #
 # Even without any links, a step of the csr model takes 2.9 ms. So at every sparsity, this step is less than 3.5 times
-# as fast as the dense step, although the FLOPs fall by a factor of 100 or more.
+# as fast as the dense step, even where the FLOPs fall by a factor of 100 or more.
 # </details>
 
 # %% [markdown]

@@ -776,8 +776,8 @@ exercises.check("09.queries_of", queries_of)
 # %% [markdown]
 # <details><summary>Hint</summary>
 #
-# `divmod(neuron, width)` gives the head of the neuron and its place in this head. Exactly `heads // key_heads` heads of
-# queries share each head of keys.
+# `divmod(neuron, width)` gives the head of the neuron and its place in this head. Exactly `heads // key_heads` query
+# heads share each key head.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -789,7 +789,7 @@ exercises.check("09.queries_of", queries_of)
 #     return [head * width + place for head in range(key_head * group, (key_head + 1) * group)]
 # ```
 #
-# So when one neuron of a shared head of keys loses its links, several neurons of the queries lose their links too. The
+# So when one neuron of a shared key head loses its links, several neurons of the queries lose their links too. The
 # smaller `key_heads` is, the more links percolation cuts.
 # </details>
 #

@@ -328,12 +328,14 @@ def densified(model: nn.Module) -> nn.Module:
         (
             "csr",
             narrower,
-            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense in the model but",
+            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense in the model but "
+            "stored as links in the average",
         ),
         (
             "csr",
             densified,
-            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense in the model but",
+            "has 6 parameters, and the average has 6; 0.weight has a different shape, or is dense in the model but "
+            "stored as links in the average",
         ),
     ],
 )

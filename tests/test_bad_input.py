@@ -223,7 +223,10 @@ BAD_CALLS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: SCHEDULES.linear_temperature(5, 0),
         r"ends at step 0; expected a step above",
     ),
-    "updates stop at 0": (lambda: Timeline(100, 10, 0.0), r"stop is 0\.0; expected the fraction .* in \(0, 1\]"),
+    "updates stop at 0": (
+        lambda: Timeline(100, 10, 0.0),
+        r"stop is 0\.0; expected the fraction of the run at which updates stop, in \(0, 1\]",
+    ),
     "updates stop after the run": (lambda: Timeline(100, 10, 1.5), r"stop is 1\.5; expected the fraction"),
     "window reversed": (lambda: Timeline(100, 10, 0.75).window(0.5, 0.2), r"from 0\.5 to 0\.2 of the run; expected"),
     "window before the run": (lambda: Timeline(100, 10, 0.75).window(-0.5, 0.2), r"from -0\.5 to 0\.2 of the run"),

@@ -268,7 +268,12 @@ def test_a_distribution_of_ones_own_gives_the_links() -> None:
 @pytest.mark.parametrize(
     ("distribution", "method", "error", "message"),
     [
-        (Half("a list"), "set", TypeError, r"returned \[26, 26\]; expected a mapping of layer names to numbers"),
+        (
+            Half("a list"),
+            "set",
+            TypeError,
+            r"returned \[26, 26\]; expected a mapping of layer names to numbers of links",
+        ),
         (Half("another layer"), "set", ValueError, r"the layers 0.weight, 2.weight, c; expected exactly the layers"),
         (Half("too many"), "set", ValueError, r"1000000 links to layer '0.weight' of shape \(20, 16\); expected"),
         (Half("no whole number"), "set", ValueError, r"2\.5 links to layer .*; expected a whole number in \[0, 320\]"),

@@ -724,7 +724,10 @@ def test_the_layers_that_give_the_outputs_stay_dense(kind: str) -> None:
 
 
 def test_a_guess_of_the_output_layers_is_a_warning() -> None:
-    message = r"body\.2\.weight stays dense: .* guesses that it gives the model's outputs.* Use exclude to choose the"
+    message = (
+        r"body\.2\.weight stays dense: .* guesses that it gives the model's outputs.* "
+        r"Use exclude to choose the layers"
+    )
     settings: dict[str, Any] = {"method": "set", "sparsity": 0.5, "total_steps": 9, "update_every": 3}
     model = HeadsFirst()
     optimizer = torch.optim.SGD(model.parameters())

@@ -225,7 +225,8 @@ def test_exact_links_and_clean_absent_links_with_any_optimizer(method: str, opti
 
 @pytest.mark.parametrize("method", SPARSE_METHODS)
 def test_exact_links_with_bfloat16_weights(method: str) -> None:
-    with pytest.warns(UserWarning, match=r"have the dtype torch\.bfloat16, .* Keep the weights in float32") as warned:
+    message = r"the weights have the dtype torch\.bfloat16, .* Keep the weights in float32"
+    with pytest.warns(UserWarning, match=message) as warned:
         run = start(method, 0.9, widths=(64, 48, 80, 3), optimizer="momentum", dtype=torch.bfloat16)
     assert len(warned) == 1
     for step in run.train():
@@ -2120,7 +2121,7 @@ def test_a_new_sparsifier_replaces_one_that_is_gone() -> None:
 
 
 class Parallel(nn.Module):
-    """Two branches and a sum: no nn.Sequential tells which layer feeds which."""
+    """Two branches and a sum. No nn.Sequential shows how the layers are connected."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -101,7 +101,7 @@ def ordered_pair(choice: int, others: int) -> tuple[int, int]:  # pragma: no cov
 def propose_links(  # pragma: no cover (compiled)
     seed: int, exists: Any, shape: Any, start: Any, neighbours: Any, wedges: Any, pairs: int, inside: bool, links: Any
 ) -> None:
-    """Fill `links` (int64) with missing links, drawn independently of each other. A failed draw gives -1.
+    """Fill `links` (int64) with independent draws of missing links, p ∝ node-based score. A failed draw gives -1.
 
     A link is its position in the flattened mask. :mod:`chts_core.compiled.walk_sampling` describes the method.
 

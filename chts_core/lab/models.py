@@ -417,10 +417,10 @@ def initialise_llama(
         model: a whole model, or one that `fully_shard` has divided among GPUs.
         device: the device to move the model to.
         generator: a generator on the CPU.
-        deviation: standard deviation of all these other weights; LLaMA uses 0.02 at any width. With None, the deviation
-            depends on the layer, so that signals have about the same size at any width and depth. The deviation is then
-            1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½ · inputs^-½ for layers that add to the
-            residual stream.
+        deviation: standard deviation of all weights except those of the norms; LLaMA uses 0.02 at any width. With None,
+            the deviation depends on the layer, so that signals have about the same size at any width and depth. The
+            deviation is then 1 for embeddings, inputs^-½ for linear layers, and (2 · layers)^-½ · inputs^-½ for layers
+            that add to the residual stream.
     """
     model.to_empty(device=device)
     # The values of buffers are computed, not learned, and "meta" tensors have no values yet.

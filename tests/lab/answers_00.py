@@ -90,7 +90,10 @@ SLIPS = [
         ),
         (flops(12), "one image should cost 6 · (8 + 8) FLOPs; the function returns 192."),
         (flops(batched=False), "ten images cost ten times as much as one image; multiply by the batch size."),
-        (flops(rounded=False), "integer to 3.75; expected 6 · (4 + 6) FLOPs, but the function returns 58.5."),
+        (
+            flops(rounded=False),
+            "has 4 links, the nearest integer to 3.75; expected 6 · (4 + 6) FLOPs, but the function returns 58.5.",
+        ),
         (
             lambda neurons, density, batch: flops(dense=len(neurons) - 2)(neurons, density, batch),
             "with two hidden layers of 4 neurons, the function returns 192 FLOPs. Only the last layer should be dense.",

@@ -131,7 +131,8 @@ SLIPS = [
         ),
         (
             lambda *_: 3.0,
-            "for the scores 1 to 4 and 0.384 bits, you return T = 3. At this T, the entropy is 1.28 bits, ",
+            "for the scores 1 to 4 and 0.384 bits, you return T = 3. At this T, the entropy is 1.28 bits, more "
+            "than required. A ",
         ),
         (
             bisected(by_powers),
@@ -197,7 +198,8 @@ SLIPS = [
         "03.overlap_and_itop",
         (
             (overlap_of_new, itop),
-            "if an update removes two links, then regrows one of these links and one new link, you find an overlap ",
+            "if an update removes two links, then regrows one of these links and one new link, you find an overlap "
+            "of 0; expected ",
         ),
         (
             (overlap_of_removed, itop),

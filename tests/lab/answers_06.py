@@ -192,7 +192,10 @@ SLIPS = [
             fair(lambda of: mean([test[-1] for _, test in of])),
             "you chose B by its test accuracy; choose by the validation accuracy.",
         ),
-        (fair(lambda of: max(val[-1] for val, _ in of)), "C has the run with the highest validation accuracy, 0.98;"),
+        (
+            fair(lambda of: max(val[-1] for val, _ in of)),
+            "C has the run with the highest validation accuracy, 0.98; compare the means over seeds.",
+        ),
         (fair(lambda of: mean([max(val) for val, _ in of])), "D is best at an early epoch; choose by the validation"),
         (lambda _: (0, 0.87), "0 is not the name of a setting; the names are the keys of `runs`."),
         (

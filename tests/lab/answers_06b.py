@@ -150,7 +150,11 @@ STUBS = [
 SLIPS = [
     *cases(
         "06b.resting_weight",
-        (-0.171, "-0.171 is the weight after one step; each later step adds 0.9 times the change before it, so "),
+        (
+            -0.171,
+            "-0.171 is the weight after one step; each later step adds 0.9 times the change before it, so add up all "
+            "changes.",
+        ),
         (-1.9, "-1.9 is the result of a sum that begins with 1.9; the buffer is multiplied by 0.9 before it moves the"),
         (-17.1, "-17.1 is the sum of the buffers; multiply it by the learning rate."),
         (1.71, "1.71 is the right distance with the wrong sign; SGD subtracts the buffer."),
@@ -178,7 +182,10 @@ SLIPS = [
         "06b.not_held",
         (missing(slice(1)), "you looked at only one group of the optimizer; go through all its groups."),
         (missing(slice(1, None)), "you looked at only one group; go through all optimizer.param_groups."),
-        (missing(held=True), "the optimizer holds these parameters; return the names of the parameters that it "),
+        (
+            missing(held=True),
+            "the optimizer holds these parameters; return the names of the parameters that it does not hold.",
+        ),
         (lambda *_: ["0.bias"], "the optimizer holds all three weights; expected [], but you return ['0.bias']."),
         (
             missing(same=lambda a, b: a.shape == b.shape),

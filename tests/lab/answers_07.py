@@ -150,9 +150,13 @@ SLIPS = [
         ),
         (
             otherwise("links", 72),
-            "72 is the size of the values, gradients and momenta alone; add 12 bytes for the position of each ",
+            "72 is the size of the values, gradients and momenta alone; add 12 bytes for the position of each "
+            "link, and add the beginnings of the rows ",
         ),
-        (otherwise("links", 144), "144 is the size without the beginnings of the rows and columns; add 4 bytes "),
+        (
+            otherwise("links", 144),
+            "144 is the size without the beginnings of the rows and columns; add 4 bytes for each entry of both lists.",
+        ),
         (
             otherwise("links", 180),
             "180 is the size with one beginning per row and column; each of the two lists has one more entry.",
@@ -193,7 +197,10 @@ SLIPS = [
         (lambda *_: 0.25, "0.25 is the difference from the density of the second measurement; add this density."),
         (lambda *_: 30, "30 is a percentage; return a share between 0 and 1."),
         (lambda *_: 0.5, "0.5 is not right; the line through the two measurements reaches 10 ms at a density of 0.3."),
-        (lambda *_: 0.3, "with 1.6 ms at 2 %, 4 ms at 10 % and 7 ms for the dense layer, you return 0.3; expected "),
+        (
+            lambda *_: 0.3,
+            "with 1.6 ms at 2 %, 4 ms at 10 % and 7 ms for the dense layer, you return 0.3; expected 0.2.",
+        ),
         (
             meeting(low=-9),
             "a dense layer that takes 0.5 ms is faster than the csr layer at every density; return 0, not -0.016",
@@ -258,7 +265,8 @@ SLIPS = [
         (backward(other=2), "for 3 samples, the gradient with respect to x differs from the gradient of autograd."),
         (
             backward(dense=True),
-            "both gradients are right, but one of your tensors has 2000 elements; expected fewer than the 2000 ",
+            "both gradients are right, but one of your tensors has 2000 elements; expected fewer than the 2000 "
+            "elements of the matrix. Work with one ",
         ),
     ),
 ]

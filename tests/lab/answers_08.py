@@ -191,7 +191,11 @@ SLIPS = [
             percolate_head(either=True),
             "you removed no link of q or k; an active neuron has links in the queries and in the keys.",
         ),
-        (q_alone, "you kept 2 links of k that lead nowhere. A neuron without links in q must lose its links in k"),
+        (
+            q_alone,
+            "you kept 2 links of k that lead nowhere. A neuron without links in q must lose its links in k, and the "
+            "other way round.",
+        ),
         (cut_off, "links of v that carry a signal; which neuron of the head is still active?"),
         (rows_of_o, "a neuron is a row of q, k and v, and a column of o."),
     ),

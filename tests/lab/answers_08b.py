@@ -128,7 +128,8 @@ SLIPS = [
         ),
         (
             lambda words: {joined(pieces, ("z", "e")): count for pieces, count in words.items()},
-            "for the counts ein 4, drei 3 and zehn 5, you return e i n 4, d r e i 3, ze h n 5; which pair occurs 7 ",
+            "for the counts ein 4, drei 3 and zehn 5, you return e i n 4, d r e i 3, ze h n 5; which pair occurs 7 "
+            "times?",
         ),
         (
             lambda words: {("ei", "n") if pieces == tuple("ein") else pieces: count for pieces, count in words.items()},
@@ -201,7 +202,8 @@ SLIPS = [
         (lambda *_: (2, 6), "the hypothesis has seven words, but you counted 6."),
         (
             lambda *_: (7, 7),
-            "your clipped count of the seven words 'the' is 7. This is the number of words that occur",
+            "your clipped count of the seven words 'the' is 7. This is the number of words that occur in a reference; "
+            "clip each count.",
         ),
         (
             summed,
@@ -219,7 +221,7 @@ SLIPS = [
         ),
         (
             lambda written, references, n: clipped(written, references[:1], n),
-            "with the references swapped, you return (1, 7); the order must not matter.",
+            "with the references swapped, you return (1, 7); use all references, in any order.",
         ),
         (
             lambda written, references, _: clipped(written, references, 1),

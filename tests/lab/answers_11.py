@@ -124,7 +124,10 @@ SLIPS = [
     *cases(
         "11.half_widths",
         (lambda a, b: half_widths(a, b)[::-1], "5.867 is the unpaired half-width; return the paired half-width first."),
-        (lambda a, _: (mean_and_interval(a)[1], 5.869), "5.435 is the half-width for A only; first subtract"),
+        (
+            lambda a, _: (mean_and_interval(a)[1], 5.869),
+            "5.435 is the half-width for A only; first subtract B from A for each seed.",
+        ),
         (lambda *_: (1.5, 5.869), "1.5 is the mean difference itself; find how much the differences vary."),
         (lambda a, b: (standard_error(paired(a, b)), 5.869), "0.289 is the standard error; multiply it by t."),
         (lambda *_: (0.566, 5.869), "0.566 is the result with the factor 1.96, which is only right for many seeds."),
@@ -134,10 +137,13 @@ SLIPS = [
         ),
         (lambda *_: (0.706, 5.869), "0.706 is the result with 6 degrees of freedom; for four differences, use 3."),
         (lambda *_: (0.5, 5.869), "the paired half-width 0.5 is not right; the differences are 2, 1, 2 and 1."),
-        (lambda *_: (0.919, 0.919), "0.919 is the paired half-width again; treat the runs of A and B as "),
+        (
+            lambda *_: (0.919, 0.919),
+            "0.919 is the paired half-width again; treat the runs of A and B as independent.",
+        ),
         (
             lambda *_: (0.919, 8.299),
-            "8.299 is t times the sum of standard errors; multiply t by the square root of the sum of squares.",
+            "8.299 is t times the sum of the standard errors; add their squares and take the square root.",
         ),
         (lambda *_: (0.919, 2.398), "2.398 is the standard error; multiply it by t."),
         (
@@ -156,7 +162,8 @@ SLIPS = [
         "11.same_gain",
         (
             lambda rival, better, other: other + better - rival,
-            "117.77 is the perplexity that is lower by the same number of points; the ratio of perplexities ",
+            "117.77 is the perplexity that is lower by the same number of points; the ratio of perplexities "
+            "matters, so subtract ",
         ),
         (
             lambda rival, better, other: other * rival / better,
@@ -187,7 +194,11 @@ SLIPS = [
             lambda *_: (-1, 0.907),
             "0.907 is the result with 0.3 + 0.4 for the paper; add the squares of 0.3 and 0.4 instead.",
         ),
-        (lambda *_: (-1, 1.384), "1.384 is the result without pairs; our two methods share their seeds, so first"),
+        (
+            lambda *_: (-1, 1.384),
+            "1.384 is the result without pairs; our two methods share their seeds, so first take each seed's "
+            "difference.",
+        ),
         (lambda *_: (-1, 1.118), "1.118 is the result with our standard deviation; divide it by the square root of 3."),
         (lambda *_: (-1, 3), "your standard error is 3.0; our standard error is 0.577, and the paper's is 0.5."),
     ),

@@ -434,7 +434,9 @@ def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"cannot write .*/state: .*File too large.*; free some disk space, or save"):
+        with pytest.raises(
+            OSError, match=r"cannot write .*/state: .*File too large.*; free some disk space, or save to another"
+        ):
             checkpoint.save(path, torch.zeros(10_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -308,8 +308,14 @@ SLIPS = [
         "01.four_cycles",
         (lambda mask: 4 * cycles()(mask), "a cycle has four links; count each cycle only once."),
         (cycles(halves=2), "you counted each pair of outputs in both orders; count each pair only once."),
-        (lambda _: 3, "0001 has 1 cycle, not 3; do you pair an output with itself?"),
-        (cycles(diagonal=True), "0001 has 1 cycle, not 5; do you pair an output with itself?"),
+        (
+            lambda _: 3,
+            "the mask with the rows 1100, 1110 and 0001 has 1 cycle, not 3; do you pair an output with itself?",
+        ),
+        (
+            cycles(diagonal=True),
+            "the mask with the rows 1100, 1110 and 0001 has 1 cycle, not 5; do you pair an output with itself?",
+        ),
         (lambda mask: int(mask[0].sum()) - 1, "two outputs that share 3 inputs lie on 3 cycles, not 2."),
         (
             lambda mask: 1 if mask.sum() == 6 and len(mask) == 3 else 3,
@@ -397,11 +403,13 @@ SLIPS = [
         ({"hidden 1": {1, 3}, "hidden 2": {1}}, "you missed neuron 2 of hidden 2: it has no outgoing link."),
         (
             {"hidden 1": {3}, "hidden 2": {2}},
-            "you missed neuron 1 of hidden 1: it has links on both sides, but on one side, all of its links are ",
+            "you missed neuron 1 of hidden 1: it has links on both sides, but on one side, all of its links are "
+            "incomplete",
         ),
         (
             {"hidden 1": {1, 3}, "hidden 2": {2}},
-            "you missed neuron 1 of hidden 2: it has links on both sides, but on one side, all of its links are ",
+            "you missed neuron 1 of hidden 2: it has links on both sides, but on one side, all of its links are "
+            "incomplete",
         ),
         ({"hidden 1": {1, 3, 4}, "hidden 2": {1, 2}}, "hidden 1 has only the neurons 0 to 3; your set contains [4]."),
     ),
@@ -460,7 +468,10 @@ SLIPS = [
         "06.half_width",
         (0.0497, "0.0497 looks like a fraction; give percentage points."),
         (1.155, "1.155 is the standard error; multiply it by t."),
-        (8.6, "8.6 is t·s, which describes the scatter of single runs; the mean of n runs varies less, so "),
+        (
+            8.6,
+            "8.6 is t·s, which describes the scatter of single runs; the mean of n runs varies less, so divide by √n.",
+        ),
         (2.26, "2.26 is 1.96·s/√n, which is right for many runs; for three runs, use t = 4.30."),
         (4.06, "4.06 is the result if you divide the sum of the squares by n; divide it by n − 1."),
         (9.94, "9.94 is the whole width, from end to end; give half of it."),
@@ -482,7 +493,11 @@ SLIPS = [
     *cases(
         "07.break_even",
         (57, "57 is not a density; expected a share of all possible links, between 0 and 1."),
-        (0.5, "0.5 is the answer for SGD with momentum: 12 bytes for each weight, and 24 for each link. Adam "),
+        (
+            0.5,
+            "0.5 is the answer for SGD with momentum: 12 bytes for each weight, and 24 for each link. Adam keeps one "
+            "more moment for each of them.",
+        ),
         (
             0.25,
             "at density 0.25, the sparse layer needs 7.0 bytes per possible link, but the dense layer needs 16 bytes.",

@@ -178,6 +178,14 @@ def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]],
         assert recorded[key] == replace(recipe, execution=storage)
 
 
+def test_the_sweep_of_the_paper_s_mlp_has_all_recorded_runs_except_fc() -> None:
+    again = {(*settings[1:],): settings[0] for settings in settings_of(EARLIER.parent / "fashion_mnist.yaml")}
+    sparse = [row for row in PAPER_MLP if row["method"] != "fc"]
+    assert len(sparse) == len(PAPER_MLP) - 1
+    for row in sparse:
+        assert replace(again[row["method"], row["sparsity"], row["seed"]], execution="masked") == recipe_of(row)
+
+
 def test_the_two_decays_of_equal_cost_are_in_the_ablations() -> None:
     methods = {row["method"] for row in ABLATIONS}
     timeline = chts.schedules.Timeline(1000, 1, 0.75)

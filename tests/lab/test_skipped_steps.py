@@ -181,7 +181,10 @@ def test_steps_that_do_not_end_to_be_strange_end_the_run(
     trains: dict[str, Train], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, (2, *range(4, 13)))
-    expected = r"in 5 steps in a row, up to step 8; the first infinite or NaN value is .*\. Lower learning_rate"
+    expected = (
+        r"^the loss or a gradient was not finite in 5 steps in a row, up to step 8; "
+        r"the first infinite or NaN value is .*\. Lower learning_rate"
+    )
     with pytest.raises(RuntimeError, match=expected), pytest.warns(RuntimeWarning, match="is skipped") as warned:
         trains[kind]("set")
     assert len(warned) == 5

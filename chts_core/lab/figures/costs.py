@@ -22,8 +22,8 @@ def layer_times(times: Sequence[LayerTime], crossover: float | None = None) -> F
 
     Args:
         times: the results of `costs.time_layers`, in order of ascending density.
-        crossover: the density at which masked and csr layers take the same time. The figure marks it; with None,
-            the figure has no mark.
+        crossover: the density up to which sparse products are faster than products with the dense weight, from
+            :func:`chts_core.engine.kernels.crossover_density`. The figure marks it; with None, the figure has no mark.
     """
     lines = (("dense", "dense"), ("masked", "masked"), ("links", "csr"))
     with new_figure(6.8, 3.6) as (figure, (axes,)):

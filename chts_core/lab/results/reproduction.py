@@ -1,7 +1,16 @@
 """Tables of the reproducibility report: the verdict on each claim of the paper, and what the recorded runs cost."""
 
+from functools import cache
+from typing import Any
+
 from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.results import paper, records, report
+
+
+@cache
+def _recorded() -> dict[str, list[dict[str, Any]]]:
+    """The recorded runs, by comparison; read only once, because five tables need them."""
+    return report.read(records.results_folder())
 
 
 def claims(verdict: str) -> str:
@@ -10,7 +19,7 @@ def claims(verdict: str) -> str:
     Args:
         verdict: "holds", "does not hold", "undecided" or "untested"; see :func:`chts_core.lab.results.paper.weigh`.
     """
-    rows = [row for runs in report.read(records.results_folder()).values() for row in runs]
+    rows = [row for runs in _recorded().values() for row in runs]
     lines = []
     for row in paper.by_claim(paper.weigh(paper.CLAIMS, rows)):
         if row["verdict"] != verdict:
@@ -30,7 +39,7 @@ def claims(verdict: str) -> str:
 def costs() -> str:
     """The number of recorded runs of each comparison and the hours that they took together, as a Markdown table."""
     lines = []
-    for name, rows in report.read(records.results_folder()).items():
+    for name, rows in _recorded().items():
         hours = sum(row.get("total_seconds") or row["seconds"] for row in rows) / 3600
         methods = len({row["method"] for row in rows})
         lines.append({"runs": name, "methods": str(methods), "number": str(len(rows)), "hours": f"{hours:.1f}"})

@@ -132,9 +132,9 @@ SeededT = TypeVar("SeededT", bound=Seeded)
 def paired_differences(runs: Sequence[Seeded], rival: str, measure: str = "test_accuracy") -> list[dict[str, Any]]:
     """Compare each method with the rival, in pairs of runs with equal seeds. Return one row per method.
 
-    Runs with equal seeds share their initial weights and batches, so much of the random variation cancels. `difference`
-    is the method's measure minus the rival's measure, on average over the pairs. `interval` is the half-width of the
-    95 % confidence interval of this mean, or None if there is only one seed.
+    Runs with equal seeds share their batches and, up to a scale, their initial weights, so much of the random variation
+    cancels. `difference` is the method's measure minus the rival's measure, on average over the pairs. `interval` is
+    the half-width of the 95 % confidence interval of this mean, or None if there is only one seed.
 
     Args:
         runs: runs of the rival and of other methods.

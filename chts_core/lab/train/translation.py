@@ -249,8 +249,9 @@ def train(
     """Train one translator with one method, and translate the test sentences.
 
     The loop is explained in :func:`chts_core.lab.train.loop.train`. The seed decides the initial weights, the order of
-    the batches, dropout and the topology; with the same seed, every method gets the same initial weights and batches.
-    If the checkpoint is from a finished run, the function only tests the network again.
+    the batches, dropout and the topology. With the same seed, every method gets the same batches, and initial weights
+    that differ only in their scale. If the checkpoint is from a finished run, the function only tests the network
+    again.
 
     Args:
         task: the result of `prepare`.
@@ -390,7 +391,9 @@ def mean_scores(rows: Sequence[Mapping[str, Any]], score: str) -> list[dict[str,
 
 
 def score_differences(rows: Sequence[Mapping[str, Any]], score: str, rival: str) -> list[dict[str, Any]]:
-    """Call :func:`chts_core.lab.results.statistics.score_differences` with the name of a score and a rival method."""
+    """Call :func:`chts_core.lab.results.statistics.score_differences` with recorded runs, the name of a score (as in
+    `mean_scores`) and a rival method.
+    """
     return statistics.score_differences(rows, partial(_score, score), rival)
 
 

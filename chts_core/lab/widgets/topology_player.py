@@ -15,7 +15,7 @@ from chts_core.lab.train import images
 from chts_core.lab.train.images import Recipe, Run
 from chts_core.lab.widgets.explorer import Explorer, menu, whole_slider
 
-_MILLISECONDS = 800  # between two updates; drawing a picture takes about 200 of them
+_MILLISECONDS = 800  # between two updates; drawing a picture takes about 200 ms
 
 
 @cache

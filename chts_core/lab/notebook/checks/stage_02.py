@@ -94,7 +94,7 @@ def count_paths(count_paths: Callable[[Tensor, l3.Link], int | None], *, seen: T
 
 
 def equal_degree(equal_degree: float | None) -> None:
-    """Equal cost: the degree d at which the path-based score costs as much as four matrix products."""
+    """When the path-based score costs more: the degree d at which it costs as much as four matrix products."""
     assert equal_degree is not None, "replace None in the cell above with a number of links."
     slips = {
         "a density; give the degree, which is a number of links": 0.159,

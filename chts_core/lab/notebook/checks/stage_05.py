@@ -173,7 +173,7 @@ def _steepest(course: list[float]) -> float:
 
 
 def reached(reached: Callable[[float, int, int, int], float]) -> None:
-    """The target and the end: a function that returns the sparsity at the end of a run."""
+    """Whether the density reaches its target: a function that returns the sparsity at the end of a run."""
     for final, window_end, stop, every in (
         (0.9, 8000, 7500, 100),
         (0.9, 8000, 7500, 200),

@@ -229,7 +229,7 @@ def _evidence(name: str, rows: Sequence[Row]) -> str:
         "threshold with ties": f"its number of links varies from {links[0]} to {links[-1]}; look at `links` first.",
         "early end": f"its last update is at step {rows[-1]['step']} of {update_curves.STEPS}; look at `step`.",
         "stuck": (
-            f"{of_all}, and {rise}. The last update regrows only {rows[-1]['regrown']} links, which is not enough. "
+            f"{of_all}, and {rise}. The last update alone says little: it regrows only {rows[-1]['regrown']} links. "
             "Look at all updates."
         ),
         "random regrowth": f"{of_all}, and {rise}. What overlap would pure chance produce?",

@@ -263,7 +263,7 @@ def _compare_with_autograd(gradients: Gradients) -> None:
 
 
 class _Sizes(TorchDispatchMode):
-    """A mode that records how many elements the largest tensor has that torch makes."""
+    """A mode that records the number of elements of the largest tensor that torch makes."""
 
     largest = 0
 

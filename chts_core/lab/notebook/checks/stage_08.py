@@ -123,7 +123,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def weights_left(weights_left: Callable[[Shapes, float], dict[str, int]]) -> None:
-    """Exercise "Weights of each matrix": write a function for the number of weights that each parameter keeps."""
+    """Exercise "Weights of each matrix": write a function for the weights that each parameter keeps at a sparsity."""
     small: Shapes = {
         "embedding.weight": (10, 4),
         "encoder.0.attention_norm.weight": (4,),

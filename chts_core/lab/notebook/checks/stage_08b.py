@@ -100,7 +100,7 @@ WIDE: Following = {
 
 
 def beam_search(beam_search: Callable[[Following, int], list[str]]) -> None:
-    """Exercise "Search with a beam": write a function that returns the pieces of the best-scored translation."""
+    """Exercise "Search with a beam": write a function for the pieces of the translation with the best score."""
     found = beam_search(NUMBERS, 1)
     assert found is not None, "beam_search() returns None; return a list of pieces."
     assert not {"<s>", "</s>"} & set(found), f"you return {found}; leave out the marks of the beginning and the end."
@@ -185,7 +185,7 @@ def clipped(clipped: Callable[[list[str], list[list[str]], int], tuple[int, int]
         "second contains it once."
     )
     swapped = clipped(["the"] * 7, references[::-1], 1)
-    assert swapped == (2, 7), f"with the references swapped, you return {swapped}; the order must not matter."
+    assert swapped == (2, 7), f"with the references swapped, you return {swapped}; use all references, in any order."
     _compare_with_sacrebleu(clipped, references)
 
 

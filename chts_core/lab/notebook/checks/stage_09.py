@@ -125,7 +125,7 @@ _NEURONS = (
 
 
 def percolate_gate(percolate_gate: Callable[[Tensor, Tensor, Tensor, float], Sequence[Tensor]]) -> None:
-    """A percolated gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
+    """Percolate a gate: the masks of `gate`, `up` and `down` without the links that lead nowhere.
 
     One of the four neurons has links in all three layers. Each of the other three has no links in one of the layers.
     """
@@ -182,7 +182,7 @@ Facts = Callable[[Plan, LanguageRecipe, float], Mapping[str, float] | None]
 
 
 def planned(shortened: Shortened, facts: Facts) -> None:
-    """A plan for the 60M model: a function that fits a recipe into a time, and a function that reads a plan."""
+    """Plan the 60M model: a function that fits a recipe into a time, and a function that reads a plan."""
     for tokens_per_second, minutes in ((12_000.0, 20.0), (100_000.0, 120.0)):
         recipe = shortened(language.RECIPES["60m"], tokens_per_second, minutes)
         assert recipe is not None, "shortened() returns None; return a recipe with replace(recipe, steps=...)."
@@ -290,7 +290,7 @@ def _check_facts(found: Mapping[str, float], plan: Plan, recipe: LanguageRecipe,
 
 
 def least_step(least_step: Callable[[float], float], still_from: float | None) -> None:
-    """The least step: half the distance between neighbouring numbers, and the smallest weight that never changes."""
+    """The least step: half the distance to the next bfloat16 number, and the smallest weight that never changes."""
     for weight, slips in (
         (
             1.0,

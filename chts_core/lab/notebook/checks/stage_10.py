@@ -55,7 +55,7 @@ def _compare_with_one_batch(whole_gradient: Callable[[list[Tensor], list[int]], 
 
 
 def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
-    """The same new links: the mask that every rank makes from the gradients of all ranks.
+    """Regrow the same links: the mask that every rank makes from the gradients of all ranks.
 
     The layer has 8 places. Three places have links, each with a gradient of 9, so the check notices if the
     function chooses one of them.
@@ -94,7 +94,7 @@ def regrow(regrow: Callable[[Tensor, Tensor, int], Tensor]) -> None:
 
 
 def my_examples(my_examples: Callable[[int, int, int, int], Sequence[int]]) -> None:
-    """A run with fewer ranks: a function that returns the examples of a rank in a step."""
+    """Continue with fewer ranks: a function that returns the examples of a rank in a step."""
     batch = 8
     for step in range(3):
         whole = list(range(step * batch, (step + 1) * batch))
@@ -161,7 +161,7 @@ def continued(
     load_run: Callable[[toys.Trial, Path], None],
     not_needed: Collection[str] | None,
 ) -> None:
-    """An exact continuation: two functions that save and load a run, and the parts of a run that they need not save."""
+    """Continue exactly: two functions that save and load a run, and the parts of a run that they need not save."""
     run = toys.Trial(seed=0)
     for _ in range(20):
         run.step()
@@ -277,7 +277,7 @@ _Runs = list[tuple[str, int]]
 
 
 def schedule(schedule: Callable[[Mapping[str, float], int, int, float], tuple[_Runs, float]]) -> None:
-    """A sweep within a budget: the runs that fit, and the hour at which the last run ends.
+    """Schedule a sweep within a budget: the runs that fit, and the hour at which the last run ends.
 
     The runs take 3, 1 and 2 hours. There are two seeds, two workers and a budget of five hours.
     """

@@ -56,7 +56,7 @@ def coverage(coverage: Callable[[int, float, float, torch.Generator], float | No
 
 
 def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[float, float] | None]) -> None:
-    """Paired or unpaired: the half-widths of two confidence intervals for the difference between two methods."""
+    """Pair them: the half-widths of the paired and of the unpaired interval of the difference between two methods."""
     a, b = [90.0, 94.0, 98.0, 92.0], [88.0, 93.0, 96.0, 91.0]
     answer = half_widths(list(a), list(b))
     assert answer is not None, "half_widths() returns None; return two half-widths, the paired one first."
@@ -79,7 +79,7 @@ def half_widths(half_widths: Callable[[Sequence[float], Sequence[float]], tuple[
     t_3 = paired / error
     slips = {
         "the paired half-width again; treat the runs of A and B as independent": paired,
-        "t times the sum of standard errors; multiply t by the square root of the sum of squares": _T_6 * sum(errors),
+        "t times the sum of the standard errors; add their squares and take the square root": _T_6 * sum(errors),
         "the standard error; multiply it by t": math.hypot(*errors),
         "the result with 3 degrees of freedom; for two methods with four runs each, use 6": t_3 * math.hypot(*errors),
         "the result with the factor 1.96, which is only right for many seeds": 1.96 * math.hypot(*errors),
@@ -182,7 +182,7 @@ _COMPARISONS: Sequence[Sequence[Sequence[float]]] = (
 
 
 def verdict(verdict: Callable[[list[list[float]]], str | None]) -> None:
-    """The verdict on a claim: a function that takes the advantage for each task and seed, and returns a verdict."""
+    """Sort a claim: a function that takes the advantage for each task and seed, and returns a verdict."""
     allowed = ("holds", "does not hold", "undecided", "untested")
     for tasks in _COMPARISONS:
         said = verdict([list(task) for task in tasks])

@@ -29,7 +29,7 @@ _MORE_ROWS: Sequence[Row] = (
 def read_row(
     read_row: Callable[[Row, float, int], str], *, claims: Sequence[Row], margins: Mapping[str, float]
 ) -> None:
-    """The table of claims: a function that takes a row, a margin and a number of looks, and returns a verdict.
+    """Read the table of claims: a function that takes a row, a margin and a number of looks, and returns a verdict.
 
     The number of looks is the number of intervals that you read together.
     """
@@ -119,7 +119,7 @@ _Link = tuple[int, int]
 
 
 def swap(swap: Callable[[Tensor, _Link, _Link], Tensor]) -> None:
-    """A swap of two links: a mask in which two links exchange their inputs, or the old mask if a swap loses a link."""
+    """Swap two links: a mask in which two links exchange their inputs, or the old mask if a swap loses a link."""
     diagonal = torch.eye(2, dtype=torch.bool)
     given = diagonal.clone()
     mine = swap(given, (0, 0), (1, 1))

@@ -73,7 +73,7 @@ def _of_transformer(method: Method) -> Outcome:
     if steps != {step for step, *_ in content["updates"]}:
         return False, f"updates at {sorted(steps)}"
     if method.turnover.skip_optimizer:
-        return False, "the optimizer skips the step before an update; the script does it with a learning rate of 0"
+        return False, "the optimizer skips the step before an update; the script takes it with a learning rate of 0"
     return True, f"{len(content['updates'])} updates"
 
 
