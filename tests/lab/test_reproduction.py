@@ -29,6 +29,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Rows:
     of_digits: dict[str, Any] = {"task": "images", "dataset": "digits", "sparsity": 0.9}
     claims = (
         Claim("A is ahead of B", "Table 1", "a", "b", differs="small", **of_digits),
+        Claim("A is ahead of B", "Table 1", differs="no run of words"),
         Claim("B is ahead of A", "Table 2", "b", "a", differs="small", **of_digits),
         Claim("A is ahead of C", "text", "a", "c", differs="one seed", **of_digits),
         Claim("A is ahead of D", "text", differs="no run"),
@@ -48,7 +49,7 @@ def test_a_claim_is_in_the_table_of_its_verdict_with_its_interval() -> None:
     assert reproduction.claims("undecided").splitlines() == [
         "| claim | source | difference | how our runs differ |",
         "| --- | --- | --- | --- |",
-        "| A is ahead of B | Table 1 | +1.500 ± 6.353 (2 seeds) | small |",
+        "| A is ahead of B | Table 1 | +1.500 ± 6.353 (2 seeds) | small; no run of words |",
         "| B is ahead of A | Table 2 | -1.500 ± 6.353 (2 seeds) | small |",
     ]
     assert reproduction.claims("untested").splitlines()[2:] == [
@@ -61,7 +62,7 @@ def test_decided_claims_are_in_the_other_two_tables(recorded: Rows) -> None:
     for row in recorded["one: digits"]:  # now 2 and 2 points: an interval of width 0
         row["test"]["accuracy"] = 0.95 if row["method"] == "a" else 0.93
     assert reproduction.claims("holds").splitlines()[2:] == [
-        "| A is ahead of B | Table 1 | +2.000 ± 0.000 (2 seeds) | small |"
+        "| A is ahead of B | Table 1 | +2.000 ± 0.000 (2 seeds) | small; no run of words |"
     ]
     assert reproduction.claims("does not hold").splitlines()[2:] == [
         "| B is ahead of A | Table 2 | -2.000 ± 0.000 (2 seeds) | small |"
