@@ -56,6 +56,7 @@ def test_a_claim_is_in_the_table_of_its_verdict_with_its_interval() -> None:
         "| A is ahead of C | text | one seed |",
         "| A is ahead of D | text | no run |",
     ]
+    assert reproduction.claims("holds") == "None."
 
 
 def test_decided_claims_are_in_the_other_two_tables(recorded: Rows) -> None:

@@ -14,7 +14,7 @@ def _recorded() -> dict[str, list[dict[str, Any]]]:
 
 
 def claims(verdict: str) -> str:
-    """The claims with one verdict, as a Markdown table.
+    """The claims with one verdict, as a Markdown table, or "None." if there are none.
 
     Args:
         verdict: "holds", "does not hold", "undecided" or "untested"; see :func:`chts_core.lab.results.paper.weigh`.
@@ -33,7 +33,7 @@ def claims(verdict: str) -> str:
             )
         differs = "; ".join(one["differs"] for one in row["comparisons"])
         lines.append(line | {"why" if verdict == "untested" else "how our runs differ": differs})
-    return as_markdown(lines)
+    return as_markdown(lines) if lines else "None."
 
 
 def costs() -> str:
