@@ -96,6 +96,25 @@ def test_the_products_are_those_of_the_dense_weight(shape: tuple[int, int], dens
         torch.testing.assert_close(own.value_gradient(links, x, dy), (dy @ x.T)[mask])
 
 
+@pytest.mark.twin("engine.kernels.filled", "assignment by mask", "numbers")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_dense_weight_has_the_values_at_the_links(
+    threads: int, shape: tuple[int, int], density: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    # The buffer that the weight is built in keeps values of an earlier, larger layer.
+    kernels.filled(linear.compress(torch.ones(40, 40).bool()), torch.full((1600,), torch.nan, dtype=dtype))
+    mask = random_mask(shape, density)
+    links, weight = linear.compress(mask), torch.zeros(shape, dtype=dtype)
+    x, dy = (random_rows(3, size, dtype=torch.float32).to(dtype).T for size in (shape[1], shape[0]))
+    weight[mask] = random_rows(1, int(mask.sum())).to(dtype)[0]
+    assert torch.equal(kernels.filled(links, weight[mask]), weight)
+    assert torch.equal(DENSE.value_gradient(links, x, dy), (dy @ x.T)[mask])
+
+
 @pytest.mark.twin("engine.kernels.transposed", "torch.Tensor.T", "numbers")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 7), (7, 1), (8, 64), (9, 65), (17, 200), (64, 3)])

@@ -109,6 +109,31 @@ def multiply_at_links(  # pragma: no cover (compiled)
 
 
 @compiled_twice
+def place_links(  # pragma: no cover (compiled)
+    threads: int, start: Any, columns: Any, values: Any, weight: Any
+) -> None:
+    """Fill the dense weight (out, in) with the values of the links, and with zeros where there is no link."""
+    for share in prange(threads):
+        for i in range(len(weight) * share // threads, len(weight) * (share + 1) // threads):
+            row = weight[i]
+            row[:] = 0
+            for k in range(start[i], start[i + 1]):
+                row[np.uint32(columns[k])] = values[k]
+
+
+@compiled_twice
+def take_links(  # pragma: no cover (compiled)
+    threads: int, start: Any, columns: Any, weight: Any, values: Any
+) -> None:
+    """Read the values of the links from a dense matrix (out, in)."""
+    for share in prange(threads):
+        for i in range(len(weight) * share // threads, len(weight) * (share + 1) // threads):
+            row = weight[i]
+            for k in range(start[i], start[i + 1]):
+                values[k] = row[np.uint32(columns[k])]
+
+
+@compiled_twice
 def transpose(threads: int, x: Any, y: Any) -> None:  # pragma: no cover (compiled)
     """y = xᵀ, both contiguous. torch would use only one thread for this."""
     rows, columns = x.shape

@@ -115,7 +115,14 @@ class DenseKernels:
 
     def value_gradient(self, links: Links, x: Tensor, dy: Tensor) -> Tensor:
         """dy xᵀ at the links."""
-        return (dy @ x.T).flatten().index_select(0, links.positions())
+        if not _compiles(x):
+            return (dy @ x.T).flatten().index_select(0, links.positions())
+        from chts_core.compiled.products import take_links
+
+        product = torch.mm(dy, x.T, out=scratch("gradient", x, *links.shape))
+        gradient = x.new_empty(len(links.col_indices))
+        take_links(links.crow_indices, links.col_indices, product, gradient)
+        return gradient
 
 
 # With fewer links than this, the product of a single sample ends before another thread starts.
@@ -208,12 +215,29 @@ _LARGEST_KEPT = 2**24  # elements, 64 MB as float32
 def transposed(x: Tensor, y: Tensor | None = None) -> Tensor:
     """The transpose of a matrix, as a new contiguous tensor or in a given tensor."""
     y = x.new_empty(x.shape[::-1]) if y is None else y
-    if x.device.type != "cpu" or not x.is_contiguous() or x.dtype not in (torch.float32, torch.float64):
+    if not _compiles(x) or not x.is_contiguous():
         return y.copy_(x.T)
     from chts_core.compiled.products import transpose  # Numba takes about a second to import
 
     transpose(x.detach(), y)
     return y
+
+
+def filled(links: Links, values: Tensor) -> Tensor:
+    """The dense weight, with zeros where there is no link. It is valid until the next call in this thread."""
+    if not _compiles(values):
+        weight = values.new_zeros(links.shape[0] * links.shape[1])
+        return weight.scatter_(0, links.positions(), values).view(links.shape)  # half the time of weight[...] = values
+    from chts_core.compiled.products import place_links
+
+    weight = scratch("weight", values, *links.shape)
+    place_links(links.crow_indices, links.col_indices, values.detach(), weight)
+    return weight
+
+
+def _compiles(tensor: Tensor) -> bool:
+    """Whether the compiled loops take this tensor."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 DENSE, COMPILED, TORCH = DenseKernels(), CompiledKernels(), TorchKernels()
@@ -238,12 +262,6 @@ def sparse_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
     raise RuntimeError(
         f"there are no sparse kernels for device {device}; expected a CPU or CUDA. Choose execution='masked'."
     )
-
-
-def filled(links: Links, values: Tensor) -> Tensor:
-    """The dense weight, with zeros where there is no link."""
-    weight = values.new_zeros(links.shape[0] * links.shape[1])
-    return weight.scatter_(0, links.positions(), values).view(links.shape)  # takes half as long as weight[...] = values
 
 
 @cache
