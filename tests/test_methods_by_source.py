@@ -238,7 +238,7 @@ def test_another_setting_has_other_words(choice: Any) -> None:
 # --- recipes ---
 
 RECIPES: dict[str, tuple[Sequence[str], Mapping[str, Any], Mapping[str, Any]]] = {
-    "Images": (("mlp_paper",), images.RECIPES, {}),
+    "Images": (("mlp_paper", "mlp_paper_cifar10"), images.RECIPES, {}),
     "Translation": (("multi30k", "iwslt", "wmt"), translation.RECIPES, TRANSFORMER_SIZES),
     "Language": (("60m", "130m", "1b"), language.RECIPES, LLAMA_SIZES),
 }

@@ -152,7 +152,7 @@ SLIPS = [
         ),
         (
             read(factor=lambda *_: 1.0),
-            "The interval goes from -0.572 to 1.292 points for 9 looks. You used the interval for one look.",
+            "The interval goes from -0.671 to 1.391 points for 11 looks. You used the interval for one look.",
         ),
         (
             read(factor=by_normal),
@@ -160,7 +160,7 @@ SLIPS = [
         ),
         (
             read(factor=lambda looks, _: looks),
-            "Do not multiply the half-width by 9; take a larger t instead.",
+            "Do not multiply the half-width by 11; take a larger t instead.",
         ),
     ),
     *cases(

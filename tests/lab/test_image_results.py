@@ -47,7 +47,7 @@ KEYS = {
     "git": str,
     "finished": str,
 }
-FEATURES = {"fashion_mnist": 784, "digits": 64}
+FEATURES = {"cifar10": 3072, "mnist": 784, "fashion_mnist": 784, "digits": 64}
 
 
 def named(row: dict[str, Any]) -> str:
@@ -110,7 +110,7 @@ def test_runs_that_are_compared_differ_in_method_sparsity_seed_and_storage_alone
     assert all(recipe == recipes[0] for recipe in recipes)
 
 
-def test_fashion_mnist_was_run_with_the_paper_s_recipe_and_before_with_another() -> None:
+def test_the_paper_s_mlp_was_run_with_the_paper_s_recipe_and_before_with_another() -> None:
     paper = images.RECIPES["mlp_paper"]
     assert (paper.hidden, paper.epochs, paper.batch_size, paper.learning_rate) == (1568, 100, 32, 0.025)
     assert (paper.momentum, paper.weight_decay) == (0.9, 5e-4)
@@ -118,7 +118,7 @@ def test_fashion_mnist_was_run_with_the_paper_s_recipe_and_before_with_another()
     earlier = [row for row in EARLIER_ROWS if row["dataset"] == "fashion_mnist"]
     for rows, recipe in ((PAPER_MLP, paper), (earlier, before)):
         for row in rows:
-            assert recipe_of(row) == recipe
+            assert recipe_of(row) == (images.RECIPES["mlp_paper_cifar10"] if row["dataset"] == "cifar10" else recipe)
             assert row["sparsity"] == (0.0 if row["method"] == "fc" else 0.99)
 
 
@@ -139,7 +139,10 @@ def settings_of(path: Path) -> list[Settings]:
     [
         ([row for row in ROWS if row["dataset"] == "digits"], [EARLIER.parent / "digits.yaml"]),
         (ABLATIONS, [EARLIER.parent / "ablations.yaml"]),
-        (SMALL_DENSE, [EARLIER.parent / "small_dense.yaml"]),
+        (
+            [row for row in SMALL_DENSE if row["dataset"] == "digits"],
+            [EARLIER.parent / "small_dense.yaml"],
+        ),
         (
             [row for row in EARLIER_ROWS if row["dataset"] == "fashion_mnist"],
             [EARLIER / "fashion_mnist.yaml", EARLIER / "fashion_mnist_denser.yaml"],
@@ -178,12 +181,21 @@ def test_the_sweeps_that_repeat_them_have_these_runs(rows: list[dict[str, Any]],
         assert recorded[key] == replace(recipe, execution=storage)
 
 
-def test_the_sweep_of_the_paper_s_mlp_has_all_recorded_runs_except_fc() -> None:
-    again = {(*settings[1:],): settings[0] for settings in settings_of(EARLIER.parent / "fashion_mnist.yaml")}
-    sparse = [row for row in PAPER_MLP if row["method"] != "fc"]
-    assert len(sparse) == len(PAPER_MLP) - 1
-    for row in sparse:
-        assert replace(again[row["method"], row["sparsity"], row["seed"]], execution="masked") == recipe_of(row)
+@pytest.mark.parametrize("rows", [PAPER_MLP, [row for row in SMALL_DENSE if row["dataset"] != "digits"]])
+def test_the_sweeps_of_the_paper_s_mlp_have_all_recorded_runs(rows: list[dict[str, Any]]) -> None:
+    small = rows[0]["recipe"]["hidden"] < 100
+    for dataset in {row["dataset"] for row in rows}:
+        path = EARLIER.parent / ("small_dense_paper.yaml" if small else f"{dataset}.yaml")
+        cells = [cell for cell in sweeps.cells(path) if cell.parameters["dataset"] == dataset]
+        again = {}
+        for cell in cells:
+            recipe, run = tasks.checked(cell.subject, cell.parameters)
+            assert isinstance(recipe, images.Recipe)
+            again[run["method"], run["sparsity"], run["seed"], recipe.hidden] = replace(recipe, execution="masked")
+        for row in rows:
+            if row["dataset"] == dataset:
+                key = (row["method"], row["sparsity"], row["seed"], row["recipe"]["hidden"])
+                assert again[key] == recipe_of(row)
 
 
 def test_the_two_decays_of_equal_cost_are_in_the_ablations() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
 import chts_core as chts
-from chts_core.lab.data import ImageData, Split, load_images
+from chts_core.lab.data import ImageData, Split, load_images, shifted_and_mirrored
 from chts_core.lab.models import mlp
 from chts_core.lab.results import records
 from chts_core.lab.results.statistics import mean_and_interval, paired_differences
@@ -787,3 +788,48 @@ def test_a_race_is_refused_before_any_method_is_trained(digits: ImageData, monke
         images.race(digits, ("fc", "chtss"), 0.3, Recipe(hidden=16, epochs=4), seeds=[0])
     with pytest.raises(ValueError, match="the topology would never change"):
         images.race(digits, ("fc", "set"), 0.9, Recipe(hidden=16, epochs=1), seeds=[0])
+
+
+# --- shifted and mirrored images ---
+
+
+def test_shifts_of_a_white_point_by_hand() -> None:
+    image = torch.zeros(1, 6, 7, dtype=torch.uint8)
+    image[0, 1, 5] = 255  # a shift by 2 columns or more to the right moves the point out of the image, and so on
+    moved = shifted_and_mirrored(
+        image.view(1, -1).repeat(4000, 1), (6, 7), generator=torch.Generator().manual_seed(0)
+    ).view(-1, 6, 7)
+    assert moved.dtype == torch.uint8
+    left = (moved > 0).flatten(1).any(1)
+    # Rows -3 to 5, of which 0 to 5 are inside; columns 1 to 9, of which 1 to 6 are inside; or their mirror images.
+    assert float(left.float().mean()) == pytest.approx(6 / 9 * 6 / 9, abs=0.03)
+    found = moved[left].nonzero()
+    assert sorted(set(found[:, 1].tolist())) == [0, 1, 2, 3, 4, 5]
+    assert sorted(set(found[:, 2].tolist())) == [0, 1, 2, 3, 4, 5, 6]
+    counts = torch.bincount(found[:, 2], minlength=7).double()
+    # Column 6 comes from one shift to the right, column 0 from its mirror image, and the others from both.
+    expected = torch.tensor([1, 2, 2, 2, 2, 2, 1]).double() / 12 * len(found)
+    assert float(((counts - expected) ** 2 / expected).sum()) < stats.chi2.ppf(0.999, 6)
+
+
+def test_all_colours_of_an_image_get_the_same_shift() -> None:
+    colours = torch.arange(1.0, 4.0)[:, None, None] * torch.rand(5, 5, generator=torch.Generator().manual_seed(1))
+    moved = shifted_and_mirrored(
+        colours.reshape(1, -1).repeat(20, 1), (3, 5, 5), generator=torch.Generator().manual_seed(2)
+    ).view(20, 3, 5, 5)
+    for factor in (2, 3):
+        torch.testing.assert_close(moved[:, factor - 1], factor * moved[:, 0])
+    assert len({tuple(image.flatten().tolist()) for image in moved}) > 10
+
+
+def test_a_run_on_shifted_images_that_was_cut_ends_at_the_same_bits(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(hidden=16, epochs=7, batch_size=128, augment=True)
+    whole = images.train(digits, "set", 0.9, recipe)
+    with monkeypatch.context() as patch:
+        cut_after(6, patch)
+        with pytest.raises(StopError):
+            images.train(digits, "set", 0.9, recipe, save_to=tmp_path / "run.safetensors")
+    assert_equal(whole, images.train(digits, "set", 0.9, recipe, save_to=tmp_path / "run.safetensors"))
+    assert whole.train_loss != images.train(digits, "set", 0.9, replace(recipe, augment=False)).train_loss

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chts_core.lab.results import paper, reproduction, tables
+from chts_core.lab.results import paper, reproduction
 from chts_core.lab.results.paper import Claim
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -81,7 +81,27 @@ def test_costs_are_whole_runs_in_hours() -> None:
     ]
 
 
+def mlp(method: str, seed: int, last: float, best: float) -> dict[str, Any]:
+    return run(method, seed, last, active_neurons_published=0.25 + seed / 2, test={"accuracy": last, "best": best})
+
+
+def test_the_paper_s_mlp_beside_the_paper_and_a_small_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [mlp("chts/paper_mlp", 0, 0.97, 0.98), mlp("fc", 0, 0.985, 0.985), mlp("chts/paper_mlp", 1, 0.97, 0.99)]
+    recorded = {"mlp_paper: mnist": rows, "small_dense: mnist": [mlp("fc", 1, 0.95, 0.96) | {"recipe": {"hidden": 67}}]}
+    recorded["mlp_paper: fashion_mnist"] = rows[:1]
+    monkeypatch.setattr(reproduction, "_recorded", lambda: recorded)
+    # Best epochs of 98 and 99 %: 98.5 ± 0.707 / √2.
+    assert reproduction.paper_mlp("mnist").splitlines()[2:] == [
+        "| FC | 1 | 98.78 % | 98.50 % | 98.50 % | – | 25 % |",
+        "| CHTs with CH2-L3n | 2 | 98.76 % | 98.50 ± 0.50 % | 97.00 ± 0.00 % | 27 % | 50 % |",
+        "| FC with 67 units per layer | 1 | – | 96.00 % | 95.00 % | – | 75 % |",
+    ]
+    assert reproduction.paper_mlp("fashion_mnist").splitlines()[2:] == [
+        "| CHTs with CH2-L3n, removal by magnitude | 1 | – | 98.00 % | 97.00 % | – | 25 % |"
+    ]
+
+
 def test_a_recorded_method_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "runs", lambda _: (run("chts/zeros", 0, 0.9),))
+    monkeypatch.setattr(reproduction, "_recorded", lambda: {"mlp_paper: mnist": [run("chts/zeros", 0, 0.9)]})
     with pytest.raises(ValueError, match="'chts/zeros' is not in list"):
-        tables.fashion_mnist()
+        reproduction.paper_mlp("mnist")

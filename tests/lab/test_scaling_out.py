@@ -312,7 +312,7 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["huge"], "recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci"),
+        (["huge"], "recipe is 'huge'; expected one of mlp, mlp_paper, mlp_paper_cifar10, number_words_ci"),
         (["tiny", "-s", "step", "1"], "the recipe has no setting 'step'"),
         (["tiny", "--dataset", "wikipedia"], "dataset is 'wikipedia'"),
         (["tiny", "--method", "best"], "method is 'best'"),

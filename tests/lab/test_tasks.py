@@ -27,8 +27,8 @@ def test_settings_of_a_recipe_can_be_changed_by_their_names() -> None:
         (
             "huge",
             {},
-            "recipe is 'huge'; expected one of mlp, mlp_paper, number_words_ci, number_words_short, number_words, "
-            "multi30k_small, multi30k, iwslt, wmt, tiny_ci, tiny_short, tiny, small",
+            "recipe is 'huge'; expected one of mlp, mlp_paper, mlp_paper_cifar10, number_words_ci, number_words_short, "
+            "number_words, multi30k_small, multi30k, iwslt, wmt, tiny_ci, tiny_short, tiny, small",
         ),
         ("tiny", {"step": "5"}, r"the recipe has no setting 'step'; expected one of size, vocabulary"),
         ("tiny", {"steps": "5.5"}, r"steps is '5.5'; expected int, such as 200"),
@@ -141,6 +141,7 @@ def test_a_translator_that_was_cut_goes_on_from_its_checkpoint(tmp_path: Path, m
     ("recipe", "dataset"),
     [
         ("mlp_paper", "digits"),
+        ("mlp_paper_cifar10", "cifar10"),
         ("number_words_short", "number_words"),
         ("multi30k_small", "multi30k"),
         ("multi30k", "multi30k"),

@@ -7,7 +7,15 @@ text, call `load_text` and `load_tokenizer`, then use either `pack` and a `Memor
 """
 
 from chts_core.lab.data.batches import Batch, EncodedPairs, batches, collate, encode_pairs
-from chts_core.lab.data.images import IMAGE_SETS, ImageData, Split, load_images, read_cifar, read_idx
+from chts_core.lab.data.images import (
+    IMAGE_SETS,
+    ImageData,
+    Split,
+    load_images,
+    read_cifar,
+    read_idx,
+    shifted_and_mirrored,
+)
 from chts_core.lab.data.number_words import Pair
 from chts_core.lab.data.packing import MemoryFeed, StreamFeed, pack
 from chts_core.lab.data.sources import DataNotFoundError, Hub, Source, locate
@@ -59,6 +67,7 @@ __all__ = [
     "read_cifar",
     "read_idx",
     "read_pairs",
+    "shifted_and_mirrored",
     "train_tokenizer",
     "train_vocabulary",
 ]

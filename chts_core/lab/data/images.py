@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from chts_core.lab.data.sources import Hub, Source, compare, fetch, locate, read_whole
 
@@ -27,6 +28,7 @@ _MNIST_FILES = (
 )
 
 
+_LARGEST_SHIFT = 4  # as in the published code
 _MOST_DIMENSIONS = 3  # an IDX file has at most three: images, rows, columns
 
 
@@ -72,6 +74,29 @@ class Split:
         """The same split on another device."""
         scalings = tuple((mean.to(device), deviation.to(device)) for mean, deviation in self.scalings)
         return Split(self.pixels.to(device), self.labels.to(device), scalings)
+
+
+def shifted_and_mirrored(pixels: Tensor, image_shape: tuple[int, ...], *, generator: torch.Generator) -> Tensor:
+    """Images that are shifted at random, and of which about half are mirrored.
+
+    Each image moves by up to four pixels up or down and by up to four pixels left or right. All 81 shifts are equally
+    likely. Pixels that come from outside are 0.
+
+    Args:
+        pixels: (n, features).
+        image_shape: (rows, columns), or (colours, rows, columns).
+        generator: on the CPU.
+    """
+    number, (rows, columns) = len(pixels), image_shape[-2:]
+    shifts = torch.randint(2 * _LARGEST_SHIFT + 1, (2, number), generator=generator).to(pixels.device)
+    mirrored = torch.randint(2, (number, 1), generator=generator).to(pixels.device) == 1
+    row = shifts[0, :, None] + torch.arange(rows, device=pixels.device)
+    column = shifts[1, :, None] + torch.arange(columns, device=pixels.device)
+    column = torch.where(mirrored, column.flip(1), column)
+    padded = F.pad(pixels.view(number, -1, rows, columns), [_LARGEST_SHIFT] * 4)
+    image = torch.arange(number, device=pixels.device)[:, None, None]
+    found = padded.movedim(1, -1)[image, row[:, :, None], column[:, None, :]]
+    return found.movedim(-1, 1).reshape(pixels.shape)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from chts_core.lab import bench
 from chts_core.lab.figures.style import EARLIER_LABELS, METHOD_LABELS
 from chts_core.lab.notebook.notebooks import as_markdown
 from chts_core.lab.results import records, reproduction, trained_models
-from chts_core.lab.results.paper import PAPER_MLP
 from chts_core.lab.results.report import SCORES, as_difference, as_mean
 from chts_core.lab.results.statistics import seed_differences
 from chts_core.lab.verify import drill
@@ -57,35 +56,6 @@ def of_method(rows: Sequence[Row], method: str, sparsity: float | None = None) -
 def differences(mine: Sequence[Row], theirs: Sequence[Row], of: Callable[[Row], float] = score) -> list[float]:
     """For each seed that both sides have, the score of `mine` minus the score of `theirs`."""
     return list(seed_differences(mine, theirs, of).values())
-
-
-def best_test_epoch(row: Row) -> float:
-    """Test accuracy (in per cent) of the best test epoch, which the paper's code reports."""
-    return 100.0 * float(row["test"]["best"])
-
-
-def fashion_mnist() -> str:
-    """Recorded runs of the paper's MLP on Fashion-MNIST next to the paper's numbers, with a row for each method."""
-    names = METHOD_LABELS | {
-        "chts/paper_mlp_fashion": "CHTs with CH2-L3n",
-        "chts/paper_mlp_fashion_l3p": "CHTs with CH3-L3p",
-        "chts/paper_mlp": "CHTs with CH2-L3n, removal by magnitude",
-        "chts/r1_readme": "CHTs, README of the published code",
-        "cht/paper_mlp": "CHT",
-    }
-    lines = []
-    # A recorded method without a name here is an error.
-    for method in sorted({row["method"] for row in runs("mlp_paper")}, key=list(names).index):
-        rows = of_method(runs("mlp_paper"), method)
-        accuracy, active = PAPER_MLP["fashion_mnist"].get(method, (None, None))
-        line = {"": names[method], "seeds": str(len(rows))}
-        line["best epoch in the paper"] = "–" if accuracy is None else f"{accuracy:.2f} %"
-        line["best epoch here"] = as_mean([best_test_epoch(row) for row in rows], 2) + " %"
-        line["last epoch here"] = as_mean([score(row) for row in rows], 2) + " %"
-        line["active neurons in the paper"] = "–" if active is None else f"{active} %"
-        counted = fmean(100 * row["active_neurons_published"] for row in rows)
-        lines.append(line | {"active neurons here, counted as in the published code": f"{counted:.0f} %"})
-    return as_markdown(lines)
 
 
 def digits() -> str:
@@ -138,7 +108,7 @@ def bleu(row: Row) -> float:
 def small_dense(sparsity: float) -> list[Row]:
     """Runs of narrow FC networks on digits. Their hidden layers have as many weights as sparse layers of width 256."""
     hidden = {0.9: 71, 0.95: 47, 0.97: 34}[sparsity]
-    return [row for row in runs("small_dense") if row["recipe"]["hidden"] == hidden]
+    return [row for row in runs("small_dense") if row["dataset"] == "digits" and row["recipe"]["hidden"] == hidden]
 
 
 def ablation_groups() -> dict[str, list[Row]]:
@@ -404,7 +374,7 @@ def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "fashion_mnist": fashion_mnist,
+    "fashion_mnist": lambda: reproduction.paper_mlp("fashion_mnist"),
     "digits": digits,
     "ablations": ablations,
     "number_words": number_words,

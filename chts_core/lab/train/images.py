@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from chts_core.choices import Correlated
 from chts_core.diagnostics import active_neurons_published
 from chts_core.engine.distributed import ranks_of
 from chts_core.engine.weights import pack_bits, unpack_bits
-from chts_core.lab.data import ImageData, Split
+from chts_core.lab.data import ImageData, Split, shifted_and_mirrored
 from chts_core.lab.models import mlp
 from chts_core.lab.results.statistics import summarise_by
 from chts_core.lab.train import loop, recipes, runs
@@ -143,6 +143,9 @@ class _Learner(loop.Learner):
 
     def loss(self, model: nn.Module, part: Tensor) -> Tensor:
         batch = self.data.train.take(part)
+        if self.recipe.augment:
+            pixels = shifted_and_mirrored(batch.pixels, self.data.image_shape, generator=self.generator)
+            batch = replace(batch, pixels=pixels)
         return F.cross_entropy(model(batch.images), batch.labels)
 
     def evolve(self, *, skipped: bool) -> None:

@@ -22,7 +22,13 @@ _SETS: Mapping[type, Mapping[str, Any]] = {
 }
 # The data sets of recipes that were made for one data set. Any other recipe uses the first data set of its kind, which
 # needs no files.
-_OWN_SETS = {"multi30k_small": "multi30k", "multi30k": "multi30k", "iwslt": "iwslt14", "wmt": "wmt17"}
+_OWN_SETS = {
+    "mlp_paper_cifar10": "cifar10",
+    "multi30k_small": "multi30k",
+    "multi30k": "multi30k",
+    "iwslt": "iwslt14",
+    "wmt": "wmt17",
+}
 # The parameters of a run that are not settings of its recipe, with their defaults. No setting has one of these names.
 DEFAULTS: Mapping[str, Any] = {
     "dataset": "",  # by default, the recipe's data set, or one that needs no files

@@ -9,7 +9,7 @@ import pytest
 from committed import questions_and_papers
 
 from chts_core.lab.notebook import notebooks
-from chts_core.lab.results import records, standing
+from chts_core.lab.results import records, standing, tables
 from chts_core.lab.results.statistics import mean_and_interval
 
 Executed = Callable[[str], tuple[dict[str, Any], Any]]
@@ -60,19 +60,21 @@ def test_the_committed_table_is_that_of_the_records(committed: Any, rows: list[d
 
 def test_the_text_counts_the_claims_as_the_table_does(committed: Any, rows: list[dict[str, Any]]) -> None:
     text = text_of(committed)
-    assert len(rows) == 10
-    assert "for how many of the ten claims does the interval exclude 0?" in text
+    assert len(rows) == 12
+    assert "for how many of the twelve claims does the interval exclude 0?" in text
     verdicts = {row["claim"]: row["verdict"] for row in rows}
     assert [claim for claim, verdict in verdicts.items() if verdict == "holds"] == [
-        "CHTs is ahead of SET in translation"
+        "CHTs is ahead of SET in an MLP",
+        "CHTs is ahead of SET in translation",
+        "a sparse network is ahead of a dense network with as many weights, on Fashion-MNIST",
     ]
     assert [claim for claim, verdict in verdicts.items() if verdict == "does not hold"] == [
         "link prediction is ahead of random regrowth",
         "regrowth with the last weight is ahead of regrowth from zero in translation",
     ]
     assert list(verdicts.values()).count("untested") == 1
-    assert "Three intervals exclude 0. One of these three results agrees with its claim" in text
-    assert "we looked at nine intervals" in text
+    assert "Five intervals exclude 0. Three of these five results agree with their claims" in text
+    assert "we looked at eleven intervals" in text
     for row in rows:
         if row["verdict"] == "does not hold":  # "end close to 0"
             assert 1 < -row["advantage"] / row["interval"] < 1.25
@@ -84,6 +86,15 @@ def test_the_width_by_hand_is_that_of_the_text(committed: Any) -> None:
     width = (math.sqrt(64**2 + 8 * links) - 64) / 4
     assert width == pytest.approx(71.3, abs=0.05)
     assert "$d = 64$ and $L = 14746$. The formula gives $w = 71.3$" in text_of(committed)
+
+
+def test_the_dense_network_with_as_many_weights_as_the_paper_s_mlp_has_links() -> None:
+    links = round(0.01 * 784 * 1568) + 2 * round(0.01 * 1568 * 1568)
+    for last, width in ((0, 67), (10, 81)):  # without and with the last layer
+        sizes = {w: 784 * w + 2 * w * w + last * w for w in (width - 1, width, width + 1)}
+        assert min(sizes, key=lambda w: abs(sizes[w] - links - last * 1568)) == width
+        assert any(row["recipe"]["hidden"] == width for row in tables.runs("small_dense"))
+    assert (10 * 1568, 10 * 67) == (15_680, 670)  # as the text says
 
 
 def test_printed_differences_are_those_of_the_scores(committed: Any) -> None:

@@ -33,7 +33,8 @@ def read_row(
 
     The number of looks is the number of intervals that you read together.
     """
-    for looks in (1, 9):
+    intervals = sum(row["advantage"] is not None for row in claims)
+    for looks in (1, intervals):
         for row in (*claims, *_MORE_ROWS) if looks == 1 else (*_MORE_ROWS, *claims):
             margin = margins.get(row["unit"], 0.5)
             said = read_row(dict(row), margin, looks)
@@ -47,7 +48,7 @@ def read_row(
                     f"{_why(said, row, margin, looks)}"
                 )
     print("with one look:", _counted(read_row, claims, margins, 1))
-    print("with nine looks:", _counted(read_row, claims, margins, 9))
+    print(f"with {intervals} looks:", _counted(read_row, claims, margins, intervals))
 
 
 def _wider(seeds: int, looks: int) -> float:
