@@ -22,7 +22,7 @@ README, RESULTS = "README.md", "results/README.md"
 SPEED, RUNS = "docs/guides/speed.md", "docs/guides/runs.md"
 TRAINED = "docs/guides/trained_model.md"
 REPORT = "docs/guides/reproduction.md"
-STAGE_06 = "notebooks/06_mlp.py"
+STAGE_06, STAGE_11 = "notebooks/06_mlp.py", "notebooks/11_paper_tables.py"
 STAGE_08, STAGE_09 = "notebooks/08_translation_transformer.py", "notebooks/09_llama.py"
 SPARSE = [method for method in METHODS if method != "fc"]
 THREE = ["set", "rigl", "granet"]  # the sparse ones of the recorded language models
@@ -53,6 +53,8 @@ def bench(topic: str, comparison: str, rival: str | None = None) -> Row:
 FASHION = [row for row in runs("mlp_paper") if row["dataset"] == "fashion_mnist"]
 OF_THE_PAPER = {method: accuracy for method, (accuracy, _) in paper.PAPER_MLP["fashion_mnist"].items()}
 CHTS, CHTS_L3P, CHTSS = "chts/paper_mlp_fashion", "chts/paper_mlp_fashion_l3p", "chtss/paper_mlp_fashion"
+CIFAR10 = [row for row in runs("mlp_paper") if row["dataset"] == "cifar10"]
+(UNSHIFTED,) = runs("cifar10_unshifted")
 LONG_CHT = "cht/paper_mlp with turnover=Turnover(zeta=Cosine(0.3))"
 # A dense network with as many weights as the paper's MLP at 99 %.
 NARROW = [row for row in runs("small_dense") if row["recipe"]["hidden"] == 81]
@@ -104,6 +106,11 @@ def best_on_fashion(method: str, *seeds: int) -> float:
     """The mean accuracy of the best epoch, with all recorded seeds or with these."""
     rows = of_method(FASHION, method)
     return fmean(best_test_epoch(row) for row in rows if row["seed"] in (seeds or (row["seed"],)))
+
+
+def best_on_cifar10(method: str) -> float:
+    (row,) = of_method(CIFAR10, method)
+    return best_test_epoch(row)
 
 
 def active_on_fashion(method: str, seed: int) -> float:
@@ -350,6 +357,35 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
         RESULTS,
         "with this command (seed 0) stays {:.2f} points below our run of CHTs with CH2-L3n and the same seed",
         lambda: [best_on_fashion(CHTS, 0) - best_on_fashion("chts/r1_readme", 0)],
+    ),
+    *(
+        (
+            page,
+            sentence,
+            lambda: [
+                best_on_cifar10("chts/paper_mlp") - best_on_cifar10("set"),
+                paper.PAPER_MLP["cifar10"]["chts/paper_mlp"][0] - paper.PAPER_MLP["cifar10"]["set"][0],
+            ],
+        )
+        for page, sentence in (
+            (
+                RESULTS,
+                "is ahead of SET by {:.2f} points in the best epoch. In the paper, the difference is {:.2f} points.",
+            ),
+            (REPORT, "CHTs is ahead of SET by {:.2f} points in the best epoch, and by {:.2f} points in the paper."),
+            (README, "one run of CHTs is ahead of one run of SET by {:.1f} points, and by {:.1f} points in the paper"),
+            (STAGE_11, "is ahead of SET by {:.2f} points. In the paper, the difference is {:.2f} points."),
+        )
+    ),
+    (
+        RESULTS,
+        "a run of CHTs with the same seed reached only {:.2f} % in its best epoch, {:.2f} points less",
+        lambda: [best_test_epoch(UNSHIFTED), best_on_cifar10("chts/paper_mlp") - best_test_epoch(UNSHIFTED)],
+    ),
+    (
+        REPORT,
+        "Without shifted and mirrored images, CHTs loses {:.2f} points",
+        lambda: [best_on_cifar10("chts/paper_mlp") - best_test_epoch(UNSHIFTED)],
     ),
     (
         RESULTS,

@@ -19,7 +19,8 @@ EARLIER_ROWS = records.read_runs(EARLIER / "images.jsonl")
 EARLIER_ABLATIONS = records.read_runs(EARLIER / "ablations.jsonl")
 DECAY = records.read_runs(EARLIER / "ablations_decay.jsonl")
 SMALL_DENSE = records.read_runs(records.results_folder() / "small_dense.jsonl")
-EVERY = [*ROWS, *PAPER_MLP, *ABLATIONS, *SMALL_DENSE, *EARLIER_ROWS, *EARLIER_ABLATIONS, *DECAY]
+UNSHIFTED = records.read_runs(records.results_folder() / "cifar10_unshifted.jsonl")
+EVERY = [*ROWS, *PAPER_MLP, *UNSHIFTED, *ABLATIONS, *SMALL_DENSE, *EARLIER_ROWS, *EARLIER_ABLATIONS, *DECAY]
 KEYS = {
     "schema": int,
     "task": str,
@@ -122,6 +123,13 @@ def test_the_paper_s_mlp_was_run_with_the_paper_s_recipe_and_before_with_another
             assert row["sparsity"] == (0.0 if row["method"] == "fc" else 0.99)
 
 
+def test_the_run_without_shifted_images_differs_in_nothing_else() -> None:
+    (row,) = UNSHIFTED
+    (beside,) = [run for run in PAPER_MLP if named(run) == named(row)]
+    assert replace(recipe_of(row), augment=True) == recipe_of(beside)
+    assert row["data"] == beside["data"]
+
+
 Settings = tuple[images.Recipe, str, float, int]
 
 
@@ -186,11 +194,12 @@ def test_the_sweeps_of_the_paper_s_mlp_have_all_recorded_runs(rows: list[dict[st
     small = rows[0]["recipe"]["hidden"] < 100
     for dataset in {row["dataset"] for row in rows}:
         path = EARLIER.parent / ("small_dense_paper.yaml" if small else f"{dataset}.yaml")
-        cells = [cell for cell in sweeps.cells(path) if cell.parameters["dataset"] == dataset]
         again = {}
-        for cell in cells:
+        for cell in sweeps.cells(path):
             recipe, run = tasks.checked(cell.subject, cell.parameters)
             assert isinstance(recipe, images.Recipe)
+            if run["dataset"] != dataset:
+                continue
             again[run["method"], run["sparsity"], run["seed"], recipe.hidden] = replace(recipe, execution="masked")
         for row in rows:
             if row["dataset"] == dataset:

@@ -375,6 +375,7 @@ def recorded_faults(of_inputs: bool) -> dict[str, list[Row]]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "fashion_mnist": lambda: reproduction.paper_mlp("fashion_mnist"),
+    "cifar10": lambda: reproduction.paper_mlp("cifar10"),
     "digits": digits,
     "ablations": ablations,
     "number_words": number_words,
