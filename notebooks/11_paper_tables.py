@@ -146,7 +146,7 @@ pd.DataFrame(of_fashion).set_index("method").astype(float).style.format(formats,
 #
 # CHTs (`chts/paper_mlp_fashion`), SET and RigL are within two standard errors of the paper's accuracies. So three seeds
 # show no clear difference from the paper. CHT is seven standard errors *above* the paper's accuracy. The other methods
-# ran with only one seed, so the table shows a difference for them, but no standard error.
+# ran with only one seed, so the table shows a difference for them, but no standard error. GMP has not run yet.
 #
 # Why is our CHT better? It stops exchanging links after a few epochs, because it regrows almost the same links that it
 # removes. We trained CHT once without this early stop. Its best epoch has 88.80 %, and the paper has 88.70 %. So the
@@ -176,7 +176,7 @@ pd.DataFrame(neurons).style.hide(axis="index")
 # from this, either the runs differ from the paper's runs, or the paper counts active neurons in another way. We do not
 # know which. For RigL, the share varies from 40 % to 82 % between our three seeds.
 #
-# On CIFAR10, we have one run of CHTs and one of SET, with images that were compressed as JPEG. In the best epoch, CHTs
+# On CIFAR10, we have one run each of CHTs, RigL and SET, with images that were compressed as JPEG. In the best epoch, CHTs
 # is ahead of SET by 8.72 points. In the paper, the difference is 7.27 points. These runs shift and mirror the training
 # images at random, because the published code does this on CIFAR10. We have no recorded runs on the other two data sets
 # of the paper's table, MNIST and EMNIST.

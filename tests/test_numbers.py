@@ -377,6 +377,25 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
             (STAGE_11, "is ahead of SET by {:.2f} points. In the paper, the difference is {:.2f} points."),
         )
     ),
+    *(
+        (
+            page,
+            sentence,
+            lambda: [
+                best_on_cifar10("chts/paper_mlp") - best_on_cifar10("rigl"),
+                paper.PAPER_MLP["cifar10"]["chts/paper_mlp"][0] - paper.PAPER_MLP["cifar10"]["rigl"][0],
+            ],
+        )
+        for page, sentence in (
+            (RESULTS, "is {:.2f} points behind CHTs, and {:.2f} points behind it in the paper"),
+            (REPORT, "RigL is {:.2f} points behind CHTs, and {:.2f} points in the paper"),
+        )
+    ),
+    (
+        RESULTS,
+        "GraNet is {:.2f} points above the paper's accuracy",
+        lambda: [best_on_fashion("granet") - OF_THE_PAPER["granet"]],
+    ),
     (
         RESULTS,
         "a run of CHTs with the same seed reached only {:.2f} % in its best epoch, {:.2f} points less",
