@@ -176,10 +176,10 @@ pd.DataFrame(neurons).style.hide(axis="index")
 # from this, either the runs differ from the paper's runs, or the paper counts active neurons in another way. We do not
 # know which. For RigL, the share varies from 40 % to 82 % between our three seeds.
 #
-# On CIFAR10, we have one run each of CHTs, RigL and SET, with images that were compressed as JPEG. In the best epoch, CHTs
-# is ahead of SET by 8.72 points. In the paper, the difference is 7.27 points. These runs shift and mirror the training
-# images at random, because the published code does this on CIFAR10. We have no recorded runs on the other two data sets
-# of the paper's table, MNIST and EMNIST.
+# On CIFAR10, we have one run each of CHTs, RigL and SET, with images that were compressed as JPEG. In the best epoch,
+# CHTs is ahead of SET by 8.72 points. In the paper, the difference is 7.27 points. These runs shift and mirror the
+# training images at random, because the published code does this on CIFAR10. We have no recorded runs on the other two
+# data sets of the paper's table, MNIST and EMNIST.
 #
 # ## Translation: compare differences
 #
@@ -324,12 +324,12 @@ claims_that("undecided")
 #
 # Six of the 16 claims with runs are decided, and one of the six verdicts contradicts the paper. On Fashion-MNIST, CHTs
 # is ahead of SET, RigL and CHT, and removal by relative importance is ahead of removal by magnitude, as the paper says.
-# In our translator of number words, regrown links that start from zero give better translations than regrown links that get their last weights back. On the digits, the interval of
-# the same claim contains 0. So this verdict comes from one task, and the interval of this task almost contains 0. Most
-# claims stay open. With small tasks and few seeds, we cannot detect a difference of half a point. On average, one in
-# twenty intervals does not contain the true difference, so chance alone may make one of the 17 comparisons look
-# decided. A verdict is valid only for our runs. The last column of each table says how our runs differ from the paper's
-# runs.
+# In our translator of number words, regrown links that start from zero give better translations than regrown links that
+# get their last weights back. On the digits, the interval of the same claim contains 0. So this verdict comes from one
+# task, and the interval of this task almost contains 0. Most claims stay open. With small tasks and few seeds, we cannot
+# detect a difference of half a point. On average, one in twenty intervals does not contain the true difference, so
+# chance alone may make one of the 17 comparisons look decided. A verdict is valid only for our runs. The last column of
+# each table says how our runs differ from the paper's runs.
 # </details>
 #
 # We have not tested these claims yet:

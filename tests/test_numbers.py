@@ -113,6 +113,13 @@ def best_on_cifar10(method: str) -> float:
     return best_test_epoch(row)
 
 
+def lead_on_cifar10(rival: str) -> list[float]:
+    """How far CHTs is ahead of a rival in the best epoch, here and in the paper."""
+    reported = {method: accuracy for method, (accuracy, _) in paper.PAPER_MLP["cifar10"].items()}
+    chts = "chts/paper_mlp"
+    return [best_on_cifar10(chts) - best_on_cifar10(rival), reported[chts] - reported[rival]]
+
+
 def active_on_fashion(method: str, seed: int) -> float:
     (row,) = [row for row in of_method(FASHION, method) if row["seed"] == seed]
     return float(100 * row["active_neurons_published"])
@@ -362,10 +369,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
         (
             page,
             sentence,
-            lambda: [
-                best_on_cifar10("chts/paper_mlp") - best_on_cifar10("set"),
-                paper.PAPER_MLP["cifar10"]["chts/paper_mlp"][0] - paper.PAPER_MLP["cifar10"]["set"][0],
-            ],
+            lambda: lead_on_cifar10("set"),
         )
         for page, sentence in (
             (
@@ -381,10 +385,7 @@ CLAIMS: list[tuple[str, str, Callable[[], list[float]]]] = [
         (
             page,
             sentence,
-            lambda: [
-                best_on_cifar10("chts/paper_mlp") - best_on_cifar10("rigl"),
-                paper.PAPER_MLP["cifar10"]["chts/paper_mlp"][0] - paper.PAPER_MLP["cifar10"]["rigl"][0],
-            ],
+            lambda: lead_on_cifar10("rigl"),
         )
         for page, sentence in (
             (RESULTS, "is {:.2f} points behind CHTs, and {:.2f} points behind it in the paper"),
